@@ -1,0 +1,101 @@
+//! The bill of a flow: what it used of the wire and of the driver (law 7 of the design).
+
+use crate::DropReason;
+
+/// Words (`u64`) of one bill in the shared counter area: six cache lines.
+pub const BILL_WORDS: usize = 48;
+
+/// Which word of a bill counts what; drops begin at [`bill_word::DROPS`].
+///
+/// Words 0–7 are written when the flow sends, 8–15 when it receives, so that either direction
+/// touches one cache line.
+pub mod bill_word {
+    /// Frames handed to the wire.
+    pub const TX_FRAMES: usize = 0;
+    /// Bytes of those frames, headers included.
+    pub const TX_BYTES: usize = 1;
+    /// Wire time of those frames.
+    pub const TX_WIRE_NS: usize = 2;
+    /// Driver time spent on sending them, and on refusing others.
+    pub const TX_CPU_NS: usize = 3;
+    /// Of the frames, those sent on slack.
+    pub const TX_SLACK_FRAMES: usize = 4;
+    /// Of the frames, those delivered to a flow of this host.
+    pub const TX_LOCAL_FRAMES: usize = 5;
+    /// In the link's own bill: time the line stood still because the driver could not run.
+    pub const LINK_STALL_NS: usize = 6;
+    /// In the link's own bill: processor time of the driver's thread since it started.
+    pub const LINK_THREAD_NS: usize = 7;
+    /// Frames delivered to the application.
+    pub const RX_FRAMES: usize = 8;
+    /// Bytes of those frames.
+    pub const RX_BYTES: usize = 9;
+    /// Driver time spent on receiving them, and on dropping others.
+    pub const RX_CPU_NS: usize = 10;
+    /// Frames that arrived for the flow, delivered or not.
+    pub const RX_OFFERED: usize = 11;
+    /// First of the drop counters, in the order of [`crate::DropReason::ALL`].
+    pub const DROPS: usize = 16;
+}
+
+const _: () = assert!(bill_word::DROPS + DropReason::COUNT <= BILL_WORDS);
+
+/// A snapshot of a bill.
+#[derive(Debug, Clone, PartialEq, Eq, Default, serde::Serialize, serde::Deserialize)]
+pub struct Bill {
+    /// Frames handed to the wire.
+    pub tx_frames: u64,
+    /// Bytes of those frames, headers included.
+    pub tx_bytes: u64,
+    /// Wire time of those frames.
+    pub tx_wire_ns: u64,
+    /// Driver time spent on sending.
+    pub tx_cpu_ns: u64,
+    /// Of the frames, those sent on slack.
+    pub tx_slack_frames: u64,
+    /// Of the frames, those delivered to a flow of this host.
+    pub tx_local_frames: u64,
+    /// Frames delivered to the application.
+    pub rx_frames: u64,
+    /// Bytes of those frames.
+    pub rx_bytes: u64,
+    /// Driver time spent on receiving.
+    pub rx_cpu_ns: u64,
+    /// Frames that arrived for the flow, delivered or not.
+    pub rx_offered: u64,
+    /// Dropped frames by reason; reasons that never occurred are left out.
+    pub drops: Vec<(DropReason, u64)>,
+}
+
+impl Bill {
+    /// Reads a bill from the words of a counter area; missing words count as zero.
+    pub fn from_words(word: impl Fn(usize) -> u64) -> Self {
+        Self {
+            tx_frames: word(bill_word::TX_FRAMES),
+            tx_bytes: word(bill_word::TX_BYTES),
+            tx_wire_ns: word(bill_word::TX_WIRE_NS),
+            tx_cpu_ns: word(bill_word::TX_CPU_NS),
+            tx_slack_frames: word(bill_word::TX_SLACK_FRAMES),
+            tx_local_frames: word(bill_word::TX_LOCAL_FRAMES),
+            rx_frames: word(bill_word::RX_FRAMES),
+            rx_bytes: word(bill_word::RX_BYTES),
+            rx_cpu_ns: word(bill_word::RX_CPU_NS),
+            rx_offered: word(bill_word::RX_OFFERED),
+            drops: DropReason::ALL
+                .iter()
+                .map(|&reason| (reason, word(bill_word::DROPS + reason as usize)))
+                .filter(|&(_, count)| count > 0)
+                .collect(),
+        }
+    }
+
+    /// How often frames were dropped for `reason`.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.drops.iter().find(|(r, _)| *r == reason).map_or(0, |(_, count)| *count)
+    }
+
+    /// How many frames were dropped for any reason.
+    pub fn dropped_total(&self) -> u64 {
+        self.drops.iter().map(|(_, count)| count).sum()
+    }
+}

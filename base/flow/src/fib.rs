@@ -1,0 +1,195 @@
+//! The flow information block, and facts about links (paper §4.1).
+
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use core::str::FromStr;
+
+use base_wire::Mac;
+
+use crate::{Endpoints, FlowId, Rate};
+
+/// What an application must know to format the packets of one flow (paper §4.1).
+///
+/// It is information, not authority: that packets are formatted so is guaranteed by the transmit
+/// template which the flow manager gave to the driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Fib {
+    /// The flow.
+    pub flow: FlowId,
+    /// Both ends; the local address is filled in for connected flows.
+    pub endpoints: Endpoints,
+    /// Source address on the link.
+    pub source_mac: Mac,
+    /// Next hop on the link; `None` for a flow that is not connected.
+    pub next_hop_mac: Option<Mac>,
+    /// Largest IP packet the link carries, in bytes.
+    pub mtu: u16,
+}
+
+/// What a driver tells about its link.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct LinkFacts {
+    /// Name of the interface, for people.
+    pub name: String,
+    /// Kind of link: `packet`, `sim`, `null`.
+    pub kind: String,
+    /// Our address on the link.
+    pub mac: Mac,
+    /// Largest IP packet the link carries, in bytes.
+    pub mtu: u16,
+    /// The rate the wire is scheduled at.
+    pub rate: Rate,
+}
+
+/// An address and the length of its network prefix, as in `10.77.0.1/24`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Prefix {
+    address: IpAddr,
+    bits: u8,
+}
+
+impl Prefix {
+    /// `address` in a network of `bits` leading bits.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidPrefix`] if the address has fewer bits than that.
+    pub const fn new(address: IpAddr, bits: u8) -> Result<Self, InvalidPrefix> {
+        let max = if address.is_ipv4() { 32 } else { 128 };
+        if bits > max { Err(InvalidPrefix) } else { Ok(Self { address, bits }) }
+    }
+
+    /// The address, host part included.
+    pub const fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Length of the network part in bits.
+    pub const fn bits(&self) -> u8 {
+        self.bits
+    }
+
+    /// Whether `address` is of this network.
+    pub fn contains(&self, address: IpAddr) -> bool {
+        match (self.address, address) {
+            (IpAddr::V4(ours), IpAddr::V4(theirs)) => {
+                (ours.to_bits() ^ theirs.to_bits())
+                    .checked_shr(32 - u32::from(self.bits))
+                    .unwrap_or(0)
+                    == 0
+            }
+            (IpAddr::V6(ours), IpAddr::V6(theirs)) => {
+                (ours.to_bits() ^ theirs.to_bits())
+                    .checked_shr(128 - u32::from(self.bits))
+                    .unwrap_or(0)
+                    == 0
+            }
+            _ => false,
+        }
+    }
+
+    /// The address that reaches every host of the network; `None` for IPv6 and for /31 and /32.
+    pub fn broadcast(&self) -> Option<IpAddr> {
+        match self.address {
+            IpAddr::V4(a) if self.bits < 31 => {
+                Some(IpAddr::V4(Ipv4Addr::from_bits(a.to_bits() | (u32::MAX >> self.bits))))
+            }
+            _ => None,
+        }
+    }
+
+    /// The same network with the host part cleared.
+    #[must_use]
+    pub fn network(&self) -> Self {
+        let address = match self.address {
+            IpAddr::V4(a) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(self.bits)).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from_bits(a.to_bits() & mask))
+            }
+            IpAddr::V6(a) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(self.bits)).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from_bits(a.to_bits() & mask))
+            }
+        };
+        Self { address, bits: self.bits }
+    }
+}
+
+/// The text is no address with a prefix length.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidPrefix;
+
+impl fmt::Display for InvalidPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an address with its prefix length looks like 10.77.0.1/24 or fd00::1/64")
+    }
+}
+
+impl core::error::Error for InvalidPrefix {}
+
+impl FromStr for Prefix {
+    type Err = InvalidPrefix;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPrefix> {
+        let (address, bits) = text.split_once('/').ok_or(InvalidPrefix)?;
+        let address = address.parse().map_err(|_| InvalidPrefix)?;
+        Self::new(address, bits.parse().map_err(|_| InvalidPrefix)?)
+    }
+}
+
+impl TryFrom<String> for Prefix {
+    type Error = InvalidPrefix;
+
+    fn try_from(text: String) -> Result<Self, InvalidPrefix> {
+        text.parse()
+    }
+}
+
+impl From<Prefix> for String {
+    fn from(prefix: Prefix) -> Self {
+        prefix.to_string()
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.bits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prefix_contains_what_shares_its_leading_bits() {
+        let lan: Prefix = "10.77.0.1/24".parse().unwrap();
+        assert!(lan.contains("10.77.0.255".parse().unwrap()));
+        assert!(!lan.contains("10.77.1.0".parse().unwrap()));
+        assert!(!lan.contains("fd00::1".parse().unwrap()));
+        assert_eq!(lan.broadcast(), Some("10.77.0.255".parse().unwrap()));
+        assert_eq!(lan.network().to_string(), "10.77.0.0/24");
+        let all: Prefix = "0.0.0.0/0".parse().unwrap();
+        assert!(all.contains("192.0.2.1".parse().unwrap()));
+        assert_eq!(all.network(), all);
+        let host: Prefix = "192.0.2.1/32".parse().unwrap();
+        assert!(
+            host.contains("192.0.2.1".parse().unwrap())
+                && !host.contains("192.0.2.2".parse().unwrap())
+        );
+        assert_eq!(host.broadcast(), None);
+        let six: Prefix = "fd00::1/64".parse().unwrap();
+        assert!(
+            six.contains("fd00::ffff".parse().unwrap())
+                && !six.contains("fd00:0:0:1::".parse().unwrap())
+        );
+    }
+
+    #[test]
+    fn malformed_prefixes_are_refused() {
+        for bad in ["10.0.0.1", "10.0.0.1/33", "fd00::1/129", "/24", "10.0.0/8", "10.0.0.1/-1"] {
+            assert_eq!(bad.parse::<Prefix>(), Err(InvalidPrefix), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,146 @@
+//! Flows and the access points between which they run (paper §3.2).
+
+use core::fmt;
+use core::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use base_wire::Protocol;
+
+/// Names a flow to the flow manager, the driver and the tools; never reused while the system runs.
+///
+/// `index` is the place in the driver's table and is reused; `generation` tells the users of one
+/// place apart.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+pub struct FlowId {
+    /// Place in the driver's table.
+    pub index: u32,
+    /// How often the place was given away before.
+    pub generation: u32,
+}
+
+impl fmt::Display for FlowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.index, self.generation)
+    }
+}
+
+/// The protocols whose flows the flow manager can open.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Transport {
+    /// Datagrams (RFC 768).
+    Udp,
+    /// Streams (RFC 9293).
+    Tcp,
+    /// Echo requests and their replies; the echo identifier plays the part of the port.
+    Icmp,
+}
+
+impl Transport {
+    /// The protocol number that stands in an IP header of `address`'s family.
+    pub const fn protocol(self, address: IpAddr) -> Protocol {
+        match (self, address) {
+            (Self::Udp, _) => Protocol::UDP,
+            (Self::Tcp, _) => Protocol::TCP,
+            (Self::Icmp, IpAddr::V4(_)) => Protocol::ICMP,
+            (Self::Icmp, IpAddr::V6(_)) => Protocol::ICMPV6,
+        }
+    }
+}
+
+impl fmt::Display for Transport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Udp => "udp",
+            Self::Tcp => "tcp",
+            Self::Icmp => "icmp",
+        })
+    }
+}
+
+/// A service access point: an address and a port.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,
+)]
+pub struct Sap {
+    /// The address; the unspecified one means "any of this host's".
+    pub address: IpAddr,
+    /// The port (for ICMP the echo identifier); 0 asks for a free one.
+    pub port: u16,
+}
+
+impl Sap {
+    /// An access point.
+    pub const fn new(address: IpAddr, port: u16) -> Self {
+        Self { address, port }
+    }
+
+    /// Any IPv4 address, port `port`.
+    pub const fn any_v4(port: u16) -> Self {
+        Self { address: IpAddr::V4(Ipv4Addr::UNSPECIFIED), port }
+    }
+
+    /// Any IPv6 address, port `port`.
+    pub const fn any_v6(port: u16) -> Self {
+        Self { address: IpAddr::V6(Ipv6Addr::UNSPECIFIED), port }
+    }
+
+    /// Whether the address is left open.
+    pub const fn is_any_address(&self) -> bool {
+        self.address.is_unspecified()
+    }
+}
+
+impl fmt::Display for Sap {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.is_any_address(), self.address) {
+            (true, _) => write!(f, "*:{}", self.port),
+            (false, IpAddr::V4(a)) => write!(f, "{a}:{}", self.port),
+            (false, IpAddr::V6(a)) => write!(f, "[{a}]:{}", self.port),
+        }
+    }
+}
+
+impl From<core::net::SocketAddr> for Sap {
+    fn from(address: core::net::SocketAddr) -> Self {
+        Self { address: address.ip(), port: address.port() }
+    }
+}
+
+impl From<Sap> for core::net::SocketAddr {
+    fn from(sap: Sap) -> Self {
+        Self::new(sap.address, sap.port)
+    }
+}
+
+/// The two ends a flow runs between: what its frames are recognised by.
+///
+/// Three shapes, most specific first: *connected* (remote given), *listening* (local address
+/// given, any remote) and *wildcard* (any local address, any remote).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+pub struct Endpoints {
+    /// The protocol.
+    pub transport: Transport,
+    /// This host's end.
+    pub local: Sap,
+    /// The other end, or `None` for any.
+    pub remote: Option<Sap>,
+}
+
+impl fmt::Display for Endpoints {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}", self.transport, self.local)?;
+        match self.remote {
+            Some(remote) => write!(f, " - {remote}"),
+            None => f.write_str(" - *"),
+        }
+    }
+}
+
+/// `address` with IPv4-mapped IPv6 addresses turned into IPv4, so that one host has one name.
+pub const fn canonical(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}

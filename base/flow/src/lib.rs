@@ -1,0 +1,29 @@
+//! The nouns every domain shares: flows, access points, contracts, bills.
+//!
+//! | Noun | Paper | Here |
+//! |---|---|---|
+//! | Service Access Point, local and remote | §3.2 | [`Sap`], [`Endpoints`] |
+//! | flow | §3.2 | [`FlowId`] |
+//! | Flow Information Block | §4.1 | [`Fib`] |
+//! | QoS guarantee: slice, period, slack | §4.4 | [`Contract`] |
+//! | why a frame was not passed on | §3.4 | [`DropReason`] |
+//! | what a flow used | §6 (law 7 of the design) | [`Bill`] |
+//!
+//! Times are nanoseconds in `u64` or `i64`, on a clock that never runs backwards. Nothing here
+//! reads a clock, allocates on a data path or does I/O.
+
+#![forbid(unsafe_code)]
+
+mod bill;
+mod contract;
+mod drop;
+mod fib;
+mod flow;
+mod rate;
+
+pub use bill::{BILL_WORDS, Bill, bill_word};
+pub use contract::{Contract, InvalidContract};
+pub use drop::DropReason;
+pub use fib::{Fib, InvalidPrefix, LinkFacts, Prefix};
+pub use flow::{Endpoints, FlowId, Sap, Transport, canonical};
+pub use rate::{InvalidRate, Rate};

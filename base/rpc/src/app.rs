@@ -1,0 +1,415 @@
+//! Messages between an application and the flow manager (the paper's `FlowMan` interface).
+
+use std::net::IpAddr;
+
+use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, InvalidContract, Prefix, Sap, Transport};
+use base_wire::Mac;
+use serde::{Deserialize, Serialize};
+
+use crate::FlowLayout;
+
+/// A request with the tag its [`Answer`] will carry, so that requests can overlap.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Chosen by the application.
+    pub tag: u32,
+    /// What it asks.
+    pub request: Request,
+}
+
+/// A reply with the tag of its [`Call`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Answer {
+    /// The call's tag.
+    pub tag: u32,
+    /// What the flow manager says.
+    pub reply: Reply,
+}
+
+/// What an application can ask of the flow manager.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// First request. Answered by [`Reply::Welcome`].
+    Hello,
+    /// Share arenas with a link's driver. Answered by [`Reply::Joined`].
+    ///
+    /// Descriptors: control-out arena, transmit data arena, receive data arena, doorbell eventfd.
+    Join(JoinOffer),
+    /// Reserve a local access point. Answered by [`Reply::Bound`].
+    Bind {
+        /// The protocol.
+        transport: Transport,
+        /// Address or any, port or 0 for a free one.
+        local: Sap,
+    },
+    /// Give a reservation back. Answered by [`Reply::Done`].
+    Unbind {
+        /// The protocol.
+        transport: Transport,
+        /// As in the answer to `Bind`.
+        local: Sap,
+    },
+    /// Open a flow on link `link`; with endpoints, attach it at once. Answered by [`Reply::Opened`].
+    ///
+    /// A local port that this application has not bound is bound for the life of the flow.
+    Open {
+        /// Index in [`Reply::Welcome`]'s links.
+        link: u16,
+        /// Contract to admit.
+        contract: Contract,
+        /// Where the channels are in the joined arenas.
+        layout: FlowLayout,
+        /// Ends of the flow.
+        endpoints: Option<Endpoints>,
+    },
+    /// Give an open flow its ends. Answered by [`Reply::Attached`].
+    Attach {
+        /// Which flow.
+        flow: FlowId,
+        /// Its ends.
+        endpoints: Endpoints,
+    },
+    /// Take a flow's ends away. Answered by [`Reply::Done`].
+    Detach {
+        /// Which flow.
+        flow: FlowId,
+    },
+    /// Close a flow. Answered by [`Reply::Closed`] when the driver has let go of its memory.
+    Close {
+        /// Which flow.
+        flow: FlowId,
+    },
+    /// Change a running flow's contract. Answered by [`Reply::Adjusted`].
+    AdjustQos {
+        /// Which flow.
+        flow: FlowId,
+        /// Contract to admit in place of the present one.
+        contract: Contract,
+    },
+    /// Find the way to a host. Answered by [`Reply::Resolved`], after ARP if need be.
+    Resolve {
+        /// The host.
+        remote: IpAddr,
+    },
+    /// Look at the flow manager's state. Answered by [`Reply::Found`].
+    Query(Query),
+}
+
+/// How an application offers its arenas to a driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JoinOffer {
+    /// Index in [`Reply::Welcome`]'s links.
+    pub link: u16,
+    /// How many flows the application wants to have at a time; sizes the event FIFOs.
+    pub flows_max: u32,
+}
+
+/// What can be looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Query {
+    /// The links and their state.
+    Links,
+    /// The routing table.
+    Routes,
+    /// The neighbour cache.
+    Neighbours,
+    /// Flows, a page at a time. Bills of other users' flows are left out.
+    Flows {
+        /// First flow index of the page.
+        from: u32,
+    },
+    /// Totals.
+    Status,
+}
+
+/// What the flow manager answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// The flow manager will work for this application.
+    Welcome {
+        /// Links to choose from.
+        links: Vec<LinkInfo>,
+    },
+    /// The driver shares its arenas. Descriptors: control-in arena, notice page, driver doorbell.
+    Joined,
+    /// The access point is reserved.
+    Bound {
+        /// With the port filled in.
+        local: Sap,
+    },
+    /// The flow is open.
+    Opened {
+        /// Its name.
+        flow: FlowId,
+        /// How to format its packets, if it is attached.
+        fib: Option<Fib>,
+        /// The contract as admitted.
+        contract: Contract,
+        /// How late beyond its deadline a guaranteed frame can be, in nanoseconds.
+        tardiness_ns: u64,
+    },
+    /// The flow has its ends.
+    Attached {
+        /// How to format its packets.
+        fib: Fib,
+    },
+    /// The contract is admitted, and holds from the next period on.
+    Adjusted {
+        /// The contract as admitted.
+        contract: Contract,
+        /// How late beyond its deadline a guaranteed frame can be, in nanoseconds.
+        tardiness_ns: u64,
+    },
+    /// The flow is gone and its memory is free.
+    Closed {
+        /// What it used altogether.
+        bill: Bill,
+    },
+    /// The way to the host is known.
+    Resolved {
+        /// Next hop on the link.
+        mac: Mac,
+        /// Source address to use.
+        source: IpAddr,
+        /// Link to use.
+        link: u16,
+    },
+    /// What was looked for.
+    Found(QueryReply),
+    /// It is done.
+    Done,
+    /// It was not done.
+    Refused(Refusal),
+    /// Not an answer (tag 0): a flow was closed by the driver or the flow manager.
+    Lost {
+        /// Which flow.
+        flow: FlowId,
+        /// Why, in a clause.
+        reason: String,
+    },
+}
+
+/// Answers to [`Query`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum QueryReply {
+    /// Links.
+    Links(Vec<LinkInfo>),
+    /// Routes.
+    Routes(Vec<RouteInfo>),
+    /// Neighbours.
+    Neighbours(Vec<NeighbourInfo>),
+    /// A page of flows, and where the next page begins.
+    Flows {
+        /// Flows in order of their index.
+        flows: Vec<FlowInfo>,
+        /// First index of the next page, or `None` if this is the last.
+        next: Option<u32>,
+    },
+    /// Totals.
+    Status(StatusInfo),
+}
+
+/// A link and its addresses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LinkInfo {
+    /// What the driver told.
+    pub facts: base_flow::LinkFacts,
+    /// Our addresses on it.
+    pub addresses: Vec<Prefix>,
+    /// Whether its driver is connected.
+    pub up: bool,
+    /// Density promised to flows, in parts per million.
+    pub promised_ppm: u64,
+    /// Density that may be promised, in parts per million.
+    pub promisable_ppm: u64,
+    /// The link's own bill: frames of no flow, and the driver's time.
+    pub bill: Bill,
+    /// Time the line stood still because the driver could not run, in nanoseconds.
+    pub stall_ns: u64,
+}
+
+/// A route.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteInfo {
+    /// Destinations.
+    pub prefix: Prefix,
+    /// Router, or `None` if they are on the link.
+    pub gateway: Option<IpAddr>,
+    /// Name of the link.
+    pub link: String,
+}
+
+/// How much is known of a neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NeighbourState {
+    /// Asked, not answered yet.
+    Incomplete,
+    /// Answered lately.
+    Reachable,
+    /// Answered some time ago; asked again on next use.
+    Stale,
+    /// Did not answer.
+    Failed,
+}
+
+/// An entry of the neighbour cache.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NeighbourInfo {
+    /// Its address.
+    pub address: IpAddr,
+    /// Its station, if known.
+    pub mac: Option<Mac>,
+    /// How much is known.
+    pub state: NeighbourState,
+    /// Since when, in milliseconds.
+    pub age_ms: u64,
+    /// Name of the link.
+    pub link: String,
+}
+
+/// A flow and its bill.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowInfo {
+    /// Its name.
+    pub flow: FlowId,
+    /// Its ends, if attached.
+    pub endpoints: Option<Endpoints>,
+    /// Its contract.
+    pub contract: Contract,
+    /// Name of the link.
+    pub link: String,
+    /// Owner: process.
+    pub pid: i32,
+    /// Owner: user.
+    pub uid: u32,
+    /// What it used, if the asker may know.
+    pub bill: Option<Bill>,
+}
+
+/// Totals of the flow manager.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct StatusInfo {
+    /// Connected applications.
+    pub clients: u32,
+    /// Open flows, the flow manager's own included.
+    pub flows: u32,
+    /// Reserved access points.
+    pub ports: u32,
+    /// Neighbour cache entries.
+    pub neighbours: u32,
+    /// ARP requests answered.
+    pub arp_answered: u64,
+    /// Stations that claimed one of our addresses.
+    pub conflicts: u64,
+    /// Echo requests answered.
+    pub echo_answered: u64,
+    /// Port-unreachable messages sent.
+    pub unreachable_sent: u64,
+    /// TCP resets sent.
+    pub resets_sent: u64,
+    /// Replies not sent because of the rate limit.
+    pub replies_suppressed: u64,
+    /// Memory mappings of the flow manager's process.
+    pub mappings: u32,
+    /// Descriptors of the flow manager's process.
+    pub descriptors: u32,
+}
+
+/// Why the flow manager did not do it, and what to do about that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum Refusal {
+    /// The message could not be read; the connection is closed.
+    #[error("message refused: {0}")]
+    Message(String),
+    /// Requests came in the wrong order.
+    #[error("{0}")]
+    Order(String),
+    /// The descriptors beside the message are not the right ones.
+    #[error("descriptors refused: {0}")]
+    Descriptors(String),
+    /// The contract means nothing on any link.
+    #[error("contract refused: {0}")]
+    Contract(InvalidContract),
+    /// The slice is shorter than the longest frame, so a period could pass without one.
+    #[error(
+        "slice of {slice_ns} ns is shorter than a full frame of {frame_ns} ns: with the same share, ask for {counter_slice_ns} ns in {counter_period_ns} ns"
+    )]
+    SliceTooShort {
+        /// Asked for.
+        slice_ns: u64,
+        /// Wire time of the longest frame.
+        frame_ns: u64,
+        /// Slice that would do.
+        counter_slice_ns: u64,
+        /// Period that gives the same share.
+        counter_period_ns: u64,
+    },
+    /// The link has promised too much already.
+    #[error(
+        "guarantee needs {needed_ppm} ppm of the link, {left_ppm} ppm are left: {counter_slice_ns} ns in {period_ns} ns would be admitted"
+    )]
+    OverAllocation {
+        /// Density asked for.
+        needed_ppm: u64,
+        /// Density left.
+        left_ppm: u64,
+        /// Largest slice that would be admitted in the same period; 0 if none.
+        counter_slice_ns: u64,
+        /// The period asked for.
+        period_ns: u64,
+    },
+    /// Policy allows this user less.
+    #[error("policy: {0}")]
+    Policy(String),
+    /// Someone has the access point.
+    #[error("{transport} {sap} is in use: choose another port, or 0 for a free one")]
+    InUse {
+        /// The protocol.
+        transport: Transport,
+        /// The access point.
+        sap: Sap,
+    },
+    /// No free port is left.
+    #[error("no free {transport} port is left")]
+    NoFreePort {
+        /// The protocol.
+        transport: Transport,
+    },
+    /// The address is not one of ours.
+    #[error("{address} is not an address of this host")]
+    NotOurAddress {
+        /// The address.
+        address: IpAddr,
+    },
+    /// No route leads to the host.
+    #[error("no route to {address}: add a gateway, or use an address of a connected network")]
+    NoRoute {
+        /// The host.
+        address: IpAddr,
+    },
+    /// The next hop does not answer ARP.
+    #[error("{address} does not answer: is the host up and on this link?")]
+    Unreachable {
+        /// The next hop.
+        address: IpAddr,
+    },
+    /// Not implemented for this family of addresses.
+    #[error("{0} is not supported")]
+    Unsupported(String),
+    /// No such flow of this application.
+    #[error("no such flow")]
+    UnknownFlow,
+    /// No such link, or its driver is not connected.
+    #[error("link {link} has no driver: is `plumb driver` running?")]
+    NoLink {
+        /// Index asked for.
+        link: u16,
+    },
+    /// The driver refused.
+    #[error("driver: {0}")]
+    Driver(crate::InstallError),
+    /// A quota is used up.
+    #[error("quota: {0}")]
+    Quota(String),
+}

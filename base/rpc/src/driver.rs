@@ -1,0 +1,197 @@
+//! Messages between the flow manager and a driver (the paper's `Netif` interface).
+
+use base_flow::{Bill, Contract, Fib, FlowId, LinkFacts, Prefix};
+use serde::{Deserialize, Serialize};
+
+/// Names a domain (an application that joined a driver) to flow manager and driver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct DomainId(pub u32);
+
+/// A range of bytes in an arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Region {
+    /// First byte, a multiple of 64.
+    pub offset: u64,
+    /// Length in bytes.
+    pub bytes: u32,
+}
+
+/// Where a flow's channels lie in its domain's arenas.
+///
+/// Chosen by the application, whose memory it is; checked by the driver against the size of the
+/// arenas. Layouts that overlap hurt only the application that chose them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowLayout {
+    /// The flow's number within its domain: what the event FIFOs carry.
+    pub slot: u32,
+    /// Byte offset of the flow's block in *both* control arenas, a multiple of 64.
+    pub control_offset: u64,
+    /// Words in each control area of the transmit channel; a power of two.
+    pub tx_words: u32,
+    /// Words in each control area of the receive channel; a power of two.
+    pub rx_words: u32,
+    /// Data area of the transmit channel, in the transmit data arena.
+    pub tx_data: Region,
+    /// Data area of the receive channel, in the receive data arena.
+    pub rx_data: Region,
+}
+
+/// What the flow manager tells a driver.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ToDriver {
+    /// A domain joins. Answered by [`FromDriver::DomainAdded`].
+    ///
+    /// Descriptors: control-out arena, transmit data arena, receive data arena, and the eventfd
+    /// that wakes the domain.
+    AddDomain {
+        /// Its name from now on.
+        domain: DomainId,
+        /// How many flows it may have at a time; sizes its event FIFOs.
+        flows_max: u32,
+    },
+    /// A domain left: remove its flows and unmap its arenas.
+    RemoveDomain {
+        /// Which.
+        domain: DomainId,
+    },
+    /// Set up a flow's channels. It can neither send nor receive before [`ToDriver::Attach`].
+    AddFlow {
+        /// Its name.
+        flow: FlowId,
+        /// Its owner.
+        domain: DomainId,
+        /// Where its channels are.
+        layout: FlowLayout,
+        /// Its admitted contract.
+        contract: Contract,
+        /// Driver time it may use for receiving: nanoseconds per second.
+        rx_cpu_ppb: u32,
+    },
+    /// Let the flow send what `fib` describes, and receive what matches its endpoints.
+    Attach {
+        /// Endpoints and addresses; the driver makes template and filter from it.
+        fib: Fib,
+    },
+    /// Let the flow neither send nor receive, but keep its channels.
+    Detach {
+        /// Which.
+        flow: FlowId,
+    },
+    /// Remove the flow. Answered by [`FromDriver::FlowRemoved`].
+    RemoveFlow {
+        /// Which.
+        flow: FlowId,
+    },
+    /// Change the contract from the flow's next period on.
+    SetContract {
+        /// Which.
+        flow: FlowId,
+        /// The admitted contract.
+        contract: Contract,
+    },
+    /// The addresses this host owns on the link; packets for others are dropped.
+    SetAddresses {
+        /// All of them.
+        addresses: Vec<Prefix>,
+    },
+    /// Frames nobody claims go to `flow`, which may send any frame from our station.
+    SetLastResort {
+        /// The flow manager's own flow.
+        flow: FlowId,
+    },
+    /// Treat `frame` as if it had just arrived.
+    Inject {
+        /// An Ethernet frame.
+        frame: Vec<u8>,
+    },
+    /// Release nothing, admit nothing, just answer [`FromDriver::Pong`].
+    Ping {
+        /// Echoed in the answer.
+        tag: u64,
+    },
+}
+
+/// Why a driver could not do what it was told; never because of what is already installed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub enum InstallError {
+    /// An arena descriptor is not what it must be.
+    #[error("{arena} arena: {problem}")]
+    Arena {
+        /// Which arena.
+        arena: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// A region lies outside its arena or is not aligned.
+    #[error("{region} does not fit its arena")]
+    Region {
+        /// Which region.
+        region: String,
+    },
+    /// The layout's slot or depth is out of range.
+    #[error("layout is invalid: {0}")]
+    Layout(String),
+    /// Another flow has the place, or the endpoints.
+    #[error("already in use: {0}")]
+    InUse(String),
+    /// No such domain or flow.
+    #[error("unknown {0}")]
+    Unknown(String),
+    /// The table is full.
+    #[error("the driver's table is full")]
+    Full,
+}
+
+/// What a driver tells the flow manager.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FromDriver {
+    /// First message. Descriptor: the counter area, read-only, one bill per flow index, the last
+    /// one for the link itself.
+    Hello {
+        /// The link it drives.
+        facts: LinkFacts,
+        /// How many flows it can have.
+        flows_max: u32,
+    },
+    /// The domain can open flows, or not.
+    ///
+    /// Descriptors, if it can: control-in arena (read-only), notice page (read-only), and the
+    /// eventfd that wakes the driver.
+    DomainAdded {
+        /// Which.
+        domain: DomainId,
+        /// Why not.
+        result: Result<(), InstallError>,
+    },
+    /// A flow could not be added or attached; it has no channels.
+    FlowFailed {
+        /// Which.
+        flow: FlowId,
+        /// Why.
+        error: InstallError,
+    },
+    /// A flow is gone; its place may be reused.
+    FlowRemoved {
+        /// Which.
+        flow: FlowId,
+        /// What it used altogether.
+        bill: Bill,
+    },
+    /// A domain is gone; nothing of it is mapped any more.
+    DomainRemoved {
+        /// Which.
+        domain: DomainId,
+    },
+    /// The owner of a flow wrote what cannot be: its channel was closed.
+    Fault {
+        /// Which flow.
+        flow: FlowId,
+        /// What was alleged.
+        fault: String,
+    },
+    /// Answer to [`ToDriver::Ping`].
+    Pong {
+        /// The question's tag.
+        tag: u64,
+    },
+}

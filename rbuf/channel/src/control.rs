@@ -1,0 +1,32 @@
+//! Control areas: where the words of a block stand.
+
+use core::ops::Deref;
+
+use crate::sync::AtomicU64;
+
+/// Words before the ring of a block: one cache line.
+pub const BLOCK_HEADER_WORDS: usize = 8;
+/// Smallest ring: one iorec of one pair in each half.
+pub const RING_WORDS_MIN: u32 = 4;
+/// Largest ring.
+pub const RING_WORDS_MAX: u32 = 1 << 16;
+
+pub(crate) const PUBLISHED: usize = 0;
+pub(crate) const TAKEN: usize = 1;
+pub(crate) const SLEEPING: usize = 2;
+pub(crate) const ARMED: usize = 3;
+
+/// Bit of `sleeping`: wake me when you publish.
+pub(crate) const SLEEPS_ON_PUBLISHED: u64 = 1;
+/// Bit of `sleeping`: wake me when you take.
+pub(crate) const SLEEPS_ON_TAKEN: u64 = 2;
+
+/// Words of a block with a ring of `ring_words`.
+pub const fn block_words(ring_words: u32) -> usize {
+    BLOCK_HEADER_WORDS + ring_words as usize
+}
+
+/// Shared words: a part of a mapped arena, or of the heap in tests and simulation.
+pub trait Words: Deref<Target = [AtomicU64]> {}
+
+impl<T: Deref<Target = [AtomicU64]>> Words for T {}

@@ -1,0 +1,265 @@
+//! One end of a channel: puts iorecs into its own control area, takes them from the peer's.
+
+use crate::control::{
+    ARMED, BLOCK_HEADER_WORDS, PUBLISHED, RING_WORDS_MAX, RING_WORDS_MIN, SLEEPING,
+    SLEEPS_ON_PUBLISHED, SLEEPS_ON_TAKEN, TAKEN, Words, block_words,
+};
+use crate::sync::{AtomicU64, Ordering, fence};
+use crate::{Fault, IoRec};
+
+/// What the peer must be told after an advance.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Notice {
+    /// The peer sleeps on `published`: wake the futex [`End::published_word`].
+    pub wake_published: bool,
+    /// The peer sleeps on `taken`: wake the futex [`End::taken_word`].
+    pub wake_taken: bool,
+    /// The peer armed this channel: post its slot in the peer's event FIFO.
+    pub post: bool,
+}
+
+impl Notice {
+    /// Whether there is nothing to tell.
+    pub const fn is_quiet(self) -> bool {
+        !self.wake_published && !self.wake_taken && !self.post
+    }
+}
+
+/// One end of a channel, over shared words `W`.
+///
+/// All counts used for decisions are this end's private copies; the shared ones are written for
+/// the peer, and what the peer writes is compared with them.
+#[derive(Debug)]
+pub struct End<W> {
+    mine: W,
+    theirs: W,
+    ring: u64,
+    /// Bytes in the data area, against which iorecs taken are checked.
+    area: u32,
+    published: u64,
+    taken: u64,
+    /// The peer's counts as last seen; both only grow.
+    peer_published: u64,
+    peer_taken: u64,
+    /// The last `armed` value of the peer that was answered with an event.
+    answered: u64,
+    armed: u64,
+}
+
+impl<W: Words> End<W> {
+    /// An end that writes block `mine` and reads block `theirs`, over a data area of `area` bytes.
+    ///
+    /// Both blocks must be zeroed; they need not be the same size as each other's ring is bounded
+    /// by its own block.
+    ///
+    /// `None` unless both have room for a header and rings of the same permitted power of two.
+    pub fn new(mine: W, theirs: W, area: u32) -> Option<Self> {
+        let ring = mine.len().checked_sub(BLOCK_HEADER_WORDS)? as u64;
+        let permitted = (u64::from(RING_WORDS_MIN)..=u64::from(RING_WORDS_MAX)).contains(&ring);
+        if !permitted || !ring.is_power_of_two() || theirs.len() != block_words(ring as u32) {
+            return None;
+        }
+        Some(Self {
+            mine,
+            theirs,
+            ring,
+            area,
+            published: 0,
+            taken: 0,
+            peer_published: 0,
+            peer_taken: 0,
+            answered: 0,
+            armed: 0,
+        })
+    }
+
+    /// Puts an iorec, published but not announced: see [`Self::notice`].
+    ///
+    /// `Ok(false)` if the peer has not taken enough to make room.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if the peer's count is impossible.
+    pub fn put(&mut self, rec: &IoRec) -> Result<bool, Fault> {
+        let words = rec.words();
+        debug_assert!(words > 1, "an iorec names something");
+        if self.room_as_seen() < words && self.room()? < words {
+            return Ok(false);
+        }
+        self.slot(self.published).store(rec.header_word(), Ordering::Relaxed);
+        for index in 0..rec.pairs().len() {
+            let position = self.published + 1 + index as u64;
+            self.slot(position).store(rec.pair_word(index), Ordering::Relaxed);
+        }
+        self.published += words;
+        // ORDERING: pairs with the Acquire fence in `take`: who sees the count sees the words.
+        self.mine[PUBLISHED].store(self.published, Ordering::Release);
+        Ok(true)
+    }
+
+    /// Takes the next iorec, checked against the data area; `None` if there is nothing new.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if what the peer wrote cannot be. The channel must then be closed.
+    pub fn take(&mut self) -> Result<Option<IoRec>, Fault> {
+        if self.peer_published == self.taken && self.available()? == 0 {
+            return Ok(None);
+        }
+        let available = self.peer_published - self.taken;
+        let header = self.peer_slot(self.taken).load(Ordering::Relaxed);
+        let mut rec = IoRec::from_header_word(header)?;
+        if rec.words() > available {
+            return Err(Fault::Torn { count: rec.pairs().len() as u8, words: available });
+        }
+        for index in 0..rec.pairs().len() {
+            let position = self.taken + 1 + index as u64;
+            rec.set_pair_word(index, self.peer_slot(position).load(Ordering::Relaxed));
+        }
+        rec.validate(self.area)?;
+        self.taken += rec.words();
+        // ORDERING: pairs with the Acquire fence in `room`: the peer may now overwrite the words.
+        self.mine[TAKEN].store(self.taken, Ordering::Release);
+        Ok(Some(rec))
+    }
+
+    /// Words the peer has published and this end has not taken.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if the peer's count is impossible.
+    pub fn available(&mut self) -> Result<u64, Fault> {
+        let announced = self.theirs[PUBLISHED].load(Ordering::Relaxed);
+        // ORDERING: pairs with the Release store in `put`. A fence after a Relaxed load, because
+        // the page may be mapped read-only, where std permits only Relaxed loads.
+        fence(Ordering::Acquire);
+        if announced < self.peer_published {
+            return Err(Fault::PublishedBackwards { announced, seen: self.peer_published });
+        }
+        if announced - self.taken > self.ring {
+            return Err(Fault::PublishedAhead { announced, taken: self.taken, ring: self.ring });
+        }
+        self.peer_published = announced;
+        Ok(announced - self.taken)
+    }
+
+    /// Words that can be put now.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if the peer's count is impossible.
+    pub fn room(&mut self) -> Result<u64, Fault> {
+        let announced = self.theirs[TAKEN].load(Ordering::Relaxed);
+        // ORDERING: pairs with the Release store in `take`.
+        fence(Ordering::Acquire);
+        if announced < self.peer_taken {
+            return Err(Fault::TakenBackwards { announced, seen: self.peer_taken });
+        }
+        if announced > self.published {
+            return Err(Fault::TakenAhead { announced, published: self.published });
+        }
+        self.peer_taken = announced;
+        Ok(self.room_as_seen())
+    }
+
+    /// What the peer asked to be told since the last advances. Call once after a batch of
+    /// [`Self::put`] and [`Self::take`]; it costs the system's only sequentially consistent fence.
+    pub fn notice(&mut self) -> Notice {
+        // ORDERING: pairs with the fence in `announce`. Either this side sees that the peer is
+        // about to sleep, or the peer sees the advance made before this fence.
+        fence(Ordering::SeqCst);
+        let sleeping = self.theirs[SLEEPING].load(Ordering::Relaxed);
+        let armed = self.theirs[ARMED].load(Ordering::Relaxed);
+        let post = armed != self.answered;
+        self.answered = armed;
+        Notice {
+            wake_published: sleeping & SLEEPS_ON_PUBLISHED != 0,
+            wake_taken: sleeping & SLEEPS_ON_TAKEN != 0,
+            post,
+        }
+    }
+
+    /// Arms the channel: the peer's next advance posts an event. Returns whether there is already
+    /// something to take, in which case an event may or may not come.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if the peer's count is impossible.
+    pub fn arm(&mut self) -> Result<bool, Fault> {
+        self.armed += 1;
+        self.announce(ARMED, self.armed);
+        Ok(self.available()? > 0)
+    }
+
+    /// Announces sleep on the peer's `published`; `false` (and awake again) if it moved meanwhile.
+    pub(crate) fn sleep_on_published(&mut self) -> Result<bool, Fault> {
+        self.announce(SLEEPING, SLEEPS_ON_PUBLISHED);
+        let idle = self.available()? == 0;
+        if !idle {
+            self.awake();
+        }
+        Ok(idle)
+    }
+
+    /// Announces sleep on the peer's `taken`; `false` (and awake again) if `words` fit meanwhile.
+    pub(crate) fn sleep_on_taken(&mut self, words: u64) -> Result<bool, Fault> {
+        self.announce(SLEEPING, SLEEPS_ON_TAKEN);
+        let full = self.room()? < words;
+        if !full {
+            self.awake();
+        }
+        Ok(full)
+    }
+
+    pub(crate) fn awake(&self) {
+        self.mine[SLEEPING].store(0, Ordering::Relaxed);
+    }
+
+    fn announce(&self, word: usize, value: u64) {
+        self.mine[word].store(value, Ordering::Relaxed);
+        // ORDERING: pairs with the fence in `notice`.
+        fence(Ordering::SeqCst);
+    }
+
+    /// The word a peer that awaits iorecs sleeps on.
+    pub fn published_word(&self) -> &AtomicU64 {
+        &self.mine[PUBLISHED]
+    }
+
+    /// The word a peer that awaits room sleeps on.
+    pub fn taken_word(&self) -> &AtomicU64 {
+        &self.mine[TAKEN]
+    }
+
+    /// The word this end sleeps on when it awaits iorecs, and its value when last looked at.
+    pub(crate) fn peer_published_word(&self) -> (&AtomicU64, u64) {
+        (&self.theirs[PUBLISHED], self.peer_published)
+    }
+
+    /// The word this end sleeps on when it awaits room, and its value when last looked at.
+    pub(crate) fn peer_taken_word(&self) -> (&AtomicU64, u64) {
+        (&self.theirs[TAKEN], self.peer_taken)
+    }
+
+    /// Words in each ring.
+    pub const fn ring_words(&self) -> u64 {
+        self.ring
+    }
+
+    /// Bytes in the data area.
+    pub const fn area_bytes(&self) -> u32 {
+        self.area
+    }
+
+    const fn room_as_seen(&self) -> u64 {
+        self.ring - (self.published - self.peer_taken)
+    }
+
+    fn slot(&self, position: u64) -> &AtomicU64 {
+        &self.mine[BLOCK_HEADER_WORDS + (position & (self.ring - 1)) as usize]
+    }
+
+    fn peer_slot(&self, position: u64) -> &AtomicU64 {
+        &self.theirs[BLOCK_HEADER_WORDS + (position & (self.ring - 1)) as usize]
+    }
+}

@@ -1,0 +1,122 @@
+//! Event FIFOs: which of a domain's flows have work.
+//!
+//! A driver with 100 000 flows must not look at idle ones. So a side that finds a channel empty
+//! *arms* it ([`End::arm`](crate::End::arm)), and the peer's next advance posts the flow's slot
+//! here. A flow has at most two events outstanding: a reader drains the FIFO before it arms again,
+//! so only an event for the previous arming that was still on its way can precede the new one.
+//! With two places per flow the FIFO cannot overflow, and it needs no count of what was read.
+
+use crate::Fault;
+use crate::control::Words;
+use crate::sync::{Ordering, fence};
+
+/// Words before the slots: one cache line. Word 0 counts events posted, word 1 says that the
+/// writer's domain is asleep on its doorbell.
+pub const FIFO_HEADER_WORDS: usize = 8;
+
+const POSTED: usize = 0;
+const ASLEEP: usize = 1;
+
+/// Words of the FIFO of a domain with up to `flows_max` flows.
+pub const fn fifo_words(flows_max: u32) -> usize {
+    FIFO_HEADER_WORDS + slots(flows_max)
+}
+
+const fn slots(flows_max: u32) -> usize {
+    (flows_max as usize * 2).next_power_of_two()
+}
+
+/// The side that posts events.
+#[derive(Debug)]
+pub struct FifoWriter<W> {
+    mine: W,
+    posted: u64,
+}
+
+impl<W: Words> FifoWriter<W> {
+    /// Over zeroed words; `None` unless they are [`fifo_words`] of some number of flows.
+    pub fn new(mine: W) -> Option<Self> {
+        let slots = mine.len().checked_sub(FIFO_HEADER_WORDS)?;
+        slots.is_power_of_two().then_some(Self { mine, posted: 0 })
+    }
+
+    /// Posts that `slot` has work.
+    pub fn post(&mut self, slot: u32) {
+        let slots = self.mine.len() - FIFO_HEADER_WORDS;
+        let place = FIFO_HEADER_WORDS + (self.posted as usize & (slots - 1));
+        self.mine[place].store(u64::from(slot), Ordering::Relaxed);
+        self.posted += 1;
+        // ORDERING: pairs with the Acquire fence in `FifoReader::next`.
+        self.mine[POSTED].store(self.posted, Ordering::Release);
+    }
+
+    /// Says whether this writer's own domain sleeps on its doorbell, and orders that before what
+    /// the domain looks at next.
+    pub fn set_asleep(&self, asleep: bool) {
+        self.mine[ASLEEP].store(asleep.into(), Ordering::Relaxed);
+        // ORDERING: pairs with the fence in `FifoReader::peer_asleep` on the other side.
+        fence(Ordering::SeqCst);
+    }
+}
+
+/// The side that reads events.
+#[derive(Debug)]
+pub struct FifoReader<W> {
+    theirs: W,
+    flows_max: u32,
+    posted: u64,
+    read: u64,
+}
+
+impl<W: Words> FifoReader<W> {
+    /// Over the words the peer writes; `None` unless they are [`fifo_words`] of `flows_max`.
+    pub fn new(theirs: W, flows_max: u32) -> Option<Self> {
+        (theirs.len() == fifo_words(flows_max)).then_some(Self {
+            theirs,
+            flows_max,
+            posted: 0,
+            read: 0,
+        })
+    }
+
+    /// The next slot with work, or `None`.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if the peer's count or slot is impossible.
+    pub fn next(&mut self) -> Result<Option<u32>, Fault> {
+        let ring = (self.theirs.len() - FIFO_HEADER_WORDS) as u64;
+        if self.read == self.posted {
+            let announced = self.theirs[POSTED].load(Ordering::Relaxed);
+            // ORDERING: pairs with the Release store in `FifoWriter::post`.
+            fence(Ordering::Acquire);
+            if announced < self.posted || announced - self.read > ring {
+                return Err(Fault::EventsAhead { announced, seen: self.read, ring });
+            }
+            self.posted = announced;
+            if self.read == self.posted {
+                return Ok(None);
+            }
+        }
+        let place = FIFO_HEADER_WORDS + (self.read & (ring - 1)) as usize;
+        let slot = self.theirs[place].load(Ordering::Relaxed);
+        self.read += 1;
+        match u32::try_from(slot) {
+            Ok(slot) if slot < self.flows_max => Ok(Some(slot)),
+            _ => Err(Fault::EventSlot { slot, slots: self.flows_max.into() }),
+        }
+    }
+
+    /// Whether events wait to be read, by the peer's word for it.
+    pub fn has_news(&self) -> bool {
+        self.read != self.theirs[POSTED].load(Ordering::Relaxed)
+    }
+
+    /// Whether the peer's domain said that it sleeps on its doorbell. Call after posting to it.
+    pub fn peer_asleep(&self) -> bool {
+        // ORDERING: pairs with the fence in `FifoWriter::set_asleep` on the other side: either
+        // this side sees the sleeper, or the sleeper's last look saw what was posted.
+        fence(Ordering::SeqCst);
+        self.theirs[ASLEEP].load(Ordering::Relaxed) != 0
+    }
+}

@@ -1,0 +1,408 @@
+//! Arenas: memory that two domains share, with each side's rights.
+//!
+//! The side that writes a control arena creates it, maps it, and seals it so that nobody can map it
+//! writable again: what it says can then have been said by nobody else. An arena is mapped once, at
+//! the largest size it may ever have; it grows by extending the file under the mapping, so pointers
+//! stay valid and a flow costs no mapping of its own.
+
+use std::io;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+
+use rbuf_channel::{Data, Hold};
+use rustix::fs::{
+    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
+};
+use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
+
+use crate::copy;
+
+/// What this side may do with an arena.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// Only look.
+    Read,
+    /// Look and write.
+    Write,
+}
+
+/// Why an arena could not be made or accepted.
+#[derive(Debug, thiserror::Error)]
+pub enum ArenaError {
+    /// The kernel refused.
+    #[error("{call}: {source}")]
+    Os {
+        /// The system call.
+        call: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The descriptor is not a memfd, or can shrink under our mapping.
+    #[error("descriptor is not a memfd sealed against shrinking")]
+    NotSealed,
+    /// The file is larger than may be mapped.
+    #[error("arena of {bytes} bytes exceeds the limit of {limit}")]
+    TooLarge {
+        /// Its size.
+        bytes: u64,
+        /// The limit.
+        limit: u64,
+    },
+    /// The file is empty, or not a whole number of words.
+    #[error("arena of {bytes} bytes is not a positive multiple of 64")]
+    Size {
+        /// Its size.
+        bytes: u64,
+    },
+}
+
+fn os(call: &'static str) -> impl FnOnce(rustix::io::Errno) -> ArenaError {
+    move |errno| ArenaError::Os { call, source: errno.into() }
+}
+
+/// A range of mapped pages; unmapped when the last user is gone.
+#[derive(Debug)]
+struct Mapping {
+    base: NonNull<u8>,
+    reserved: usize,
+    /// Bytes of the file behind the mapping, which only grow: those that may be touched.
+    valid: AtomicU64,
+    writable: bool,
+}
+
+// SAFETY: the mapping is plain memory, reachable from any thread; every access through this crate
+// is atomic, or a copy made by machine instructions the compiler knows nothing about.
+unsafe impl Send for Mapping {}
+// SAFETY: as above.
+unsafe impl Sync for Mapping {}
+
+impl Drop for Mapping {
+    fn drop(&mut self) {
+        // SAFETY: the range was mapped by `Arena::map` and every view of it holds this `Mapping`.
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.reserved) };
+        debug_assert!(unmapped.is_ok(), "a whole mapping can always be unmapped");
+    }
+}
+
+/// Memory shared with another domain.
+#[derive(Debug)]
+pub struct Arena {
+    file: OwnedFd,
+    mapping: Arc<Mapping>,
+}
+
+impl Arena {
+    /// Creates an arena of `bytes`, which may grow to `reserve`; both are rounded up to pages.
+    ///
+    /// With [`Access::Read`] for the `others`, nobody but this mapping can ever write it.
+    ///
+    /// # Errors
+    ///
+    /// [`ArenaError::Os`]: out of memory, descriptors or address space.
+    pub fn create(
+        name: &str,
+        bytes: u64,
+        reserve: u64,
+        others: Access,
+    ) -> Result<Self, ArenaError> {
+        let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+        // Kernels before 6.3 do not know NOEXEC_SEAL; ours refuse executable memfds by policy.
+        let file = memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL)
+            .or_else(|_| memfd_create(name, flags))
+            .map_err(os("memfd_create"))?;
+        let (bytes, reserve) = (page_ceil(bytes), page_ceil(reserve.max(bytes)));
+        ftruncate(&file, bytes).map_err(os("ftruncate"))?;
+        let mapping = Self::map(&file, bytes, reserve, Access::Write)?;
+        let mut seals = SealFlags::SHRINK;
+        if others == Access::Read {
+            seals |= SealFlags::FUTURE_WRITE;
+        }
+        fcntl_add_seals(&file, seals).map_err(os("fcntl(F_ADD_SEALS)"))?;
+        Ok(Self { file, mapping })
+    }
+
+    /// Maps an arena that another domain created and may grow to `reserve`.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the descriptor; it is the peer's fault unless it is [`ArenaError::Os`].
+    pub fn open(file: OwnedFd, access: Access, reserve: u64) -> Result<Self, ArenaError> {
+        let seals = fcntl_get_seals(&file).map_err(|_| ArenaError::NotSealed)?;
+        if !seals.contains(SealFlags::SHRINK) {
+            return Err(ArenaError::NotSealed);
+        }
+        let bytes = fstat(&file).map_err(os("fstat"))?.st_size as u64;
+        if bytes == 0 || !bytes.is_multiple_of(64) {
+            return Err(ArenaError::Size { bytes });
+        }
+        let limit = page_ceil(reserve);
+        if bytes > limit {
+            return Err(ArenaError::TooLarge { bytes, limit });
+        }
+        let mapping = Self::map(&file, bytes, limit, access)?;
+        Ok(Self { file, mapping })
+    }
+
+    fn map(
+        file: &OwnedFd,
+        bytes: u64,
+        reserve: u64,
+        access: Access,
+    ) -> Result<Arc<Mapping>, ArenaError> {
+        let reserved = usize::try_from(reserve)
+            .map_err(|_| ArenaError::TooLarge { bytes: reserve, limit: usize::MAX as u64 })?;
+        let writable = access == Access::Write;
+        let rights = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
+        let flags = MapFlags::SHARED | MapFlags::NORESERVE;
+        // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
+        let base = unsafe { mmap(std::ptr::null_mut(), reserved, rights, flags, file, 0) }
+            .map_err(os("mmap"))?;
+        let base = NonNull::new(base.cast()).expect("mmap never returns null on success");
+        Ok(Arc::new(Mapping { base, reserved, valid: AtomicU64::new(bytes), writable }))
+    }
+
+    /// Extends the arena to at least `bytes`; no effect if it is that large.
+    ///
+    /// # Errors
+    ///
+    /// [`ArenaError::TooLarge`] beyond what was reserved, or [`ArenaError::Os`].
+    pub fn grow(&self, bytes: u64) -> Result<(), ArenaError> {
+        let bytes = page_ceil(bytes);
+        if bytes <= self.bytes() {
+            return Ok(());
+        }
+        if bytes > self.mapping.reserved as u64 {
+            return Err(ArenaError::TooLarge { bytes, limit: self.mapping.reserved as u64 });
+        }
+        ftruncate(&self.file, bytes).map_err(os("ftruncate"))?;
+        self.mapping.valid.fetch_max(bytes, Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Looks whether the creator has extended the arena.
+    ///
+    /// # Errors
+    ///
+    /// [`ArenaError::Os`].
+    pub fn refresh(&self) -> Result<(), ArenaError> {
+        let bytes = fstat(&self.file).map_err(os("fstat"))?.st_size as u64;
+        // The seal keeps the file from shrinking, so what was valid stays so.
+        self.mapping.valid.fetch_max(bytes.min(self.mapping.reserved as u64), Ordering::AcqRel);
+        Ok(())
+    }
+
+    /// Bytes that exist.
+    pub fn bytes(&self) -> u64 {
+        self.mapping.valid.load(Ordering::Acquire)
+    }
+
+    /// Bytes it may grow to.
+    pub fn reserved(&self) -> u64 {
+        self.mapping.reserved as u64
+    }
+
+    /// The file, to be sent to the other domain.
+    pub fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// The `count` words from byte `offset` on; `None` unless `offset` is a multiple of 64 and all
+    /// of them exist.
+    pub fn words(&self, offset: u64, count: usize) -> Option<ShmWords> {
+        let base = self.range(offset, (count as u64).checked_mul(8)?)?;
+        Some(ShmWords { _mapping: Arc::clone(&self.mapping), base: base.cast(), count })
+    }
+
+    /// The `bytes` from byte `offset` on as a data area; `None` unless `offset` is a multiple of
+    /// 64 and all of them exist.
+    pub fn data(&self, offset: u64, bytes: u32) -> Option<ShmData> {
+        let base = self.range(offset, bytes.into())?;
+        Some(ShmData { mapping: Arc::clone(&self.mapping), base, bytes })
+    }
+
+    fn range(&self, offset: u64, bytes: u64) -> Option<NonNull<u8>> {
+        let end = offset.checked_add(bytes)?;
+        if !offset.is_multiple_of(64) || end > self.bytes() {
+            return None;
+        }
+        // SAFETY: `offset <= end <= valid <= reserved`, so the result points into the mapping or
+        // one past its end.
+        Some(unsafe { self.mapping.base.add(offset as usize) })
+    }
+}
+
+fn page_ceil(bytes: u64) -> u64 {
+    let page = rustix::param::page_size() as u64;
+    bytes.max(1).div_ceil(page).saturating_mul(page)
+}
+
+/// Words of an arena.
+#[derive(Debug, Clone)]
+pub struct ShmWords {
+    _mapping: Arc<Mapping>,
+    base: NonNull<AtomicU64>,
+    count: usize,
+}
+
+// SAFETY: a view of a `Mapping`, which is `Send` and `Sync`.
+unsafe impl Send for ShmWords {}
+// SAFETY: as above.
+unsafe impl Sync for ShmWords {}
+
+impl Deref for ShmWords {
+    type Target = [AtomicU64];
+
+    fn deref(&self) -> &[AtomicU64] {
+        // SAFETY: `Arena::words` checked that the range exists and is aligned; the file cannot
+        // shrink (invariant 1) and `_mapping` keeps it mapped. Everyone touches it through atomics,
+        // which permit concurrent change. A store to a read-only view would trap, not corrupt.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.count) }
+    }
+}
+
+/// A data area of an arena.
+#[derive(Debug, Clone)]
+pub struct ShmData {
+    mapping: Arc<Mapping>,
+    base: NonNull<u8>,
+    bytes: u32,
+}
+
+// SAFETY: a view of a `Mapping`, which is `Send` and `Sync`.
+unsafe impl Send for ShmData {}
+// SAFETY: as above.
+unsafe impl Sync for ShmData {}
+
+impl ShmData {
+    fn at(&self, offset: u32, bytes: usize) -> Option<NonNull<u8>> {
+        if offset as usize + bytes > self.bytes as usize {
+            return None;
+        }
+        // SAFETY: inside the area, which `Arena::data` checked to be inside the mapping.
+        Some(unsafe { self.base.add(offset as usize) })
+    }
+}
+
+impl Data for ShmData {
+    fn bytes(&self) -> u32 {
+        self.bytes
+    }
+
+    fn cells(&self, offset: u32, len: u32) -> &[AtomicU8] {
+        let Some(base) = self.at(offset, len as usize) else { return &[] };
+        // SAFETY: inside the area; bytes that anyone may change at any time are what `AtomicU8` is
+        // for, and `self` keeps the mapping.
+        unsafe { std::slice::from_raw_parts(base.cast().as_ptr(), len as usize) }
+    }
+
+    fn read(&self, offset: u32, out: &mut [u8]) -> bool {
+        let Some(from) = self.at(offset, out.len()) else { return false };
+        // SAFETY: `from` is readable for the whole length, and `out` is ours alone.
+        unsafe { copy::volatile(out.as_mut_ptr(), from.as_ptr(), out.len()) };
+        true
+    }
+
+    fn write(&self, offset: u32, bytes: &[u8]) -> bool {
+        let Some(to) = self.at(offset, bytes.len()) else { return false };
+        if !self.mapping.writable {
+            return false;
+        }
+        // SAFETY: `to` is writable for the whole length, and `bytes` is ours.
+        unsafe { copy::volatile(to.as_ptr(), bytes.as_ptr(), bytes.len()) };
+        true
+    }
+
+    fn hold(&self) -> Hold {
+        Arc::<Mapping>::clone(&self.mapping)
+    }
+
+    fn memory(&self) -> usize {
+        Arc::as_ptr(&self.mapping).addr()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn both(others: Access) -> (Arena, Arena) {
+        let ours = Arena::create("test", 4096, 1 << 20, others).unwrap();
+        let file = ours.file().try_clone_to_owned().unwrap();
+        let theirs = Arena::open(file, others, 1 << 20).unwrap();
+        (ours, theirs)
+    }
+
+    #[test]
+    fn what_one_side_writes_the_other_reads() {
+        let (ours, theirs) = both(Access::Read);
+        let data = ours.data(64, 2000).unwrap();
+        for len in [0, 1, 7, 8, 63, 64, 200, 1500] {
+            let sent: Vec<u8> = (0..len).map(|i| i as u8 ^ 0x5a).collect();
+            assert!(data.write(3, &sent));
+            let mut received = vec![0; len];
+            assert!(theirs.data(64, 2000).unwrap().read(3, &mut received));
+            assert_eq!(received, sent);
+        }
+        ours.words(0, 8).unwrap()[1].store(42, Ordering::Relaxed);
+        assert_eq!(theirs.words(0, 8).unwrap()[1].load(Ordering::Relaxed), 42);
+    }
+
+    #[test]
+    fn nothing_outside_an_area_can_be_touched() {
+        let (ours, theirs) = both(Access::Write);
+        let data = ours.data(0, 100).unwrap();
+        assert!(!data.write(1, &[0; 100]) && !data.read(u32::MAX, &mut [0; 8]));
+        assert!(data.cells(99, 2).is_empty() && data.cells(99, 1).len() == 1);
+        assert!(theirs.data(4096, 1).is_none() && theirs.data(8, 8).is_none());
+        assert!(theirs.words(u64::MAX - 63, 8).is_none() && theirs.words(4096 - 64, 9).is_none());
+    }
+
+    #[test]
+    fn an_arena_for_readers_can_be_mapped_writable_by_nobody() {
+        let ours = Arena::create("test", 4096, 4096, Access::Read).unwrap();
+        let file = ours.file().try_clone_to_owned().unwrap();
+        assert!(matches!(
+            Arena::open(file, Access::Write, 4096),
+            Err(ArenaError::Os { call: "mmap", .. })
+        ));
+        let file = ours.file().try_clone_to_owned().unwrap();
+        let theirs = Arena::open(file, Access::Read, 4096).unwrap();
+        assert!(!theirs.data(0, 64).unwrap().write(0, &[1]));
+    }
+
+    #[test]
+    fn memory_that_could_shrink_is_refused() {
+        let file = memfd_create("test", MemfdFlags::ALLOW_SEALING).unwrap();
+        ftruncate(&file, 4096).unwrap();
+        assert!(matches!(Arena::open(file, Access::Read, 4096), Err(ArenaError::NotSealed)));
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert!(matches!(Arena::open(file.into(), Access::Read, 4096), Err(ArenaError::NotSealed)));
+        let ours = Arena::create("test", 4096, 4096, Access::Read).unwrap();
+        assert!(ftruncate(ours.file(), 0).is_err(), "and ours cannot");
+    }
+
+    #[test]
+    fn memory_beyond_the_limit_is_refused() {
+        let ours = Arena::create("test", 8192, 8192, Access::Read).unwrap();
+        let file = ours.file().try_clone_to_owned().unwrap();
+        assert!(matches!(Arena::open(file, Access::Read, 4096), Err(ArenaError::TooLarge { .. })));
+    }
+
+    #[test]
+    fn an_arena_grows_under_both_mappings() {
+        let (ours, theirs) = both(Access::Write);
+        let early = ours.data(0, 64).unwrap();
+        ours.grow(100_000).unwrap();
+        assert!(theirs.data(65_536, 64).is_none(), "not before the other side has looked");
+        theirs.refresh().unwrap();
+        assert!(ours.data(65_536, 64).unwrap().write(0, b"grown"));
+        let mut seen = [0; 5];
+        assert!(theirs.data(65_536, 64).unwrap().read(0, &mut seen));
+        assert_eq!(&seen, b"grown");
+        assert!(early.write(0, &[1]), "views made before stay valid");
+        assert!(matches!(ours.grow(2 << 20), Err(ArenaError::TooLarge { .. })));
+    }
+}

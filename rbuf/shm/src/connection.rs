@@ -1,0 +1,285 @@
+//! Same-machine connections that carry messages and descriptors (paper §4.1).
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    accept_with, bind, connect, listen, recvmsg, sendmsg, socket_with, socketpair,
+    sockopt::socket_peercred,
+};
+
+/// Most descriptors beside one message.
+pub const DESCRIPTORS_MAX: usize = 4;
+
+/// Who is at the other end, as the kernel says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Process that connected.
+    pub pid: i32,
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
+
+/// A connection of messages (`SOCK_SEQPACKET`).
+#[derive(Debug)]
+pub struct Connection {
+    socket: OwnedFd,
+}
+
+/// A message as it arrived.
+#[derive(Debug)]
+pub struct Received {
+    /// The message.
+    pub bytes: Vec<u8>,
+    /// What came beside it, at most [`DESCRIPTORS_MAX`].
+    pub descriptors: Vec<OwnedFd>,
+}
+
+/// Why no message was received.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// Nothing is there yet.
+    #[error("no message yet")]
+    WouldBlock,
+    /// The peer has closed the connection.
+    #[error("connection closed by the peer")]
+    Closed,
+    /// The message, or what came beside it, did not fit and was cut.
+    #[error("message or its descriptors exceed the limits")]
+    Cut,
+    /// The kernel refused.
+    #[error("recvmsg: {0}")]
+    Os(io::Error),
+}
+
+impl Connection {
+    /// Connects to a listener at `path`.
+    ///
+    /// # Errors
+    ///
+    /// No such file, nobody listening, or no right to write it.
+    pub fn connect(path: &Path) -> io::Result<Self> {
+        let socket =
+            socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        Ok(Self { socket })
+    }
+
+    /// Two ends of a new connection, for tests and for children.
+    ///
+    /// # Errors
+    ///
+    /// Out of descriptors.
+    pub fn pair() -> io::Result<(Self, Self)> {
+        let (a, b) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+        Ok((Self { socket: a }, Self { socket: b }))
+    }
+
+    /// Sends a message with descriptors beside it.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` if the peer does not read and this side is non-blocking; `BrokenPipe` if the
+    /// peer is gone.
+    pub fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut beside = SendAncillaryBuffer::new(&mut space);
+        if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut beside, SendFlags::NOSIGNAL)?;
+        Ok(())
+    }
+
+    /// Receives a message of up to `bytes_max` bytes.
+    ///
+    /// # Errors
+    ///
+    /// See [`ReceiveError`]; after anything but `WouldBlock` the connection is of no use.
+    pub fn receive(&self, bytes_max: usize) -> Result<Received, ReceiveError> {
+        self.receive_with(bytes_max, RecvFlags::empty())
+    }
+
+    /// As [`Self::receive`], but does not wait.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::receive`].
+    pub fn try_receive(&self, bytes_max: usize) -> Result<Received, ReceiveError> {
+        self.receive_with(bytes_max, RecvFlags::DONTWAIT)
+    }
+
+    fn receive_with(&self, bytes_max: usize, flags: RecvFlags) -> Result<Received, ReceiveError> {
+        let mut bytes = vec![0; bytes_max];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut beside = RecvAncillaryBuffer::new(&mut space);
+        let flags = flags | RecvFlags::CMSG_CLOEXEC;
+        let result = loop {
+            match recvmsg(&self.socket, &mut [IoSliceMut::new(&mut bytes)], &mut beside, flags) {
+                Err(rustix::io::Errno::INTR) => {}
+                other => break other,
+            }
+        };
+        let received = match result {
+            Ok(received) => received,
+            Err(rustix::io::Errno::AGAIN) => return Err(ReceiveError::WouldBlock),
+            Err(rustix::io::Errno::CONNRESET) => return Err(ReceiveError::Closed),
+            Err(errno) => return Err(ReceiveError::Os(errno.into())),
+        };
+        let mut descriptors = Vec::new();
+        for message in beside.drain() {
+            if let RecvAncillaryMessage::ScmRights(rights) = message {
+                descriptors.extend(rights);
+            }
+        }
+        if received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC) {
+            return Err(ReceiveError::Cut);
+        }
+        if received.bytes == 0 {
+            return Err(ReceiveError::Closed);
+        }
+        bytes.truncate(received.bytes);
+        Ok(Received { bytes, descriptors })
+    }
+
+    /// Who connected.
+    ///
+    /// # Errors
+    ///
+    /// Only if the kernel does not tell.
+    pub fn peer(&self) -> io::Result<Peer> {
+        let credentials = socket_peercred(&self.socket)?;
+        Ok(Peer {
+            pid: credentials.pid.as_raw_nonzero().get(),
+            uid: credentials.uid.as_raw(),
+            gid: credentials.gid.as_raw(),
+        })
+    }
+
+    /// Makes [`Self::send`] fail rather than wait when the peer does not read.
+    ///
+    /// # Errors
+    ///
+    /// Only if the kernel refuses.
+    pub fn set_nonblocking(&self) -> io::Result<()> {
+        let flags = rustix::fs::fcntl_getfl(&self.socket)?;
+        Ok(rustix::fs::fcntl_setfl(&self.socket, flags | rustix::fs::OFlags::NONBLOCK)?)
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl From<OwnedFd> for Connection {
+    fn from(socket: OwnedFd) -> Self {
+        Self { socket }
+    }
+}
+
+/// Accepts connections at a path; the path is removed when the listener is dropped.
+#[derive(Debug)]
+pub struct Listener {
+    socket: OwnedFd,
+    path: PathBuf,
+}
+
+impl Listener {
+    /// Listens at `path`, with permission `mode` for others to connect. A socket file that nobody
+    /// listens on is replaced.
+    ///
+    /// # Errors
+    ///
+    /// `AddrInUse` if somebody listens there; otherwise what the kernel says about the path.
+    pub fn bind(path: &Path, mode: u32) -> io::Result<Self> {
+        if path.exists() {
+            match Connection::connect(path) {
+                Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
+                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
+                    std::fs::remove_file(path)?
+                }
+                Err(e) => return Err(e),
+            }
+        }
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        bind(&socket, &SocketAddrUnix::new(path)?)?;
+        rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode))?;
+        listen(&socket, 128)?;
+        Ok(Self { socket, path: path.to_path_buf() })
+    }
+
+    /// The next connection, non-blocking; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Out of descriptors.
+    pub fn accept(&self) -> io::Result<Option<Connection>> {
+        match accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
+            Ok(socket) => Ok(Some(Connection { socket })),
+            Err(
+                rustix::io::Errno::AGAIN | rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR,
+            ) => Ok(None),
+            Err(errno) => Err(errno.into()),
+        }
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for Listener {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn messages_keep_their_boundaries_and_their_descriptors() {
+        let (a, b) = Connection::pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        a.send(b"one", &[file.as_fd()]).unwrap();
+        a.send(b"two", &[]).unwrap();
+        let one = b.receive(100).unwrap();
+        assert_eq!((&one.bytes[..], one.descriptors.len()), (&b"one"[..], 1));
+        let two = b.receive(100).unwrap();
+        assert_eq!((&two.bytes[..], two.descriptors.len()), (&b"two"[..], 0));
+        assert!(matches!(b.try_receive(100), Err(ReceiveError::WouldBlock)));
+        drop(a);
+        assert!(matches!(b.receive(100), Err(ReceiveError::Closed)));
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_its_descriptors_are_closed() {
+        let before = std::fs::read_dir("/proc/self/fd").unwrap().count();
+        let (a, b) = Connection::pair().unwrap();
+        let file = std::fs::File::open("/dev/null").unwrap();
+        a.send(&[0; 200], &[file.as_fd(); DESCRIPTORS_MAX]).unwrap();
+        assert!(matches!(b.receive(100), Err(ReceiveError::Cut)));
+        drop((a, b, file));
+        // Other tests open files too, so only a rise by this test's four would be a leak.
+        assert!(std::fs::read_dir("/proc/self/fd").unwrap().count() < before + 4 + 8);
+    }
+
+    #[test]
+    fn the_kernel_names_the_peer() {
+        let (a, _b) = Connection::pair().unwrap();
+        assert_eq!(a.peer().unwrap().pid, std::process::id() as i32);
+    }
+}

@@ -1,0 +1,40 @@
+//! Shared memory for Rbuf channels on Linux.
+//!
+//! | What | Paper | Here |
+//! |---|---|---|
+//! | a region shared by two domains | "single address space, shared rights" (§2.2.1) | [`Arena`]: a sealed `memfd` |
+//! | an event channel | §2.2.2 | [`Futex`] on a count, [`Doorbell`] for a whole domain |
+//! | same-machine RPC with memory | §4.1 | [`Connection`]: `SOCK_SEQPACKET` and `SCM_RIGHTS` |
+//!
+//! # Invariants
+//!
+//! 1. An arena that came from elsewhere is mapped only if it cannot shrink (`F_SEAL_SHRINK`): or
+//!    its owner could kill us with `SIGBUS`. Only bytes that exist are ever handed out.
+//! 2. Memory another domain can write is seen only as atomics, or copied. No `&[u8]` into it exists.
+//!
+//! This crate holds `unsafe`; everything it exports is safe to use.
+
+#![cfg(target_endian = "little")]
+
+mod arena;
+mod connection;
+mod copy;
+mod doorbell;
+mod futex;
+
+pub use arena::{Access, Arena, ArenaError, ShmData, ShmWords};
+pub use connection::{Connection, DESCRIPTORS_MAX, Listener, Peer, ReceiveError, Received};
+pub use doorbell::Doorbell;
+pub use futex::Futex;
+
+/// Nanoseconds of the monotonic clock, the only clock of the system.
+pub fn monotonic_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
+}
+
+/// Nanoseconds of processor time the calling thread has used.
+pub fn thread_cpu_ns() -> u64 {
+    let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    (used.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(used.tv_nsec as u64)
+}
