@@ -16,8 +16,10 @@ use crate::{Endpoints, FlowId, Rate};
 pub struct Fib {
     /// The flow.
     pub flow: FlowId,
-    /// Both ends; the local address is filled in for connected flows.
+    /// Both ends: what the flow receives.
     pub endpoints: Endpoints,
+    /// Source address of what the flow sends; also given if the local end is "any address".
+    pub source: IpAddr,
     /// Source address on the link.
     pub source_mac: Mac,
     /// Next hop on the link; `None` for a flow that is not connected.
@@ -39,6 +41,8 @@ pub struct LinkFacts {
     pub mtu: u16,
     /// The rate the wire is scheduled at.
     pub rate: Rate,
+    /// How late beyond its deadline a guaranteed frame can be, in nanoseconds.
+    pub tardiness_ns: u64,
 }
 
 /// An address and the length of its network prefix, as in `10.77.0.1/24`.

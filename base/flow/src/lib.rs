@@ -14,6 +14,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admission;
 mod bill;
 mod contract;
 mod drop;
@@ -21,6 +22,7 @@ mod fib;
 mod flow;
 mod rate;
 
+pub use admission::{Admission, Refused};
 pub use bill::{BILL_WORDS, Bill, bill_word};
 pub use contract::{Contract, InvalidContract};
 pub use drop::DropReason;

@@ -122,7 +122,7 @@ impl fmt::Display for Rate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let bits = self.bits_per_s;
         for (scale, unit) in [(1_000_000_000, "gbit"), (1_000_000, "mbit"), (1_000, "kbit")] {
-            if bits % scale == 0 {
+            if bits.is_multiple_of(scale) {
                 return write!(f, "{}{unit}", bits / scale);
             }
         }

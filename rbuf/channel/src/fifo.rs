@@ -46,7 +46,7 @@ impl<W: Words> FifoWriter<W> {
         let place = FIFO_HEADER_WORDS + (self.posted as usize & (slots - 1));
         self.mine[place].store(u64::from(slot), Ordering::Relaxed);
         self.posted += 1;
-        // ORDERING: pairs with the Acquire fence in `FifoReader::next`.
+        // ORDERING: pairs with the Acquire fence in `FifoReader::read`.
         self.mine[POSTED].store(self.posted, Ordering::Release);
     }
 
@@ -65,7 +65,7 @@ pub struct FifoReader<W> {
     theirs: W,
     flows_max: u32,
     posted: u64,
-    read: u64,
+    taken: u64,
 }
 
 impl<W: Words> FifoReader<W> {
@@ -75,7 +75,7 @@ impl<W: Words> FifoReader<W> {
             theirs,
             flows_max,
             posted: 0,
-            read: 0,
+            taken: 0,
         })
     }
 
@@ -84,23 +84,23 @@ impl<W: Words> FifoReader<W> {
     /// # Errors
     ///
     /// A [`Fault`] if the peer's count or slot is impossible.
-    pub fn next(&mut self) -> Result<Option<u32>, Fault> {
+    pub fn read(&mut self) -> Result<Option<u32>, Fault> {
         let ring = (self.theirs.len() - FIFO_HEADER_WORDS) as u64;
-        if self.read == self.posted {
+        if self.taken == self.posted {
             let announced = self.theirs[POSTED].load(Ordering::Relaxed);
             // ORDERING: pairs with the Release store in `FifoWriter::post`.
             fence(Ordering::Acquire);
-            if announced < self.posted || announced - self.read > ring {
-                return Err(Fault::EventsAhead { announced, seen: self.read, ring });
+            if announced < self.posted || announced - self.taken > ring {
+                return Err(Fault::EventsAhead { announced, seen: self.taken, ring });
             }
             self.posted = announced;
-            if self.read == self.posted {
+            if self.taken == self.posted {
                 return Ok(None);
             }
         }
-        let place = FIFO_HEADER_WORDS + (self.read & (ring - 1)) as usize;
+        let place = FIFO_HEADER_WORDS + (self.taken & (ring - 1)) as usize;
         let slot = self.theirs[place].load(Ordering::Relaxed);
-        self.read += 1;
+        self.taken += 1;
         match u32::try_from(slot) {
             Ok(slot) if slot < self.flows_max => Ok(Some(slot)),
             _ => Err(Fault::EventSlot { slot, slots: self.flows_max.into() }),
@@ -109,7 +109,7 @@ impl<W: Words> FifoReader<W> {
 
     /// Whether events wait to be read, by the peer's word for it.
     pub fn has_news(&self) -> bool {
-        self.read != self.theirs[POSTED].load(Ordering::Relaxed)
+        self.taken != self.theirs[POSTED].load(Ordering::Relaxed)
     }
 
     /// Whether the peer's domain said that it sleeps on its doorbell. Call after posting to it.

@@ -191,19 +191,19 @@ fn events_arrive_in_order_and_lies_are_named() {
     let words = HeapWords::new(fifo_words(4));
     let mut writer = FifoWriter::new(words.clone()).unwrap();
     let mut reader = FifoReader::new(words.clone(), 4).unwrap();
-    assert_eq!(reader.next(), Ok(None));
+    assert_eq!(reader.read(), Ok(None));
     for round in 0..100 {
         writer.post(round % 4);
         writer.post((round + 1) % 4);
         assert!(reader.has_news());
-        assert_eq!(reader.next(), Ok(Some(round % 4)));
-        assert_eq!(reader.next(), Ok(Some((round + 1) % 4)));
-        assert_eq!(reader.next(), Ok(None));
+        assert_eq!(reader.read(), Ok(Some(round % 4)));
+        assert_eq!(reader.read(), Ok(Some((round + 1) % 4)));
+        assert_eq!(reader.read(), Ok(None));
     }
     writer.post(4);
-    assert_eq!(reader.next(), Err(Fault::EventSlot { slot: 4, slots: 4 }));
+    assert_eq!(reader.read(), Err(Fault::EventSlot { slot: 4, slots: 4 }));
     words[0].store(u64::MAX, Relaxed);
-    assert!(matches!(reader.next(), Err(Fault::EventsAhead { .. })));
+    assert!(matches!(reader.read(), Err(Fault::EventsAhead { .. })));
     assert!(!reader.peer_asleep());
     writer.set_asleep(true);
     assert!(reader.peer_asleep());

@@ -118,7 +118,7 @@ fn a_domain_that_falls_asleep_has_seen_every_event_or_is_seen_asleep() {
             look.peer_asleep()
         });
         sleeper.set_asleep(true);
-        let seen = events.next().unwrap().is_some();
+        let seen = events.read().unwrap().is_some();
         let bell = peer.join().unwrap();
         assert!(seen || bell, "the event was lost");
     });

@@ -1,0 +1,46 @@
+//! A-TX: decides which flow may use the wire next (paper §4.4).
+//!
+//! The paper's driver used a form of Atropos, the CPU scheduler of Nemesis, for frames. This is the
+//! same idea put on firmer ground: every guaranteed flow is a *hard constant-bandwidth server* with
+//! budget `slice` per `period`, servers are served earliest deadline first, and time nobody has a
+//! claim to goes round-robin to flows that take slack. Integers only; no clock, no I/O.
+//!
+//! # The rules
+//!
+//! A guaranteed flow has a budget `r`, the start of its next period `T`, and a fluid tag `F`: when a
+//! fluid line serving it at its rate would have finished what it has sent. With `l` the deadline
+//! hint (the period, unless shorter) and `c` the wire time of its next frame:
+//!
+//! * *wake* (the flow was idle and has a frame): keep budget and deadline if the reservation allows,
+//!   else start a new period. The original zeroed the budget of a flow that blocked for less than
+//!   a period, which cost a steady sender with small gaps up to a period of latency;
+//! * *key* of a ready flow: its deadline `d = F + r·l/s` if the budget covers the frame, else
+//!   `F + c·l/s`: a frame that straddles two periods borrows from the next one and carries its
+//!   later deadline;
+//! * *serve* the smallest key: `r -= c`, `F += c·l/s`; a flow without budget waits for `T`;
+//! * *replenish* at `T`: `r += s`, so debts are paid and no share is lost, `F = max(F, T)`, `T += p`.
+//!
+//! # Invariants
+//!
+//! 1. If the densities `s/l` of all flows sum to at most one, every guaranteed frame has left the
+//!    wire by its key plus one longest frame, the lead and a bucket width ([`Line::tardiness_ns`]),
+//!    whatever the flows do. `tests/bound.rs` tries hard to violate this.
+//! 2. A flow without slack never gets more than `s·(⌊τ/p⌋ + 2)` plus one frame in any interval `τ`.
+//! 3. Deadlines are in *available* line time: when the driver could not run, the clock of the
+//!    scheduler stood still ([`Atropos::stall_ns`]), and what was lost is shared and reported.
+//!
+//! # Cost
+//!
+//! One cache line per flow and two bucket queues found by first-set-bit: constant per frame, and no
+//! queue operation at all while a flow sends within its slice.
+
+#![forbid(unsafe_code)]
+
+mod buckets;
+mod flow;
+mod line;
+mod scheduler;
+mod slack;
+
+pub use line::Line;
+pub use scheduler::{Atropos, Head, Next};

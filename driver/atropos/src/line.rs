@@ -1,0 +1,69 @@
+//! The line: what a frame costs, and how precisely it is scheduled.
+
+use base_flow::Rate;
+
+/// Facts about the wire that the scheduler works with.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Line {
+    rate: Rate,
+    /// Wire time of the longest frame.
+    frame_ns: u64,
+    lead_ns: u64,
+    /// Least a frame costs, whatever its wire time: the driver's own time for it, so that
+    /// guarantees hold where the processor and not the wire is the bottleneck.
+    cost_ns_min: u64,
+    shift: u32,
+}
+
+impl Line {
+    /// Coarsest bucket width that keeps the longest period and its deadline within the queues.
+    const SHIFT_MIN: u32 = 7;
+
+    /// A line of `rate` for frames of up to `frame_bytes` (without check sequence).
+    ///
+    /// `lead_ns` is how far ahead of the wire frames are handed to the device: 0 for a driver that
+    /// spins, at least the time of a wake-up for one that sleeps. It adds to the tardiness bound.
+    pub const fn new(rate: Rate, frame_bytes: usize, lead_ns: u64) -> Self {
+        let frame_ns = rate.wire_ns(frame_bytes);
+        // Buckets of at most an eighth of the longest frame, but wide enough for the horizon.
+        let eighth = frame_ns / 8;
+        let shift = if eighth < 1 << Self::SHIFT_MIN { Self::SHIFT_MIN } else { eighth.ilog2() };
+        Self { rate, frame_ns, lead_ns, cost_ns_min: 0, shift }
+    }
+
+    /// The same line, on which no frame costs less than `cost_ns`.
+    #[must_use]
+    pub const fn with_cost_min(self, cost_ns: u64) -> Self {
+        Self { cost_ns_min: cost_ns, ..self }
+    }
+
+    /// What a frame of `frame_bytes` is charged.
+    pub const fn cost_ns(&self, frame_bytes: usize) -> u64 {
+        let wire = self.rate.wire_ns(frame_bytes);
+        if wire < self.cost_ns_min { self.cost_ns_min } else { wire }
+    }
+
+    /// The rate.
+    pub const fn rate(&self) -> Rate {
+        self.rate
+    }
+
+    /// Wire time of the longest frame.
+    pub const fn frame_ns(&self) -> u64 {
+        self.frame_ns
+    }
+
+    /// How far ahead of the wire frames are handed to the device.
+    pub const fn lead_ns(&self) -> u64 {
+        self.lead_ns
+    }
+
+    /// How late beyond its key a guaranteed frame can leave the wire.
+    pub const fn tardiness_ns(&self) -> u64 {
+        self.frame_ns + self.lead_ns + (1 << self.shift)
+    }
+
+    pub(crate) const fn shift(&self) -> u32 {
+        self.shift
+    }
+}

@@ -1,0 +1,240 @@
+//! What contracts mean to those who have them: shares, slack, changes, stalls.
+
+use base_flow::{Contract, Rate};
+use driver_atropos::{Atropos, Head, Line, Next};
+
+const MS: u64 = 1_000_000;
+const FRAME: u64 = 123_040;
+
+/// Flows that always have a frame, on a line that never stalls.
+struct Flood {
+    atropos: Atropos,
+    now: i64,
+    sent: Vec<u64>,
+}
+
+impl Flood {
+    fn new(contracts: &[Contract]) -> Self {
+        let mut flood = Self {
+            atropos: Atropos::new(Line::new(Rate::mbit(100), 1514, 0), 0),
+            now: 0,
+            sent: Vec::new(),
+        };
+        for contract in contracts {
+            flood.join(*contract);
+        }
+        flood
+    }
+
+    fn join(&mut self, contract: Contract) {
+        let index = self.sent.len() as u32;
+        self.sent.push(0);
+        self.atropos.add(index, &contract);
+        self.atropos.wake(index, FRAME, self.now);
+    }
+
+    /// Runs for `ms` and returns what each flow sent meanwhile.
+    fn run(&mut self, ms: u64) -> Vec<u64> {
+        let before = self.sent.clone();
+        let end = self.now + (ms * MS) as i64;
+        while self.now < end {
+            match self.atropos.next(self.now) {
+                Next::Serve { flow, slack, .. } => {
+                    self.atropos.served(
+                        flow,
+                        slack,
+                        FRAME,
+                        true,
+                        Head::Frame { cost_ns: FRAME },
+                        self.now,
+                    );
+                    self.sent[flow as usize] += 1;
+                }
+                Next::Sleep { until_ns } => {
+                    self.now = until_ns.unwrap_or(end).min(end).max(self.now + 1)
+                }
+            }
+        }
+        self.sent
+            .iter()
+            .zip(before.iter().chain(std::iter::repeat(&0)))
+            .map(|(a, b)| a - b)
+            .collect()
+    }
+}
+
+fn ms(slice: u64, period: u64) -> Contract {
+    Contract::guaranteed(slice * MS, period * MS).unwrap()
+}
+
+fn frames(ns: u64) -> i64 {
+    (ns / FRAME) as i64
+}
+
+#[test]
+fn six_floods_get_their_slices_to_within_a_frame() {
+    let contracts: Vec<Contract> = (1..=6).map(|i| ms(4 * i, 100)).collect();
+    let sent = Flood::new(&contracts).run(10_000);
+    for (contract, sent) in contracts.iter().zip(sent) {
+        let expected = frames(contract.slice_ns * 100);
+        assert!((sent as i64 - expected).abs() <= 1, "{contract}: {sent} frames, not {expected}");
+    }
+}
+
+#[test]
+fn slack_takes_what_is_left_and_yields_to_every_newcomer() {
+    let mut flood = Flood::new(&[Contract::BEST_EFFORT]);
+    assert_eq!(flood.run(5_000)[0] as i64, frames(5_000 * MS) + 1, "alone it has the whole line");
+    for (count, slice) in [6, 7, 8, 9].into_iter().enumerate() {
+        flood.join(ms(slice, 100));
+        let sent = flood.run(5_000);
+        for (joined, slice) in [6u64, 7, 8, 9].into_iter().enumerate().take(count + 1) {
+            let expected = frames(slice * 50 * MS);
+            assert!(
+                (sent[joined + 1] as i64 - expected).abs() <= 2,
+                "{slice} ms: {} not {expected}",
+                sent[joined + 1]
+            );
+        }
+        let total: u64 = sent.iter().sum();
+        assert!((total as i64 - frames(5_000 * MS)).abs() <= 1, "the line is never idle: {total}");
+    }
+}
+
+#[test]
+fn slack_is_shared_by_weight() {
+    let weight = |weight| Contract { weight, ..Contract::BEST_EFFORT };
+    let sent = Flood::new(&[weight(1), weight(3)]).run(1_000);
+    assert!((sent[1] as i64 - 3 * sent[0] as i64).abs() <= 3, "{sent:?}");
+}
+
+#[test]
+fn a_flow_without_slack_never_gets_more_than_its_slices() {
+    let contract = ms(7, 50);
+    let mut flood = Flood::new(&[contract]);
+    let mut sent = Vec::new();
+    for _ in 0..2_000 {
+        sent.push(flood.run(1)[0]);
+    }
+    for window in [1u64, 10, 50, 130] {
+        let most = sent.windows(window as usize).map(|w| w.iter().sum::<u64>()).max().unwrap();
+        let bound = 7 * MS * (window / 50 + 2) + FRAME;
+        assert!(most * FRAME <= bound, "{most} frames in {window} ms");
+    }
+}
+
+#[test]
+fn a_steady_sender_with_gaps_keeps_its_latency() {
+    // One small frame every 5 ms under a contract with a period of 10 ms, against a flood that
+    // would take the whole line: the original's rule made this wait for the next period.
+    let mut flood = Flood::new(&[ms(80, 100), Contract::BEST_EFFORT]);
+    let cost = flood.atropos.line().cost_ns(200);
+    flood.atropos.add(2, &ms(1, 10));
+    let (mut worst, mut next_at, mut pending) = (0, 1 * MS as i64, None);
+    for _ in 0..20_000 {
+        if flood.now >= next_at && pending.is_none() {
+            flood.atropos.wake(2, cost, flood.now);
+            pending = Some(next_at);
+            next_at += 5 * MS as i64;
+        }
+        match flood.atropos.next(flood.now) {
+            Next::Serve { flow: 2, slack, .. } => {
+                flood.atropos.served(2, slack, cost, true, Head::Empty, flood.now);
+                worst = worst.max(flood.now + cost as i64 - pending.take().unwrap());
+            }
+            Next::Serve { flow, slack, .. } => {
+                flood.atropos.served(
+                    flow,
+                    slack,
+                    FRAME,
+                    true,
+                    Head::Frame { cost_ns: FRAME },
+                    flood.now,
+                );
+            }
+            Next::Sleep { until_ns } => {
+                flood.now = until_ns.unwrap().min(next_at.max(flood.now + 1))
+            }
+        }
+    }
+    assert!(worst > 0 && worst <= 2 * FRAME as i64 + cost as i64, "worst {worst} ns");
+}
+
+#[test]
+fn a_change_of_contract_holds_from_the_next_period() {
+    let mut flood = Flood::new(&[ms(10, 100), ms(20, 100)]);
+    flood.run(1_000);
+    flood.atropos.set_contract(0, &ms(30, 100));
+    flood.run(100);
+    let sent = flood.run(2_000);
+    assert!((sent[0] as i64 - frames(30 * 20 * MS)).abs() <= 1, "{sent:?}");
+    assert!((sent[1] as i64 - frames(20 * 20 * MS)).abs() <= 1, "the neighbour does not notice");
+}
+
+#[test]
+fn time_the_driver_could_not_run_is_reported_and_shared() {
+    let mut flood = Flood::new(&[ms(40, 100), ms(40, 100)]);
+    flood.run(1_000);
+    let lost = 35 * MS as i64;
+    flood.now += lost;
+    let sent = flood.run(1_000);
+    let stall = flood.atropos.stall_ns();
+    assert!((stall - lost).abs() < FRAME as i64 * 2, "{stall}");
+    for sent in sent {
+        assert!((sent as i64 - frames(400 * MS)).abs() <= frames(40 * MS), "{sent}");
+    }
+}
+
+#[test]
+fn a_refused_frame_costs_its_sender_budget_but_nobody_line_time() {
+    let mut flood = Flood::new(&[ms(4, 100), Contract::BEST_EFFORT]);
+    let end = 1_000 * MS as i64;
+    let (mut refused, mut sent) = (0i64, 0i64);
+    while flood.now < end {
+        match flood.atropos.next(flood.now) {
+            Next::Serve { flow: 0, slack, .. } => {
+                flood.atropos.served(
+                    0,
+                    slack,
+                    6_720,
+                    false,
+                    Head::Frame { cost_ns: 6_720 },
+                    flood.now,
+                );
+                refused += 1;
+            }
+            Next::Serve { flow, slack, .. } => {
+                flood.atropos.served(
+                    flow,
+                    slack,
+                    FRAME,
+                    true,
+                    Head::Frame { cost_ns: FRAME },
+                    flood.now,
+                );
+                sent += 1;
+            }
+            Next::Sleep { until_ns } => flood.now = until_ns.unwrap(),
+        }
+    }
+    assert!(
+        (refused - 40 * MS as i64 / 6_720).abs() <= 10,
+        "{refused} attempts in 40 ms of slices"
+    );
+    assert!((sent - frames(1_000 * MS)).abs() <= 1, "{sent}");
+}
+
+#[test]
+fn a_removed_flow_leaves_no_trace() {
+    let mut flood = Flood::new(&[ms(10, 100), ms(20, 100), Contract::BEST_EFFORT]);
+    flood.run(333);
+    flood.atropos.remove(0);
+    flood.atropos.remove(2);
+    flood.atropos.remove(9);
+    let sent = flood.run(1_000);
+    assert_eq!((sent[0], sent[2]), (0, 0));
+    flood.atropos.add(0, &ms(30, 100));
+    flood.atropos.wake(0, FRAME, flood.now);
+    let sent = flood.run(1_000);
+    assert!((sent[0] as i64 - frames(300 * MS)).abs() <= frames(30 * MS), "{sent:?}");
+}

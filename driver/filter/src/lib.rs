@@ -1,0 +1,28 @@
+//! Who owns an arriving frame, and who may send a leaving one (paper §3.1, §4.3).
+//!
+//! | Direction | Question | Here |
+//! |---|---|---|
+//! | receive | which flow, if any, is the frame for? | [`Demux::classify`] |
+//! | transmit | is the frame what its flow may send? | [`Template::check`] |
+//!
+//! Both are native code for the protocols everybody uses; the flow manager, which is trusted,
+//! decides what is installed. Neither allocates, and both treat every byte as an allegation.
+//!
+//! # Invariants
+//!
+//! 1. Of the flows that match a frame exactly one is most specific: connected before listening
+//!    before wildcard. The flow manager promises that no two are equal; [`Demux::install`] refuses
+//!    a second one.
+//! 2. A [`Checked`] frame's header lies in the driver's private memory and has passed its flow's
+//!    template. Only [`Template::check`] makes one, and links send nothing else.
+
+#![forbid(unsafe_code)]
+
+mod demux;
+mod key;
+mod parse;
+mod template;
+
+pub use demux::{Demux, InUse, Verdict};
+pub use parse::{Arrived, Fields, parse};
+pub use template::{Checked, HEADER_BYTES_MAX, Rights, Template};

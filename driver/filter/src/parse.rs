@@ -1,0 +1,214 @@
+//! One pass over the headers of an arriving frame.
+//!
+//! Reads what demultiplexing needs and checks what reading it safely needs; everything else
+//! (checksums, options, state) is the business of the flow's owner, on his time.
+
+use core::net::IpAddr;
+
+use base_flow::DropReason;
+use base_wire::{
+    ETHERNET_BYTES, EtherType, Ethernet, Header, ICMP_BYTES, IPV4_BYTES, IPV6_BYTES, Icmp,
+    IcmpV4Type, IcmpV6Type, Ipv4, Ipv6, Mac, Protocol, TCP_BYTES, Tcp, UDP_BYTES, Udp, VlanTag,
+};
+
+/// What a frame carries, as far as a demultiplexer cares.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrived {
+    /// A packet of one of the protocols flows are made of.
+    Packet(Fields),
+    /// ARP.
+    Arp,
+    /// IP between these addresses, but nothing a flow could be attached to.
+    OtherIp {
+        /// Address the packet is for.
+        destination: IpAddr,
+        /// Whether it is a fragment.
+        fragment: bool,
+    },
+}
+
+/// The fields that decide whose packet it is, seen from this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fields {
+    /// Protocol of the flow: the packet's own, or for control messages the one they are about.
+    pub protocol: Protocol,
+    /// Address on this host: the destination, or for control messages the source of the packet
+    /// they quote.
+    pub local: IpAddr,
+    /// Port on this host; for echo replies the identifier.
+    pub local_port: u16,
+    /// Address of the other end.
+    pub remote: IpAddr,
+    /// Port of the other end; 0 for echo.
+    pub remote_port: u16,
+    /// Address the packet itself is for; differs from `local` only in malicious quotes.
+    pub destination: IpAddr,
+    /// Bytes from the start of the frame to the end of the transport header.
+    pub header_bytes: u16,
+    /// Whether the packet may only go to the flow manager: echo requests and control messages
+    /// that are no answer to anything.
+    pub unsolicited: bool,
+}
+
+/// Stations, VLAN and content of a frame.
+pub(crate) type Parsed = (Mac, Option<u16>, Arrived);
+
+/// Reads a frame; `stripped_vlan` is the tag's control field if the link has removed it.
+///
+/// # Errors
+///
+/// Why the frame cannot be anybody's.
+pub fn parse(frame: &[u8], stripped_vlan: Option<u16>) -> Result<Parsed, DropReason> {
+    let (ethernet, mut rest) = Ethernet::split(frame).ok_or(DropReason::Truncated)?;
+    let mut ether_type = ethernet.ether_type;
+    let mut vlan = stripped_vlan.map(|control| control & 0x0fff);
+    let mut link_bytes = ETHERNET_BYTES;
+    if ether_type == EtherType::VLAN {
+        let (tag, inner) = VlanTag::split(rest).ok_or(DropReason::Truncated)?;
+        if vlan.is_some() {
+            return Err(DropReason::OtherVlan);
+        }
+        vlan = Some(tag.id());
+        ether_type = tag.ether_type;
+        rest = inner;
+        link_bytes += base_wire::VLAN_TAG_BYTES;
+    }
+    let vlan = vlan.filter(|&id| id != 0);
+    let arrived = match ether_type {
+        EtherType::IPV4 => ipv4(rest, link_bytes)?,
+        EtherType::IPV6 => ipv6(rest, link_bytes)?,
+        EtherType::ARP => Arrived::Arp,
+        _ => return Err(DropReason::UnknownEtherType),
+    };
+    Ok((ethernet.destination, vlan, arrived))
+}
+
+fn ipv4(packet: &[u8], link_bytes: usize) -> Result<Arrived, DropReason> {
+    let (ip, _) = Ipv4::split(packet).ok_or(DropReason::Truncated)?;
+    let (header, total) = (ip.header_bytes(), usize::from(ip.total_bytes.get()));
+    if ip.version() != 4 || header < IPV4_BYTES || total < header {
+        return Err(DropReason::MalformedIp);
+    }
+    let payload = packet.get(header..total).ok_or(DropReason::Truncated)?;
+    let (source, destination) = (IpAddr::V4(ip.source()), IpAddr::V4(ip.destination()));
+    if ip.is_fragment() {
+        return Ok(Arrived::OtherIp { destination, fragment: true });
+    }
+    transport(ip.protocol, source, destination, payload, link_bytes + header)
+}
+
+fn ipv6(packet: &[u8], link_bytes: usize) -> Result<Arrived, DropReason> {
+    let (ip, rest) = Ipv6::split(packet).ok_or(DropReason::Truncated)?;
+    if ip.version() != 6 {
+        return Err(DropReason::MalformedIp);
+    }
+    let payload = rest.get(..usize::from(ip.payload_bytes.get())).ok_or(DropReason::Truncated)?;
+    let (source, destination) = (IpAddr::V6(ip.source()), IpAddr::V6(ip.destination()));
+    if ip.next == Protocol::IPV6_FRAGMENT {
+        return Ok(Arrived::OtherIp { destination, fragment: true });
+    }
+    transport(ip.next, source, destination, payload, link_bytes + IPV6_BYTES)
+}
+
+fn transport(
+    protocol: Protocol,
+    source: IpAddr,
+    destination: IpAddr,
+    payload: &[u8],
+    lower_bytes: usize,
+) -> Result<Arrived, DropReason> {
+    let fields = Fields {
+        protocol,
+        local: destination,
+        local_port: 0,
+        remote: source,
+        remote_port: 0,
+        destination,
+        header_bytes: lower_bytes as u16,
+        unsolicited: false,
+    };
+    let with_ports = |local_port, remote_port, bytes: usize| {
+        let header_bytes = (lower_bytes + bytes) as u16;
+        Ok(Arrived::Packet(Fields { local_port, remote_port, header_bytes, ..fields }))
+    };
+    match (protocol, destination) {
+        (Protocol::UDP, _) => {
+            let (udp, _) = Udp::split(payload).ok_or(DropReason::MalformedTransport)?;
+            let bytes = usize::from(udp.bytes.get());
+            if bytes < UDP_BYTES || bytes > payload.len() {
+                return Err(DropReason::MalformedTransport);
+            }
+            with_ports(udp.destination.get(), udp.source.get(), UDP_BYTES)
+        }
+        (Protocol::TCP, _) => {
+            let (tcp, _) = Tcp::split(payload).ok_or(DropReason::MalformedTransport)?;
+            let bytes = tcp.header_bytes();
+            if bytes < TCP_BYTES || bytes > payload.len() {
+                return Err(DropReason::MalformedTransport);
+            }
+            with_ports(tcp.destination.get(), tcp.source.get(), bytes)
+        }
+        (Protocol::ICMP, IpAddr::V4(_)) | (Protocol::ICMPV6, IpAddr::V6(_)) => {
+            let (icmp, quoted) = Icmp::split(payload).ok_or(DropReason::MalformedTransport)?;
+            let fields = Fields { header_bytes: (lower_bytes + ICMP_BYTES) as u16, ..fields };
+            Ok(Arrived::Packet(control(icmp, quoted, fields)))
+        }
+        _ => Ok(Arrived::OtherIp { destination, fragment: false }),
+    }
+}
+
+/// Whose control message it is: echo replies belong to the identifier, errors to the flow whose
+/// packet they quote, everything else to the flow manager.
+fn control(icmp: &Icmp, quoted: &[u8], fields: Fields) -> Fields {
+    let (reply, error) = match fields.protocol {
+        Protocol::ICMP => (
+            IcmpV4Type::ECHO_REPLY,
+            matches!(
+                icmp.kind,
+                IcmpV4Type::UNREACHABLE | IcmpV4Type::TIME_EXCEEDED | IcmpV4Type::PARAMETER_PROBLEM
+            ),
+        ),
+        _ => (IcmpV6Type::ECHO_REPLY, icmp.kind <= IcmpV6Type::ERROR_MAX),
+    };
+    let unsolicited = Fields { unsolicited: true, ..fields };
+    if icmp.kind == reply {
+        return Fields { local_port: icmp.id.get(), ..fields };
+    }
+    if !error {
+        return unsolicited;
+    }
+    let Some((protocol, source, destination, transport)) = quote(quoted, fields.destination) else {
+        return unsolicited;
+    };
+    // Only the first eight bytes of the quoted transport header need be there (RFC 792).
+    let ports = match protocol {
+        Protocol::UDP | Protocol::TCP => transport
+            .first_chunk::<4>()
+            .map(|&[a, b, c, d]| (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]))),
+        Protocol::ICMP | Protocol::ICMPV6 => {
+            Icmp::split(transport).map(|(echo, _)| (echo.id.get(), 0))
+        }
+        _ => None,
+    };
+    let Some((local_port, remote_port)) = ports else { return unsolicited };
+    // A quote of a packet that this host cannot have sent is nobody's.
+    if source != fields.destination {
+        return unsolicited;
+    }
+    Fields { protocol, local: source, local_port, remote: destination, remote_port, ..fields }
+}
+
+/// The packet a control message quotes: protocol, source, destination, start of its payload.
+fn quote(bytes: &[u8], outer: IpAddr) -> Option<(Protocol, IpAddr, IpAddr, &[u8])> {
+    if outer.is_ipv4() {
+        let (ip, _) = Ipv4::split(bytes)?;
+        let header = ip.header_bytes();
+        if ip.version() != 4 || header < IPV4_BYTES || ip.is_fragment() {
+            return None;
+        }
+        Some((ip.protocol, ip.source().into(), ip.destination().into(), bytes.get(header..)?))
+    } else {
+        let (ip, rest) = Ipv6::split(bytes)?;
+        (ip.version() == 6).then_some((ip.next, ip.source().into(), ip.destination().into(), rest))
+    }
+}

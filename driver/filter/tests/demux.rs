@@ -1,0 +1,286 @@
+//! The demultiplexer against a linear scan over an independently parsed packet.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use base_flow::{DropReason, Endpoints, Sap, Transport};
+use base_wire::Mac;
+use driver_filter::{Demux, InUse, Verdict};
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
+use proptest::prelude::*;
+
+const US: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const OURS_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const OURS_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, 1);
+
+fn demux() -> Demux {
+    let mut demux = Demux::new(US, None, [1, 2]);
+    demux.set_addresses(&["10.77.0.1/24".parse().unwrap(), "fd00::1/64".parse().unwrap()]);
+    demux
+}
+
+/// The definition: of all flows that match, the one with the most ends given.
+fn scan(flows: &[(Endpoints, u32)], frame: &[u8]) -> Option<u32> {
+    let packet = SlicedPacket::from_ethernet(frame).ok()?;
+    let (source, destination): (IpAddr, IpAddr) = match packet.net.as_ref()? {
+        NetSlice::Ipv4(ip) => {
+            (ip.header().source_addr().into(), ip.header().destination_addr().into())
+        }
+        NetSlice::Ipv6(ip) => {
+            (ip.header().source_addr().into(), ip.header().destination_addr().into())
+        }
+        NetSlice::Arp(_) => return None,
+    };
+    let (transport, there, here) = match packet.transport.as_ref()? {
+        TransportSlice::Udp(udp) => (Transport::Udp, udp.source_port(), udp.destination_port()),
+        TransportSlice::Tcp(tcp) => (Transport::Tcp, tcp.source_port(), tcp.destination_port()),
+        _ => return None,
+    };
+    let matches = |ends: &Endpoints| {
+        ends.transport == transport
+            && ends.local.port == here
+            && ends.local.address.is_ipv4() == destination.is_ipv4()
+            && (ends.local.is_any_address() || ends.local.address == destination)
+            && ends.remote.is_none_or(|remote| remote == Sap::new(source, there))
+    };
+    let rank = |ends: &Endpoints| (ends.remote.is_some(), !ends.local.is_any_address());
+    flows
+        .iter()
+        .filter(|(ends, _)| matches(ends))
+        .max_by_key(|(ends, _)| rank(ends))
+        .map(|(_, flow)| *flow)
+}
+
+fn endpoints() -> impl Strategy<Value = Endpoints> {
+    let transport = prop_oneof![Just(Transport::Udp), Just(Transport::Tcp)];
+    (transport, any::<bool>(), any::<bool>(), any::<bool>(), 1u16..4, 1u16..4, 1u8..4).prop_map(
+        |(transport, v6, any_address, connected, here, there, host)| {
+            let (ours, all, peer): (IpAddr, IpAddr, IpAddr) = if v6 {
+                (
+                    OURS_V6.into(),
+                    Ipv6Addr::UNSPECIFIED.into(),
+                    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host.into()).into(),
+                )
+            } else {
+                (
+                    OURS_V4.into(),
+                    Ipv4Addr::UNSPECIFIED.into(),
+                    Ipv4Addr::new(10, 77, 0, host).into(),
+                )
+            };
+            // A connected flow has a definite local address: the flow manager fills it in.
+            let local = Sap::new(if any_address && !connected { all } else { ours }, here);
+            Endpoints { transport, local, remote: connected.then_some(Sap::new(peer, there)) }
+        },
+    )
+}
+
+fn frame() -> impl Strategy<Value = Vec<u8>> {
+    (any::<bool>(), any::<bool>(), 1u16..4, 1u16..4, 1u8..4).prop_map(
+        |(v6, tcp, there, here, host)| {
+            let link = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], US.0);
+            let ip = if v6 {
+                link.ipv6(
+                    Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, host.into()).octets(),
+                    OURS_V6.octets(),
+                    64,
+                )
+            } else {
+                link.ipv4([10, 77, 0, host], OURS_V4.octets(), 64)
+            };
+            let mut frame = Vec::new();
+            if tcp {
+                ip.tcp(there, here, 1, 1000).write(&mut frame, b"x").unwrap();
+            } else {
+                ip.udp(there, here).write(&mut frame, b"x").unwrap();
+            }
+            frame
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn a_frame_goes_where_a_linear_scan_sends_it(
+        ends in proptest::collection::vec(endpoints(), 0..24),
+        frames in proptest::collection::vec(frame(), 1..16),
+        removed in any::<u32>(),
+    ) {
+        let mut demux = demux();
+        let mut flows: Vec<(Endpoints, u32)> = Vec::new();
+        for (index, ends) in ends.into_iter().enumerate() {
+            let taken = flows.iter().find(|(other, _)| *other == ends).map(|(_, flow)| InUse { flow: *flow });
+            let installed = demux.install(&ends, index as u32);
+            prop_assert_eq!(installed.err(), taken);
+            if taken.is_none() {
+                flows.push((ends, index as u32));
+            }
+        }
+        flows.retain(|(ends, flow)| {
+            let keep = removed & (1 << flow) == 0;
+            if !keep {
+                demux.remove(ends, *flow);
+            }
+            keep
+        });
+        prop_assert_eq!(demux.len(), flows.len());
+        for frame in frames {
+            let verdict = match demux.classify(&frame, None) {
+                Verdict::Flow { flow, .. } => Some(flow),
+                Verdict::LastResort => None,
+                Verdict::Drop(reason) => return Err(TestCaseError::fail(format!("dropped: {reason}"))),
+            };
+            prop_assert_eq!(verdict, scan(&flows, &frame));
+        }
+    }
+
+    #[test]
+    fn no_bytes_make_the_demultiplexer_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120), vlan in any::<Option<u16>>()) {
+        let _ = demux().classify(&bytes, vlan);
+    }
+
+    #[test]
+    fn a_damaged_frame_is_never_claimed_against_the_independent_parser(mut frame in frame(), at in 0usize..54, value: u8) {
+        let ends = Endpoints { transport: Transport::Udp, local: Sap::any_v4(1), remote: None };
+        let mut demux = demux();
+        demux.install(&ends, 7).unwrap();
+        if let Some(byte) = frame.get_mut(at) {
+            *byte = value;
+        }
+        if let Verdict::Flow { .. } = demux.classify(&frame, None) {
+            prop_assert_eq!(scan(&[(ends, 7)], &frame), Some(7));
+        }
+    }
+}
+
+fn udp_frame() -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], US.0)
+        .ipv4([10, 77, 0, 2], OURS_V4.octets(), 64)
+        .udp(2000, 1000)
+        .write(&mut frame, b"payload")
+        .unwrap();
+    frame
+}
+
+fn with(at: usize, bytes: &[u8]) -> Vec<u8> {
+    let mut frame = udp_frame();
+    frame[at..at + bytes.len()].copy_from_slice(bytes);
+    frame
+}
+
+#[test]
+fn every_reason_to_drop_has_a_frame_that_causes_it() {
+    let mut demux = demux();
+    let local = Sap::new(OURS_V4.into(), 1000);
+    demux.install(&Endpoints { transport: Transport::Udp, local, remote: None }, 5).unwrap();
+    let verdict = |frame: &[u8]| demux.classify(frame, None);
+    assert_eq!(verdict(&udp_frame()), Verdict::Flow { flow: 5, header_bytes: 42 });
+    let rows: &[(&str, Vec<u8>, DropReason)] = &[
+        ("no whole Ethernet header", udp_frame()[..13].to_vec(), DropReason::Truncated),
+        ("no whole IP header", udp_frame()[..30].to_vec(), DropReason::Truncated),
+        ("payload cut", udp_frame()[..45].to_vec(), DropReason::Truncated),
+        ("another station", with(5, &[2]), DropReason::NotOurMac),
+        ("unknown type", with(12, &[0x12, 0x34]), DropReason::UnknownEtherType),
+        ("version 5", with(14, &[0x55]), DropReason::MalformedIp),
+        ("header of 16 bytes", with(14, &[0x44]), DropReason::MalformedIp),
+        ("total below header", with(16, &[0, 19]), DropReason::MalformedIp),
+        ("first fragment", with(20, &[0x20, 0]), DropReason::Fragment),
+        ("later fragment", with(20, &[0, 9]), DropReason::Fragment),
+        ("another host", with(33, &[9]), DropReason::NotOurAddress),
+        ("UDP length below header", with(38, &[0, 7]), DropReason::MalformedTransport),
+        ("UDP length beyond packet", with(38, &[0, 99]), DropReason::MalformedTransport),
+        ("broadcast to nobody", with(30, &[10, 77, 0, 255, 0, 0, 9, 9]), DropReason::Unclaimed),
+    ];
+    for (name, frame, reason) in rows {
+        assert_eq!(verdict(frame), Verdict::Drop(*reason), "{name}");
+    }
+    assert_eq!(verdict(&with(36, &[9, 9])), Verdict::LastResort, "a port nobody owns");
+    assert_eq!(verdict(&with(23, &[89])), Verdict::LastResort, "a protocol nobody speaks");
+    assert_eq!(verdict(&with(12, &[8, 6])), Verdict::LastResort, "ARP");
+}
+
+#[test]
+fn vlan_tags_in_the_frame_and_beside_it_mean_the_same() {
+    let mut tagged = udp_frame();
+    tagged.splice(12..12, [0x81, 0x00, 0x20, 0x07]);
+    let local = Sap::new(OURS_V4.into(), 1000);
+    let ends = Endpoints { transport: Transport::Udp, local, remote: None };
+    for (vlan, expected_tagged, expected_plain) in
+        [(None, false, true), (Some(7), true, false), (Some(8), false, false)]
+    {
+        let mut demux = Demux::new(US, vlan, [1, 2]);
+        demux.set_addresses(&["10.77.0.1/24".parse().unwrap()]);
+        demux.install(&ends, 5).unwrap();
+        let claimed =
+            |frame: &[u8], beside| matches!(demux.classify(frame, beside), Verdict::Flow { .. });
+        assert_eq!(claimed(&tagged, None), expected_tagged, "in the frame, link in {vlan:?}");
+        assert_eq!(
+            claimed(&udp_frame(), Some(0x2007)),
+            expected_tagged,
+            "beside it, link in {vlan:?}"
+        );
+        assert_eq!(claimed(&udp_frame(), None), expected_plain, "untagged, link in {vlan:?}");
+        assert_eq!(
+            claimed(&udp_frame(), Some(0x2000)),
+            expected_plain,
+            "priority tag, link in {vlan:?}"
+        );
+    }
+    assert_eq!(
+        demux().classify(&tagged, Some(7)),
+        Verdict::Drop(DropReason::OtherVlan),
+        "two tags"
+    );
+}
+
+#[test]
+fn control_messages_go_to_the_flow_they_are_about() {
+    let mut demux = demux();
+    let local = Sap::new(OURS_V4.into(), 1000);
+    let remote = Some(Sap::new(Ipv4Addr::new(10, 77, 0, 2).into(), 2000));
+    demux.install(&Endpoints { transport: Transport::Udp, local, remote }, 5).unwrap();
+    demux
+        .install(
+            &Endpoints {
+                transport: Transport::Icmp,
+                local: Sap::new(OURS_V4.into(), 77),
+                remote: None,
+            },
+            6,
+        )
+        .unwrap();
+    let icmp = |kind: u8, id: u16, quoted: &[u8]| {
+        let mut frame = Vec::new();
+        let mut payload = vec![kind, 0, 0, 0];
+        payload.extend(id.to_be_bytes());
+        payload.extend([0, 1]);
+        payload.extend(quoted);
+        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], US.0)
+            .ipv4([10, 77, 0, 2], OURS_V4.octets(), 64)
+            .write(&mut frame, etherparse::IpNumber::ICMP, &payload)
+            .unwrap();
+        frame
+    };
+    let sent = |from: [u8; 4]| {
+        let mut packet = Vec::new();
+        PacketBuilder::ipv4(from, [10, 77, 0, 2], 64)
+            .udp(1000, 2000)
+            .write(&mut packet, &[])
+            .unwrap();
+        packet
+    };
+    let flow = |frame: &[u8]| match demux.classify(frame, None) {
+        Verdict::Flow { flow, .. } => Some(flow),
+        _ => None,
+    };
+    assert_eq!(flow(&icmp(0, 77, &[])), Some(6), "echo reply");
+    assert_eq!(flow(&icmp(0, 78, &[])), None, "echo reply to nobody");
+    assert_eq!(flow(&icmp(8, 77, &[])), None, "echo request is the flow manager's");
+    assert_eq!(flow(&icmp(3, 0, &sent([10, 77, 0, 1]))), Some(5), "unreachable");
+    assert_eq!(
+        flow(&icmp(3, 0, &sent([10, 77, 0, 3]))),
+        None,
+        "about a packet we cannot have sent"
+    );
+    assert_eq!(flow(&icmp(3, 0, &sent([10, 77, 0, 1])[..21])), None, "quote cut short");
+}
