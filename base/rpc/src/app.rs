@@ -130,7 +130,7 @@ pub enum Reply {
         /// Links to choose from.
         links: Vec<LinkInfo>,
     },
-    /// The driver shares its arenas. Descriptors: control-in arena, notice page, driver doorbell.
+    /// The driver shares its arenas. Descriptors: control-in arena, driver doorbell.
     Joined,
     /// The access point is reserved.
     Bound {

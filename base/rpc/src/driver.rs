@@ -155,8 +155,7 @@ pub enum FromDriver {
     },
     /// The domain can open flows, or not.
     ///
-    /// Descriptors, if it can: control-in arena (read-only), notice page (read-only), and the
-    /// eventfd that wakes the driver.
+    /// Descriptors, if it can: control-in arena (read-only), and the eventfd that wakes the driver.
     DomainAdded {
         /// Which.
         domain: DomainId,

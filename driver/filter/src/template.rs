@@ -318,7 +318,8 @@ impl Image {
 
 const _: () = {
     let longest = ETHERNET_BYTES + VLAN_TAG_BYTES + IPV6_BYTES + TCP_BYTES;
-    assert!(longest <= WORDS * 8 && longest <= HEADER_BYTES_MAX);
+    assert!(longest <= WORDS * 8);
+    assert!(WORDS * 8 <= HEADER_BYTES_MAX);
     assert!(size_of::<Ethernet>() == ETHERNET_BYTES && size_of::<VlanTag>() == VLAN_TAG_BYTES);
     assert!(ICMP_BYTES == 8 && Protocol::UDP.0 == 17);
 };

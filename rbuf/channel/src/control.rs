@@ -30,3 +30,14 @@ pub const fn block_words(ring_words: u32) -> usize {
 pub trait Words: Deref<Target = [AtomicU64]> {}
 
 impl<T: Deref<Target = [AtomicU64]>> Words for T {}
+
+/// Bytes of a flow's block in a control arena: its transmit channel's block, then its receive
+/// channel's, each on cache lines of its own.
+pub const fn flow_block_bytes(tx_words: u32, rx_words: u32) -> u64 {
+    rx_block_offset(tx_words) + (block_words(rx_words) as u64 * 8).next_multiple_of(64)
+}
+
+/// Byte offset of the receive channel's block in a flow's block.
+pub const fn rx_block_offset(tx_words: u32) -> u64 {
+    (block_words(tx_words) as u64 * 8).next_multiple_of(64)
+}

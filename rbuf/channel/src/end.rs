@@ -241,6 +241,14 @@ impl<W: Words> End<W> {
         (&self.theirs[TAKEN], self.peer_taken)
     }
 
+    /// Sets this end's block to zero, for the next channel that will use it.
+    pub fn clear(&self) {
+        for word in self.mine.iter() {
+            word.store(0, Ordering::Relaxed);
+        }
+        fence(Ordering::Release);
+    }
+
     /// Words in each ring.
     pub const fn ring_words(&self) -> u64 {
         self.ring

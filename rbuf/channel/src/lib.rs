@@ -54,7 +54,10 @@ mod pool;
 mod sync;
 mod wait;
 
-pub use control::{BLOCK_HEADER_WORDS, RING_WORDS_MAX, RING_WORDS_MIN, Words, block_words};
+pub use control::{
+    BLOCK_HEADER_WORDS, RING_WORDS_MAX, RING_WORDS_MIN, Words, block_words, flow_block_bytes,
+    rx_block_offset,
+};
 pub use data::{Data, Hold, Mode};
 pub use end::{End, Notice};
 pub use fault::Fault;

@@ -32,15 +32,15 @@ pub unsafe fn volatile(to: *mut u8, from: *const u8, bytes: usize) {
     let words = bytes / 8;
     for index in 0..words {
         // SAFETY: clause 1: word `index` lies within the ranges.
-        let word = unsafe { from.cast::<Unaligned>().add(index).read_volatile() };
+        let word = unsafe { from.cast::<Unaligned>().wrapping_add(index).read_volatile() };
         // SAFETY: as above.
-        unsafe { to.cast::<Unaligned>().add(index).write_volatile(word) };
+        unsafe { to.cast::<Unaligned>().wrapping_add(index).write_volatile(word) };
     }
     for index in words * 8..bytes {
         // SAFETY: clause 1.
-        let byte = unsafe { from.add(index).read_volatile() };
+        let byte = unsafe { from.wrapping_add(index).read_volatile() };
         // SAFETY: clause 1.
-        unsafe { to.add(index).write_volatile(byte) };
+        unsafe { to.wrapping_add(index).write_volatile(byte) };
     }
 }
 

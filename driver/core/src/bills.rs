@@ -1,0 +1,114 @@
+//! Bills: counters in words that tools can read while the driver writes them.
+//!
+//! The driver is the only writer, so a count is a load and a store, not a locked addition.
+
+use std::sync::atomic::Ordering;
+
+use base_flow::{BILL_WORDS, Bill, DropReason, bill_word};
+use rbuf_channel::Words;
+
+/// Words of the counter area of a driver with up to `flows_max` flows; the last bill is the link's.
+pub const fn bill_words(flows_max: u32) -> usize {
+    (flows_max as usize + 1) * BILL_WORDS
+}
+
+/// Which direction processor time is charged to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    Tx,
+    Rx,
+}
+
+/// Work done since the last [`Bills::settle`]: whose, and how heavy.
+#[derive(Debug, Clone, Copy)]
+struct Work {
+    flow: u32,
+    weight: u32,
+    side: Side,
+}
+
+#[derive(Debug)]
+pub(crate) struct Bills<W> {
+    words: W,
+    flows_max: u32,
+    work: Vec<Work>,
+    weight: u64,
+}
+
+/// Work items between two settlements: more than a loop's budgets.
+const WORK_MAX: usize = 1024;
+
+/// Weight of handling a frame, in units of copying a byte: what was measured for the null link.
+const FRAME_WEIGHT: u32 = 1000;
+
+impl<W: Words> Bills<W> {
+    pub(crate) fn new(words: W, flows_max: u32) -> Option<Self> {
+        (words.len() >= bill_words(flows_max)).then(|| Self {
+            words,
+            flows_max,
+            work: Vec::with_capacity(WORK_MAX),
+            weight: 0,
+        })
+    }
+
+    /// The number under which the link itself is billed.
+    pub(crate) const fn link(&self) -> u32 {
+        self.flows_max
+    }
+
+    pub(crate) fn add(&self, flow: u32, word: usize, amount: u64) {
+        let word = &self.words[flow as usize * BILL_WORDS + word];
+        word.store(word.load(Ordering::Relaxed) + amount, Ordering::Relaxed);
+    }
+
+    pub(crate) fn set_link(&self, word: usize, value: u64) {
+        self.words[self.flows_max as usize * BILL_WORDS + word].store(value, Ordering::Relaxed);
+    }
+
+    pub(crate) fn count_drop(&self, flow: u32, reason: DropReason, frames: u64) {
+        self.add(flow, bill_word::DROPS + reason as usize, frames);
+    }
+
+    pub(crate) fn read(&self, flow: u32) -> Bill {
+        let base = flow as usize * BILL_WORDS;
+        Bill::from_words(|word| self.words[base + word].load(Ordering::Relaxed))
+    }
+
+    pub(crate) fn clear(&self, flow: u32) {
+        let base = flow as usize * BILL_WORDS;
+        for word in &self.words[base..base + BILL_WORDS] {
+            word.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Notes that a frame of which `copied` bytes were copied was handled for `flow`.
+    pub(crate) fn note(&mut self, flow: u32, side: Side, copied: usize) {
+        if self.work.len() < WORK_MAX {
+            let weight = FRAME_WEIGHT + copied as u32;
+            self.work.push(Work { flow, weight, side });
+            self.weight += u64::from(weight);
+        }
+    }
+
+    /// Shares `elapsed_ns` among those for whom work was noted, by weight; what nobody caused is
+    /// the link's. `paid` hears what each flow paid for receiving.
+    pub(crate) fn settle(&mut self, elapsed_ns: u64, mut paid: impl FnMut(u32, u64)) {
+        let mut left = elapsed_ns;
+        for index in 0..self.work.len() {
+            let Work { flow, weight, side } = self.work[index];
+            let share =
+                (u128::from(elapsed_ns) * u128::from(weight) / u128::from(self.weight)) as u64;
+            left -= share;
+            match side {
+                Side::Tx => self.add(flow, bill_word::TX_CPU_NS, share),
+                Side::Rx => {
+                    self.add(flow, bill_word::RX_CPU_NS, share);
+                    paid(flow, share);
+                }
+            }
+        }
+        self.work.clear();
+        self.weight = 0;
+        self.add(self.link(), bill_word::RX_CPU_NS, left);
+    }
+}

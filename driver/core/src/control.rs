@@ -1,0 +1,275 @@
+//! What the flow manager has installed: domains, flows, filters, contracts (the paper's `Netif`).
+
+use base_flow::{Bill, Contract, DropReason, Fib, FlowId, Prefix};
+use base_rpc::{DomainId, FlowLayout, InstallError};
+use driver_filter::{Rights, Template};
+use driver_link::Link;
+use rbuf_channel::{
+    End, RING_WORDS_MAX, RING_WORDS_MIN, Words, block_words, flow_block_bytes, rx_block_offset,
+};
+
+use crate::arenas::Arenas;
+use crate::domain::Domain;
+use crate::driver::Driver;
+use crate::flow::{Budget, Flow, NO_FLOW};
+
+/// Flows a domain may have at most, whatever it asks for.
+const DOMAIN_FLOWS_MAX: u32 = 1 << 16;
+
+impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
+    /// Lets a domain open flows in its arenas.
+    ///
+    /// # Errors
+    ///
+    /// If there is such a domain, or its control arena is too small for `flows_max` flows.
+    pub fn add_domain(
+        &mut self,
+        id: DomainId,
+        arenas: A,
+        flows_max: u32,
+    ) -> Result<(), InstallError> {
+        if flows_max == 0 || flows_max > DOMAIN_FLOWS_MAX {
+            return Err(InstallError::Layout(format!(
+                "{flows_max} flows are not between 1 and {DOMAIN_FLOWS_MAX}"
+            )));
+        }
+        if self.domain_index(id).is_some() {
+            return Err(InstallError::InUse(format!("domain {}", id.0)));
+        }
+        let Some(domain) = Domain::new(id, arenas, flows_max) else {
+            return Err(InstallError::Region { region: "event FIFO".into() });
+        };
+        match self.domains.iter().position(Option::is_none) {
+            Some(free) => self.domains[free] = Some(domain),
+            None => self.domains.push(Some(domain)),
+        }
+        Ok(())
+    }
+
+    /// Removes a domain and its flows; nothing of its memory is used afterwards, except by frames
+    /// that the link has not completed.
+    pub fn remove_domain(&mut self, id: DomainId) {
+        let Some(index) = self.domain_index(id) else { return };
+        let Some(domain) = &self.domains[index] else { return };
+        for flow in domain.slots.clone() {
+            if flow != NO_FLOW {
+                self.remove(flow);
+            }
+        }
+        self.domains[index] = None;
+    }
+
+    fn domain_index(&self, id: DomainId) -> Option<usize> {
+        self.domains.iter().position(|domain| domain.as_ref().is_some_and(|domain| domain.id == id))
+    }
+
+    /// Sets up a flow's channels. It is silent and deaf until it is attached.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the layout, which is the application's, or that the place is taken.
+    pub fn add_flow(
+        &mut self,
+        id: FlowId,
+        domain: DomainId,
+        layout: &FlowLayout,
+        contract: &Contract,
+        rx_cpu_ppb: u32,
+    ) -> Result<(), InstallError> {
+        if id.index >= self.limits.flows_max {
+            return Err(InstallError::Full);
+        }
+        let unknown = || InstallError::Unknown(format!("domain {}", domain.0));
+        let domain_index = self.domain_index(domain).ok_or_else(unknown)?;
+        let owner = self.domains[domain_index].as_mut().ok_or_else(unknown)?;
+        if self.flows.len() <= id.index as usize {
+            self.flows.resize_with(id.index as usize + 1, || None);
+        }
+        if self.flows[id.index as usize].is_some() {
+            return Err(InstallError::InUse(format!("flow {}", id.index)));
+        }
+        match owner.slots.get_mut(layout.slot as usize) {
+            Some(slot) if *slot == NO_FLOW => *slot = id.index,
+            Some(_) => return Err(InstallError::InUse(format!("slot {}", layout.slot))),
+            None => {
+                return Err(InstallError::Layout(format!(
+                    "slot {} of {}",
+                    layout.slot,
+                    owner.slots.len()
+                )));
+            }
+        }
+        match Flow::new(id, domain_index as u32, layout, &owner.arenas, rx_cpu_ppb) {
+            Ok(flow) => self.flows[id.index as usize] = Some(Box::new(flow)),
+            Err(error) => {
+                owner.slots[layout.slot as usize] = NO_FLOW;
+                return Err(error);
+            }
+        }
+        self.bills.clear(id.index);
+        self.atropos.add(id.index, contract);
+        Ok(())
+    }
+
+    /// Lets a flow send what `fib` describes and receive what matches its endpoints.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such flow, or another one has the endpoints.
+    pub fn attach(&mut self, fib: &Fib, now_ns: u64) -> Result<(), InstallError> {
+        let unknown = || InstallError::Unknown(format!("flow {}", fib.flow));
+        let index = self.find(fib.flow).ok_or_else(unknown)?;
+        let facts = self.link.facts();
+        let flow = self.flows[index as usize].as_mut().ok_or_else(unknown)?;
+        if flow.faulted {
+            return Err(unknown());
+        }
+        // A change of route keeps the endpoints: install only what differs.
+        let before = flow.endpoints.replace(fib.endpoints);
+        if before != Some(fib.endpoints) {
+            if let Err(error) = self.demux.install(&fib.endpoints, index) {
+                flow.endpoints = before;
+                return Err(InstallError::InUse(error.to_string()));
+            }
+            if let Some(before) = before {
+                self.demux.remove(&before, index);
+            }
+        }
+        flow.template = Some(Template::new(&Rights::Flow(*fib), facts.vlan));
+        self.activate(index, now_ns);
+        Ok(())
+    }
+
+    /// Lets a flow neither send nor receive; its channels stay.
+    pub fn detach(&mut self, id: FlowId) {
+        let Some(index) = self.find(id) else { return };
+        let Some(flow) = &mut self.flows[index as usize] else { return };
+        flow.template = None;
+        if let Some(endpoints) = flow.endpoints.take() {
+            self.demux.remove(&endpoints, index);
+        }
+    }
+
+    /// Removes a flow and returns its last bill; packets still in its channel are counted as
+    /// dropped.
+    pub fn remove_flow(&mut self, id: FlowId) -> Option<Bill> {
+        let index = self.find(id)?;
+        Some(self.remove(index))
+    }
+
+    fn remove(&mut self, index: u32) -> Bill {
+        self.silence(index);
+        if let Some(mut flow) = self.flows[index as usize].take() {
+            let mut unsent = u64::from(flow.head.is_some());
+            while !flow.faulted
+                && matches!(flow.tx.take(), Ok(Some(_)))
+                && unsent <= flow.tx.ring_words()
+            {
+                unsent += 1;
+            }
+            self.bills.count_drop(index, DropReason::Closed, unsent);
+            if let Some(Some(domain)) = self.domains.get_mut(flow.domain as usize)
+                && let Some(slot) = domain.slots.get_mut(flow.slot as usize)
+            {
+                *slot = NO_FLOW;
+            }
+            // The next user of the place finds counts of zero.
+            flow.tx.clear();
+            flow.rx.clear();
+        }
+        let bill = self.bills.read(index);
+        self.bills.clear(index);
+        bill
+    }
+
+    /// Changes a contract from the flow's next period on.
+    pub fn set_contract(&mut self, id: FlowId, contract: &Contract, now_ns: u64) {
+        if let Some(index) = self.find(id) {
+            self.atropos.set_contract(index, contract);
+            self.activate(index, now_ns);
+        }
+    }
+
+    /// Sets this host's addresses on the link.
+    pub fn set_addresses(&mut self, addresses: &[Prefix]) {
+        self.demux.set_addresses(addresses);
+    }
+
+    /// Gives frames that nobody claims to `id`, which may send any frame from our station.
+    ///
+    /// # Errors
+    ///
+    /// If there is no such flow.
+    pub fn set_last_resort(&mut self, id: FlowId, now_ns: u64) -> Result<(), InstallError> {
+        let unknown = || InstallError::Unknown(format!("flow {id}"));
+        let index = self.find(id).ok_or_else(unknown)?;
+        let facts = self.link.facts();
+        let flow = self.flows[index as usize].as_mut().ok_or_else(unknown)?;
+        flow.template = Some(Template::new(&Rights::Station(facts.station), facts.vlan));
+        self.last_resort = index;
+        self.activate(index, now_ns);
+        Ok(())
+    }
+
+    /// Treats a frame from the flow manager as if it had just arrived.
+    pub fn inject_frame(&mut self, frame: &[u8], now_ns: u64) {
+        self.inject(frame, now_ns);
+        self.announce();
+    }
+}
+
+impl<A: Arenas> Flow<A> {
+    fn new(
+        id: FlowId,
+        domain: u32,
+        layout: &FlowLayout,
+        arenas: &A,
+        rx_cpu_ppb: u32,
+    ) -> Result<Self, InstallError> {
+        let depth = |words: u32| {
+            words.is_power_of_two() && (RING_WORDS_MIN..=RING_WORDS_MAX).contains(&words)
+        };
+        if !depth(layout.tx_words) || !depth(layout.rx_words) {
+            return Err(InstallError::Layout(format!(
+                "rings of {} and {} words are not powers of two from {RING_WORDS_MIN} to {RING_WORDS_MAX}",
+                layout.tx_words, layout.rx_words
+            )));
+        }
+        let region = |region: &'static str| move || InstallError::Region { region: region.into() };
+        let bytes = flow_block_bytes(layout.tx_words, layout.rx_words);
+        layout.control_offset.checked_add(bytes).ok_or_else(region("control block"))?;
+        let tx_data = arenas
+            .tx_data(layout.tx_data.offset, layout.tx_data.bytes)
+            .ok_or_else(region("transmit data"))?;
+        let rx_data = arenas
+            .rx_data(layout.rx_data.offset, layout.rx_data.bytes)
+            .ok_or_else(region("receive data"))?;
+        let end = |offset: u64, words: u32, area: u32| {
+            let theirs = arenas.control_out(offset, block_words(words))?;
+            let ours = arenas.control_in(offset, block_words(words))?;
+            End::new(ours, theirs, area)
+        };
+        let tx = end(layout.control_offset, layout.tx_words, layout.tx_data.bytes)
+            .ok_or_else(region("transmit control"))?;
+        let rx_offset = layout.control_offset + rx_block_offset(layout.tx_words);
+        let rx = end(rx_offset, layout.rx_words, layout.rx_data.bytes)
+            .ok_or_else(region("receive control"))?;
+        Ok(Self {
+            id,
+            domain,
+            slot: layout.slot,
+            tx,
+            tx_data,
+            rx,
+            rx_data,
+            head: None,
+            spare: None,
+            owed_words: 0,
+            template: None,
+            endpoints: None,
+            receive_budget: Budget::new(rx_cpu_ppb),
+            touched: false,
+            faulted: false,
+        })
+    }
+}

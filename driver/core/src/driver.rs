@@ -1,0 +1,260 @@
+//! The driver itself: its tables, its loop, its bells.
+
+use std::collections::VecDeque;
+
+use base_flow::{Bill, FlowId, LinkFacts, Rate, bill_word};
+use base_rpc::FromDriver;
+use driver_atropos::{Atropos, Line};
+use driver_filter::Demux;
+use driver_link::Link;
+use rbuf_channel::{Fault, IoRec, Words};
+
+use crate::arenas::Arenas;
+use crate::bills::Bills;
+use crate::domain::Domain;
+use crate::flow::{Flow, NO_FLOW};
+
+/// How much a driver takes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Flows it can have.
+    pub flows_max: u32,
+    /// Frames received, and frames sent, in one round of the loop.
+    pub burst: usize,
+    /// Events read from one domain in one round.
+    pub events: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { flows_max: 65_536, burst: 64, events: 256 }
+    }
+}
+
+/// A packet that the link has not given back yet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct InFlight {
+    pub(crate) flow: FlowId,
+    pub(crate) rec: IoRec,
+}
+
+/// The data path of one link.
+pub struct Driver<L, A: Arenas, W> {
+    pub(crate) link: L,
+    pub(crate) limits: Limits,
+    pub(crate) demux: Demux,
+    pub(crate) atropos: Atropos,
+    pub(crate) flows: Vec<Option<Box<Flow<A>>>>,
+    pub(crate) domains: Vec<Option<Domain<A>>>,
+    pub(crate) bills: Bills<W>,
+    pub(crate) last_resort: u32,
+    pub(crate) in_flight: VecDeque<InFlight>,
+    /// Flows whose owners are to be told of something at the end of the round.
+    pub(crate) touched: Vec<u32>,
+    /// Flows whose owners lied in this round.
+    pub(crate) faults: Vec<(FlowId, Fault)>,
+    /// A frame on its way from one local flow to another.
+    pub(crate) scratch: Vec<u8>,
+}
+
+impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
+    /// A driver of `link`, scheduled at `rate` and `lead_ns` ahead, which counts in `counters`.
+    ///
+    /// `secret` must be random. `None` if `counters` has fewer than
+    /// [`bill_words`](crate::bill_words) words.
+    pub fn new(
+        link: L,
+        rate: Rate,
+        lead_ns: u64,
+        limits: Limits,
+        counters: W,
+        secret: [u64; 2],
+        now_ns: u64,
+    ) -> Option<Self> {
+        let facts = link.facts();
+        let line = Line::new(rate, facts.frame_bytes_max(), lead_ns);
+        Some(Self {
+            demux: Demux::new(facts.station, facts.vlan, secret),
+            atropos: Atropos::new(line, now_ns as i64),
+            flows: Vec::new(),
+            domains: Vec::new(),
+            bills: Bills::new(counters, limits.flows_max)?,
+            last_resort: NO_FLOW,
+            in_flight: VecDeque::with_capacity(256),
+            touched: Vec::with_capacity(1024),
+            faults: Vec::with_capacity(16),
+            scratch: vec![0; facts.frame_bytes_max()],
+            link,
+            limits,
+        })
+    }
+
+    /// The link.
+    pub const fn link(&self) -> &L {
+        &self.link
+    }
+
+    /// The link, to feed or configure it.
+    pub const fn link_mut(&mut self) -> &mut L {
+        &mut self.link
+    }
+
+    /// What to tell the flow manager of the link.
+    pub fn facts(&self, name: &str, kind: &str) -> LinkFacts {
+        let facts = self.link.facts();
+        LinkFacts {
+            name: name.to_string(),
+            kind: kind.to_string(),
+            mac: facts.station,
+            mtu: facts.mtu,
+            rate: self.atropos.line().rate(),
+            tardiness_ns: self.atropos.line().tardiness_ns(),
+        }
+    }
+
+    /// Number of flows.
+    pub fn flows(&self) -> usize {
+        self.flows.iter().flatten().count()
+    }
+
+    /// The bill of a flow so far.
+    pub fn flow_bill(&self, flow: FlowId) -> Option<Bill> {
+        self.find(flow).map(|index| self.bills.read(index))
+    }
+
+    /// The link's own bill: frames of no flow, and time nobody caused.
+    pub fn link_bill(&self) -> Bill {
+        self.bills.read(self.bills.link())
+    }
+
+    /// Nanoseconds the line stood still because the loop could not run.
+    pub const fn stall_ns(&self) -> i64 {
+        self.atropos.stall_ns()
+    }
+
+    /// Shares the processor time of the work just done among those it was done for.
+    pub fn bill(&mut self, elapsed_ns: u64) {
+        let flows = &mut self.flows;
+        self.bills.settle(elapsed_ns, |index, paid| {
+            if let Some(Some(flow)) = flows.get_mut(index as usize) {
+                flow.receive_budget.pay(paid);
+            }
+        });
+    }
+
+    /// Publishes what only the loop knows: processor time of its thread.
+    pub fn publish(&mut self, thread_ns: u64) {
+        self.bills.set_link(bill_word::LINK_THREAD_NS, thread_ns);
+        self.bills.set_link(bill_word::LINK_STALL_NS, self.atropos.stall_ns() as u64);
+    }
+
+    /// Announces that the loop is about to sleep; `false`, and still awake, if a domain has posted
+    /// an event that was not read.
+    pub fn doze(&mut self) -> bool {
+        let domains = || self.domains.iter().flatten().filter(|domain| !domain.faulted);
+        for domain in domains() {
+            domain.posts.set_asleep(true);
+        }
+        let idle = !domains().any(|domain| domain.events.has_news());
+        if !idle {
+            self.awake();
+        }
+        idle
+    }
+
+    /// The loop has slept.
+    pub fn awake(&mut self) {
+        for domain in self.domains.iter().flatten() {
+            domain.posts.set_asleep(false);
+        }
+    }
+
+    /// Channels that were closed since the last call because their owner lied.
+    pub fn take_faults(&mut self) -> Vec<FromDriver> {
+        let told =
+            |(flow, fault): (FlowId, Fault)| FromDriver::Fault { flow, fault: fault.to_string() };
+        self.faults.drain(..).map(told).collect()
+    }
+
+    /// Whether [`Self::take_faults`] has something to tell.
+    pub const fn has_faults(&self) -> bool {
+        !self.faults.is_empty()
+    }
+
+    /// The table index of `flow`, unless the place has another user by now.
+    pub(crate) fn find(&self, flow: FlowId) -> Option<u32> {
+        let found = self.flows.get(flow.index as usize)?.as_ref()?;
+        (found.id == flow).then_some(flow.index)
+    }
+
+    pub(crate) fn flow_mut(&mut self, index: u32) -> Option<&mut Flow<A>> {
+        self.flows.get_mut(index as usize)?.as_deref_mut()
+    }
+
+    /// Remembers that the owner of flow `index` is to be told of something.
+    pub(crate) fn touch(&mut self, index: u32) {
+        if let Some(Some(flow)) = self.flows.get_mut(index as usize)
+            && !flow.touched
+        {
+            flow.touched = true;
+            self.touched.push(index);
+        }
+    }
+
+    /// Tells owners what they asked to be told: once per flow and round, whatever happened.
+    pub(crate) fn announce(&mut self) {
+        let mut touched = std::mem::take(&mut self.touched);
+        for index in touched.drain(..) {
+            let Some(Some(flow)) = self.flows.get_mut(index as usize) else { continue };
+            flow.touched = false;
+            let Some(Some(domain)) = self.domains.get_mut(flow.domain as usize) else { continue };
+            for end in [&mut flow.rx, &mut flow.tx] {
+                let notice = end.notice();
+                if notice.wake_published {
+                    domain.arenas.wake(end.published_word());
+                }
+                if notice.wake_taken {
+                    domain.arenas.wake(end.taken_word());
+                }
+                if notice.post {
+                    domain.posts.post(flow.slot);
+                    domain.posted = true;
+                }
+            }
+            if domain.posted {
+                domain.posted = false;
+                if domain.events.peer_asleep() {
+                    domain.arenas.ring();
+                }
+            }
+        }
+        self.touched = touched;
+    }
+
+    /// Closes the channels of flow `index`, whose owner lied. The flow manager removes the flow.
+    #[cold]
+    pub(crate) fn fault(&mut self, index: u32, fault: Fault) {
+        self.silence(index);
+        if let Some(flow) = self.flow_mut(index)
+            && !flow.faulted
+        {
+            flow.faulted = true;
+            flow.head = None;
+            let id = flow.id;
+            self.faults.push((id, fault));
+        }
+    }
+
+    /// Takes flow `index` out of filter and scheduler.
+    pub(crate) fn silence(&mut self, index: u32) {
+        self.atropos.remove(index);
+        let Some(Some(flow)) = self.flows.get_mut(index as usize) else { return };
+        flow.template = None;
+        if let Some(endpoints) = flow.endpoints.take() {
+            self.demux.remove(&endpoints, index);
+        }
+        if self.last_resort == index {
+            self.last_resort = NO_FLOW;
+        }
+    }
+}

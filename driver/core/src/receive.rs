@@ -1,0 +1,171 @@
+//! Receive: to whom a frame goes, and whether he has room (paper §3.1.1, §3.4).
+//!
+//! Before any copy the driver asks whether the flow has budget and a free buffer. If not, the frame
+//! is dropped and counted, and nobody else notices: back-pressure is the flow's own.
+
+use base_flow::{DropReason, bill_word};
+use driver_filter::Verdict;
+use driver_link::{Arrival, Checksum, Link};
+use rbuf_channel::{Data, Fault, IoRec, Words, flag};
+
+use crate::arenas::Arenas;
+use crate::bills::{Bills, Side};
+use crate::driver::Driver;
+use crate::flow::{Flow, NO_FLOW};
+
+/// What became of a frame offered to a flow.
+enum Delivery {
+    Delivered,
+    Dropped(DropReason),
+    Fault(Fault),
+}
+
+impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
+    /// Delivers up to a burst of arrived frames; returns how many there were.
+    pub fn receive(&mut self, now_ns: u64) -> usize {
+        let Self { link, demux, flows, bills, touched, faults, last_resort, limits, .. } = self;
+        let mut table = Table { flows, bills, touched, faults, last_resort: *last_resort };
+        let count = link.poll_rx(limits.burst, &mut |arrival| {
+            let verdict = demux.classify(arrival.frame, arrival.vlan);
+            table.deliver(&arrival, verdict, now_ns);
+        });
+        let lost = link.take_overflow();
+        if lost > 0 {
+            self.bills.count_drop(self.bills.link(), DropReason::RingOverflow, lost);
+        }
+        self.expel();
+        self.announce();
+        count
+    }
+
+    /// Treats `frame` as if it had just arrived on the link.
+    pub(crate) fn inject(&mut self, frame: &[u8], now_ns: u64) {
+        let arrival = Arrival { frame, vlan: None, checksum: Checksum::Unverified };
+        let verdict = self.demux.classify(frame, None);
+        let Self { flows, bills, touched, faults, last_resort, .. } = self;
+        let mut table = Table { flows, bills, touched, faults, last_resort: *last_resort };
+        table.deliver(&arrival, verdict, now_ns);
+        self.expel();
+    }
+
+    /// Takes flows that a delivery found lying out of filter and scheduler.
+    fn expel(&mut self) {
+        for index in 0..self.faults.len() {
+            let (flow, _) = self.faults[index];
+            self.silence(flow.index);
+        }
+    }
+}
+
+/// The parts of the driver that a delivery touches.
+struct Table<'a, A: Arenas, W> {
+    flows: &'a mut [Option<Box<Flow<A>>>],
+    bills: &'a mut Bills<W>,
+    touched: &'a mut Vec<u32>,
+    faults: &'a mut Vec<(base_flow::FlowId, Fault)>,
+    last_resort: u32,
+}
+
+impl<A: Arenas, W: Words> Table<'_, A, W> {
+    fn deliver(&mut self, arrival: &Arrival<'_>, verdict: Verdict, now_ns: u64) {
+        let (index, header_bytes) = match verdict {
+            Verdict::Flow { flow, header_bytes } => (flow, usize::from(header_bytes)),
+            Verdict::LastResort if self.last_resort != NO_FLOW => (self.last_resort, 0),
+            Verdict::LastResort => return self.nobodys(DropReason::Unclaimed),
+            Verdict::Drop(reason) => return self.nobodys(reason),
+        };
+        let Some(Some(flow)) = self.flows.get_mut(index as usize) else {
+            return self.nobodys(DropReason::Unclaimed);
+        };
+        self.bills.add(index, bill_word::RX_OFFERED, 1);
+        let bytes = arrival.frame.len();
+        match flow.accept(arrival, header_bytes, now_ns) {
+            Delivery::Delivered => {
+                self.bills.add(index, bill_word::RX_FRAMES, 1);
+                self.bills.add(index, bill_word::RX_BYTES, bytes as u64);
+                self.bills.note(index, Side::Rx, bytes);
+                if !flow.touched {
+                    flow.touched = true;
+                    self.touched.push(index);
+                }
+            }
+            Delivery::Dropped(reason) => {
+                self.bills.count_drop(index, reason, 1);
+                self.bills.note(index, Side::Rx, 0);
+            }
+            Delivery::Fault(fault) => {
+                self.bills.count_drop(index, DropReason::NoFreeBuffer, 1);
+                if !flow.faulted {
+                    flow.faulted = true;
+                    self.faults.push((flow.id, fault));
+                }
+            }
+        }
+    }
+
+    fn nobodys(&mut self, reason: DropReason) {
+        self.bills.count_drop(self.bills.link(), reason, 1);
+        self.bills.note(self.bills.link(), Side::Rx, 0);
+    }
+}
+
+impl<A: Arenas> Flow<A> {
+    /// Copies a frame into the flow's next free buffer, headers first.
+    fn accept(&mut self, arrival: &Arrival<'_>, header_bytes: usize, now_ns: u64) -> Delivery {
+        if self.faulted {
+            return Delivery::Dropped(DropReason::NoFreeBuffer);
+        }
+        if !self.receive_budget.is_open(now_ns) {
+            return Delivery::Dropped(DropReason::RxBudget);
+        }
+        let buffer = match self.spare.take() {
+            Some(rec) => rec,
+            None => match self.rx.take() {
+                Ok(Some(rec)) => rec,
+                Ok(None) => return Delivery::Dropped(DropReason::NoFreeBuffer),
+                Err(fault) => return Delivery::Fault(fault),
+            },
+        };
+        let dropped = match self.rx.room() {
+            Err(fault) => return Delivery::Fault(fault),
+            Ok(room) if room < buffer.words() => DropReason::NoFreeBuffer,
+            Ok(_) if buffer.bytes() < arrival.frame.len() as u64 => DropReason::BufferTooSmall,
+            Ok(_) => {
+                let filled = self.fill(buffer, arrival, header_bytes);
+                return match self.rx.put(&filled) {
+                    Ok(true) => Delivery::Delivered,
+                    Ok(false) => Delivery::Dropped(DropReason::NoFreeBuffer),
+                    Err(fault) => Delivery::Fault(fault),
+                };
+            }
+        };
+        self.spare = Some(buffer);
+        Delivery::Dropped(dropped)
+    }
+
+    /// Copies the frame into `buffer`: with several ranges the headers into the first and the
+    /// payload behind, with one range all of it.
+    fn fill(&self, mut buffer: IoRec, arrival: &Arrival<'_>, header_bytes: usize) -> IoRec {
+        let split = buffer.pairs().len() > 1 && header_bytes > 0;
+        let mut rest = arrival.frame;
+        let mut used = 0;
+        while let Some(pair) = buffer.pairs().get(used).copied() {
+            let limit = if split && used == 0 { header_bytes } else { rest.len() };
+            let (part, behind) = rest.split_at(limit.min(pair.len as usize).min(rest.len()));
+            self.rx_data.write(pair.offset, part);
+            buffer.set_len(used, part.len() as u32);
+            used += 1;
+            rest = behind;
+            if rest.is_empty() {
+                break;
+            }
+        }
+        buffer.truncate(used);
+        buffer.flags = match arrival.checksum {
+            Checksum::Verified => 0,
+            Checksum::Unverified => flag::CHECKSUM_UNVERIFIED,
+            Checksum::Partial => flag::CHECKSUM_PARTIAL,
+        };
+        buffer
+    }
+}

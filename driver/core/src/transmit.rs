@@ -1,0 +1,255 @@
+//! Transmit: whose turn it is, whether the frame is his, and out (paper §3.1.2, §4.3, §4.4).
+//!
+//! An iorec is taken from its channel once and kept; a header is copied to private memory before it
+//! is checked, and the copy is what leaves. A frame for this host itself turns around here, under
+//! the same contract.
+
+use base_flow::{DropReason, bill_word};
+use base_wire::FRAME_BYTES_MIN;
+use driver_atropos::{Head, Next};
+use driver_filter::HEADER_BYTES_MAX;
+use driver_link::Link;
+use rbuf_channel::{Data, Fault, IoRec, Words, flag};
+
+use crate::arenas::Arenas;
+use crate::bills::Side;
+use crate::driver::{Driver, InFlight};
+
+/// What became of a frame.
+enum Fate {
+    /// The link has it.
+    Sent,
+    /// It turned around; so many bytes of it are in the scratch buffer.
+    Local(usize),
+    Refused(DropReason),
+}
+
+impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
+    /// Sends until the line is committed beyond its lead, the link is full, or a burst is out.
+    ///
+    /// Returns when to call again at the latest: `Some(now)` at once, `None` when a domain posts.
+    pub fn transmit(&mut self, now_ns: u64) -> Option<u64> {
+        self.read_events(now_ns);
+        let mut until = Some(now_ns);
+        for _ in 0..self.limits.burst {
+            if self.link.room() == 0 {
+                break;
+            }
+            match self.atropos.next(now_ns as i64) {
+                Next::Serve { flow, slack, .. } => self.serve(flow, slack, now_ns),
+                Next::Sleep { until_ns } => {
+                    until = until_ns.map(|at| at as u64);
+                    break;
+                }
+            }
+        }
+        self.link.flush();
+        self.complete();
+        self.announce();
+        until
+    }
+
+    /// Hears which flows have something to send.
+    fn read_events(&mut self, now_ns: u64) {
+        for index in 0..self.domains.len() {
+            for _ in 0..self.limits.events {
+                let Some(Some(domain)) = self.domains.get_mut(index) else { break };
+                if domain.faulted {
+                    break;
+                }
+                match domain.events.read() {
+                    Ok(None) => break,
+                    // An event for a flow that was closed meanwhile is late, not a lie.
+                    Ok(Some(slot)) => {
+                        if let Some(flow) = domain.flow(slot) {
+                            self.activate(flow, now_ns);
+                        }
+                    }
+                    Err(fault) => {
+                        domain.faulted = true;
+                        let flows: Vec<u32> = (0..domain.slots.len() as u32)
+                            .filter_map(|slot| domain.flow(slot))
+                            .collect();
+                        for flow in flows {
+                            self.fault(flow, fault);
+                        }
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Looks at the channel of a flow that may have something to send.
+    pub(crate) fn activate(&mut self, index: u32, now_ns: u64) {
+        if !self.atropos.wants_wake(index) {
+            return;
+        }
+        let Some(Some(flow)) = self.flows.get_mut(index as usize) else { return };
+        if flow.template.is_none() || flow.faulted {
+            return;
+        }
+        match flow.refill() {
+            Ok(Head::Frame { cost_ns: bytes }) => {
+                let cost = self.atropos.line().cost_ns(bytes as usize);
+                self.atropos.wake(index, cost, now_ns as i64);
+            }
+            Ok(Head::Empty | Head::Blocked) => {}
+            Err(fault) => self.fault(index, fault),
+        }
+    }
+
+    /// Sends or refuses the head frame of flow `index`, charges for it and looks at the next one.
+    fn serve(&mut self, index: u32, slack: bool, now_ns: u64) {
+        let Some(Some(flow)) = self.flows.get_mut(index as usize) else {
+            return self.atropos.remove(index);
+        };
+        let Some(mut rec) = flow.head.take() else {
+            return self.atropos.served(index, slack, 0, false, Head::Empty, now_ns as i64);
+        };
+        let bytes = rec.bytes() as usize;
+        let fate = flow.emit(&rec, &mut self.link, &mut self.scratch);
+        let (id, words) = (flow.id, rec.words());
+        let sent = !matches!(fate, Fate::Refused(_));
+        let cost = self.atropos.line().cost_ns(if sent { bytes } else { FRAME_BYTES_MIN });
+        self.bills.note(index, Side::Tx, 0);
+        if sent {
+            self.bills.add(index, bill_word::TX_FRAMES, 1);
+            self.bills.add(index, bill_word::TX_BYTES, bytes as u64);
+            self.bills.add(index, bill_word::TX_WIRE_NS, cost);
+            self.bills.add(index, bill_word::TX_SLACK_FRAMES, slack.into());
+        }
+        match fate {
+            Fate::Sent => {
+                flow.owed_words += words;
+                self.in_flight.push_back(InFlight { flow: id, rec });
+            }
+            Fate::Local(bytes) => {
+                self.bills.add(index, bill_word::TX_LOCAL_FRAMES, 1);
+                self.turn_around(bytes, now_ns);
+                self.give_back(index, &rec);
+            }
+            Fate::Refused(reason) => {
+                self.bills.count_drop(index, reason, 1);
+                rec.flags |= flag::REJECTED;
+                self.give_back(index, &rec);
+            }
+        }
+        let Some(Some(flow)) = self.flows.get_mut(index as usize) else { return };
+        if flow.faulted {
+            return;
+        }
+        let line = *self.atropos.line();
+        match flow.refill() {
+            Ok(head) => {
+                let head = match head {
+                    Head::Frame { cost_ns: bytes } => {
+                        Head::Frame { cost_ns: line.cost_ns(bytes as usize) }
+                    }
+                    other => other,
+                };
+                self.atropos.served(index, slack, cost, sent, head, now_ns as i64);
+            }
+            Err(fault) => {
+                self.atropos.served(index, slack, cost, sent, Head::Empty, now_ns as i64);
+                self.fault(index, fault);
+            }
+        }
+    }
+
+    /// Delivers the frame in the scratch buffer to the flow of this host that it is for.
+    fn turn_around(&mut self, bytes: usize, now_ns: u64) {
+        let scratch = std::mem::take(&mut self.scratch);
+        self.inject(&scratch[..bytes], now_ns);
+        self.scratch = scratch;
+    }
+
+    /// Returns the buffers of frames that the link is done with.
+    fn complete(&mut self) {
+        let Self { link, in_flight, flows, bills, touched, .. } = self;
+        let mut broken = None;
+        link.complete(&mut |sent| {
+            let Some(InFlight { flow: id, mut rec }) = in_flight.pop_front() else { return };
+            let Some(Some(flow)) = flows.get_mut(id.index as usize) else { return };
+            // The place may have another user by now.
+            if flow.id != id || flow.faulted {
+                return;
+            }
+            flow.owed_words -= rec.words();
+            if !sent {
+                bills.count_drop(id.index, DropReason::LinkRefused, 1);
+                rec.flags |= flag::REJECTED;
+            }
+            if !flow.touched {
+                flow.touched = true;
+                touched.push(id.index);
+            }
+            if let Err(fault) = flow.tx.put(&rec) {
+                broken = Some((id.index, fault));
+            }
+        });
+        if let Some((index, fault)) = broken {
+            self.fault(index, fault);
+        }
+    }
+
+    fn give_back(&mut self, index: u32, rec: &IoRec) {
+        let Some(Some(flow)) = self.flows.get_mut(index as usize) else { return };
+        if flow.faulted {
+            return;
+        }
+        match flow.tx.put(rec) {
+            Ok(_) => self.touch(index),
+            Err(fault) => self.fault(index, fault),
+        }
+    }
+}
+
+impl<A: Arenas> crate::flow::Flow<A> {
+    /// Takes the next packet from the channel, if its buffers can be returned later; the "cost" of
+    /// the answer is its length in bytes. An empty or blocked channel is armed.
+    fn refill(&mut self) -> Result<Head, Fault> {
+        for _ in 0..2 {
+            if self.head.is_none() {
+                self.head = self.tx.take()?;
+            }
+            if let Some(rec) = &self.head {
+                let needed = self.owed_words + rec.words();
+                if self.tx.room()? >= needed {
+                    return Ok(Head::Frame { cost_ns: rec.bytes() });
+                }
+            }
+            // Asks to be told of the next advance. What happened before that was seen is found by
+            // looking once more.
+            self.tx.arm()?;
+        }
+        Ok(if self.head.is_some() { Head::Blocked } else { Head::Empty })
+    }
+
+    /// Copies, checks, and hands to the link or turns around.
+    fn emit(&self, rec: &IoRec, link: &mut impl Link, scratch: &mut [u8]) -> Fate {
+        let Some(template) = &self.template else { return Fate::Refused(DropReason::NotAttached) };
+        if rec.gso_size != 0 {
+            return Fate::Refused(DropReason::Segmentation);
+        }
+        let (pairs, bytes) = (rec.pairs(), rec.bytes() as usize);
+        if !pairs[0].offset.is_multiple_of(2) {
+            return Fate::Refused(DropReason::Misaligned);
+        }
+        let facts = link.facts();
+        if bytes > facts.frame_bytes_max() {
+            return Fate::Refused(DropReason::TooLong);
+        }
+        let mut header = [0; HEADER_BYTES_MAX];
+        let first = (pairs[0].len as usize).min(HEADER_BYTES_MAX);
+        self.tx_data.read(pairs[0].offset, &mut header[..first]);
+        match template.check(&header, pairs, &self.tx_data, bytes) {
+            Err(reason) => Fate::Refused(reason),
+            Ok(checked) if checked.header()[..6] == facts.station.0 => {
+                Fate::Local(checked.gather(scratch).map_or(0, <[u8]>::len))
+            }
+            Ok(checked) if link.transmit(&checked) => Fate::Sent,
+            Ok(_) => Fate::Refused(DropReason::LinkRefused),
+        }
+    }
+}

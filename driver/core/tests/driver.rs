@@ -1,0 +1,423 @@
+//! The driver on a simulated wire: delivery, contracts, refusals, teardown.
+
+mod rig;
+
+use base_flow::{Contract, DropReason, Prefix};
+use base_rpc::InstallError;
+use base_wire::Mac;
+use driver_link::sim::Side;
+use rig::{App, BUFFER, OURS, PEER, Rig, THEIRS, US, fib, frame, incoming, ms};
+
+const MS: u64 = 1_000_000;
+
+#[test]
+fn a_frame_leaves_as_it_was_written_and_its_buffer_comes_back() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(10, 100));
+    let sent = app.frame(b"hello, wire");
+    assert!(app.send(&sent));
+    rig.run(MS);
+    assert_eq!(rig.arrived(), [sent]);
+    assert_eq!(app.reap(), (1, 0));
+    let bill = rig.driver.flow_bill(app.flow).unwrap();
+    assert_eq!((bill.tx_frames, bill.tx_wire_ns, bill.dropped_total()), (1, 6_720, 0));
+}
+
+#[test]
+fn a_frame_arrives_in_the_buffer_that_was_offered() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(10, 100));
+    app.offer(2);
+    let sent = incoming(4000, &[0x42; 1400]);
+    rig.wire.send(Side::Right, sent.clone());
+    rig.run(MS);
+    assert_eq!(app.received(), [sent]);
+    let bill = rig.driver.flow_bill(app.flow).unwrap();
+    assert_eq!((bill.rx_offered, bill.rx_frames), (1, 1));
+}
+
+#[test]
+fn saturating_senders_share_the_wire_by_their_contracts() {
+    let mut rig = Rig::new();
+    let mut apps: Vec<App> =
+        (1..=6).map(|i| rig.app(4000 + i, ms(4 * u64::from(i), 100))).collect();
+    let payload = [0; 1472];
+    let end = 2_000 * MS;
+    while rig.now < end {
+        for app in &mut apps {
+            app.reap();
+            let frame = app.frame(&payload);
+            while app.send(&frame) {}
+        }
+        let until = (rig.now + MS).min(end);
+        rig.run(until);
+    }
+    for (index, app) in apps.iter().enumerate() {
+        let frames = rig.driver.flow_bill(app.flow).unwrap().tx_frames;
+        let expected = (4 * (index as u64 + 1) * 20 * MS) / 123_040;
+        assert!(frames.abs_diff(expected) <= 1, "flow {index}: {frames}, not {expected}");
+    }
+}
+
+#[test]
+fn an_application_that_does_not_read_loses_only_its_own_frames_and_all_are_counted() {
+    let mut rig = Rig::new();
+    let (mut slow, mut good) = (rig.app(4000, ms(10, 100)), rig.app(5000, ms(10, 100)));
+    slow.offer(10);
+    let (mut offered, mut delivered) = (0, 0);
+    for _ in 0..100 {
+        good.offer(1);
+        rig.wire.send(Side::Right, incoming(4000, b"to the slow one"));
+        rig.wire.send(Side::Right, incoming(5000, b"to the good one"));
+        offered += 1;
+        let until = rig.now + MS;
+        rig.run(until);
+        delivered += good.received().len();
+    }
+    assert_eq!(delivered, offered);
+    let bill = rig.driver.flow_bill(slow.flow).unwrap();
+    assert_eq!(
+        (bill.rx_offered, bill.rx_frames, bill.dropped(DropReason::NoFreeBuffer)),
+        (100, 10, 90)
+    );
+    assert_eq!(slow.received().len(), 10);
+    assert_eq!(rig.driver.flow_bill(good.flow).unwrap().dropped_total(), 0);
+}
+
+#[test]
+fn a_frame_larger_than_its_buffer_is_dropped_and_the_buffer_used_again() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(10, 100));
+    let small = rbuf_channel::IoRec::single(3, rbuf_channel::Pair { offset: 0, len: 100 });
+    assert!(app.rx.put(&small).unwrap());
+    rig.wire.send(Side::Right, incoming(4000, &[1; 1000]));
+    rig.wire.send(Side::Right, incoming(4000, &[2; 20]));
+    rig.run(MS);
+    assert_eq!(app.received().len(), 1);
+    assert_eq!(rig.driver.flow_bill(app.flow).unwrap().dropped(DropReason::BufferTooSmall), 1);
+}
+
+#[test]
+fn headers_and_payload_go_to_their_own_ranges() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(10, 100));
+    let mut rec = rbuf_channel::IoRec::single(7, rbuf_channel::Pair { offset: 0, len: 128 });
+    assert!(rec.push(rbuf_channel::Pair { offset: BUFFER, len: BUFFER }));
+    assert!(app.rx.put(&rec).unwrap());
+    rig.wire.send(Side::Right, incoming(4000, b"payload"));
+    rig.run(MS);
+    let filled = app.rx.take().unwrap().unwrap();
+    let lens: Vec<u32> = filled.pairs().iter().map(|pair| pair.len).collect();
+    assert_eq!((lens, filled.cookie), (vec![42, 7], 7));
+}
+
+#[test]
+fn forged_frames_are_refused_charged_and_never_leave() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(10, 100));
+    let honest = app.frame(b"payload");
+    let forgeries: &[(usize, u8, DropReason)] = &[
+        (0, 0xff, DropReason::ForgedLink),
+        (6, 0x06, DropReason::ForgedLink),
+        (13, 0x06, DropReason::ForgedLink),
+        (14, 0x46, DropReason::ForgedNetwork),
+        (20, 0x20, DropReason::ForgedFragment),
+        (23, 0x06, DropReason::ForgedNetwork),
+        (29, 0x03, DropReason::ForgedNetwork),
+        (35, 0x00, DropReason::ForgedTransport),
+        (17, 0x00, DropReason::LengthsDisagree),
+    ];
+    for &(at, byte, _) in forgeries {
+        let mut forged = honest.clone();
+        forged[at] = byte;
+        assert!(app.send(&forged));
+    }
+    assert!(app.send(&honest[..30]));
+    rig.run(50 * MS);
+    assert!(rig.arrived().is_empty());
+    assert_eq!(app.reap(), (forgeries.len() + 1, forgeries.len() + 1));
+    let bill = rig.driver.flow_bill(app.flow).unwrap();
+    for &(at, _, reason) in forgeries {
+        assert!(bill.dropped(reason) > 0, "byte {at}");
+    }
+    assert_eq!(bill.dropped(DropReason::HeaderTooShort), 1);
+    assert_eq!(bill.dropped_total() as usize, forgeries.len() + 1);
+    assert!(bill.tx_cpu_ns > 0, "refusing costs the forger");
+}
+
+#[test]
+fn packets_no_mask_can_judge_are_refused_too() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(10, 100));
+    let frame = app.frame(&[0; 1473]);
+    assert!(app.send(&frame));
+    let honest = app.frame(b"x");
+    assert!(rbuf_channel::Data::write(&app.tx_data, BUFFER + 1, &honest));
+    let len = honest.len() as u32;
+    let mut odd = rbuf_channel::IoRec::single(9, rbuf_channel::Pair { offset: BUFFER + 1, len });
+    assert!(app.tx.put(&odd).unwrap());
+    odd.gso_size = 1000;
+    assert!(app.tx.put(&odd).unwrap());
+    rig.run(MS);
+    assert!(rig.arrived().is_empty());
+    let bill = rig.driver.flow_bill(app.flow).unwrap();
+    for reason in [DropReason::TooLong, DropReason::Misaligned, DropReason::Segmentation] {
+        assert_eq!(bill.dropped(reason), 1, "{reason}");
+    }
+}
+
+#[test]
+fn a_flow_that_is_not_attached_neither_sends_nor_receives() {
+    let mut rig = Rig::new();
+    let mut app = rig.bare(ms(10, 100));
+    app.fib = fib(app.flow, OURS, 4000, Some((THEIRS, 4000)), Some(PEER));
+    app.offer(1);
+    let frame = app.frame(b"early");
+    assert!(app.send(&frame));
+    rig.wire.send(Side::Right, incoming(4000, b"early"));
+    rig.run(MS);
+    assert!(rig.arrived().is_empty() && app.received().is_empty());
+    assert_eq!(rig.driver.link_bill().dropped(DropReason::Unclaimed), 1);
+    rig.driver.attach(&app.fib, rig.now).unwrap();
+    let until = rig.now + MS;
+    rig.run(until);
+    assert_eq!(rig.arrived(), [frame], "what was queued before leaves after");
+}
+
+#[test]
+fn frames_between_local_flows_turn_around_in_the_driver() {
+    let mut rig = Rig::new();
+    let mut sender = rig.bare(ms(10, 100));
+    sender.fib = fib(sender.flow, OURS, 4000, Some((OURS, 5000)), Some(US));
+    rig.driver.attach(&sender.fib, 0).unwrap();
+    let mut receiver = rig.bare(ms(10, 100));
+    receiver.fib = fib(receiver.flow, OURS, 5000, None, None);
+    rig.driver.attach(&receiver.fib, 0).unwrap();
+    receiver.offer(1);
+    let sent = frame(US, US, OURS, OURS, 4000, 5000, b"to myself");
+    assert!(sender.send(&sent));
+    rig.run(MS);
+    assert_eq!(receiver.received(), [sent]);
+    assert_eq!(sender.reap(), (1, 0));
+    assert!(rig.arrived().is_empty(), "nothing was on the wire");
+    assert_eq!(rig.driver.flow_bill(sender.flow).unwrap().tx_local_frames, 1);
+}
+
+#[test]
+fn what_nobody_claims_goes_to_the_last_resort_under_its_own_budget() {
+    let mut rig = Rig::new();
+    let mut manager = rig.bare(Contract::BEST_EFFORT);
+    manager.offer(4);
+    rig.driver.set_last_resort(manager.flow, 0).unwrap();
+    for _ in 0..10 {
+        rig.wire.send(Side::Right, incoming(9999, b"?"));
+    }
+    rig.run(10 * MS);
+    assert_eq!(manager.received().len(), 4);
+    assert_eq!(rig.driver.flow_bill(manager.flow).unwrap().dropped(DropReason::NoFreeBuffer), 6);
+    let any = frame(US, Mac::BROADCAST, OURS, THEIRS, 1, 2, b"anything from our station");
+    assert!(manager.send(&any));
+    let mut stranger = any.clone();
+    stranger[11] = 7;
+    assert!(manager.send(&stranger));
+    let until = rig.now + MS;
+    rig.run(until);
+    assert_eq!(rig.arrived(), [any]);
+}
+
+#[test]
+fn a_flood_to_one_flow_stops_at_its_budget() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(10, 100));
+    // Each settlement bills a microsecond; the budget earns none.
+    let layout_free = rig.driver.remove_flow(app.flow).is_some();
+    assert!(layout_free);
+    let mut poor = rig.bare(ms(10, 100));
+    rig.driver.remove_flow(poor.flow);
+    let layout = base_rpc::FlowLayout {
+        slot: 1,
+        control_offset: (rbuf_channel::fifo_words(4) as u64 * 8).next_multiple_of(64),
+        tx_words: rig::WORDS,
+        rx_words: rig::WORDS,
+        tx_data: base_rpc::Region { offset: 0, bytes: 4096 },
+        rx_data: base_rpc::Region { offset: 0, bytes: 32 * BUFFER },
+    };
+    rig.driver.add_flow(poor.flow, poor.domain, &layout, &ms(10, 100), 100_000).unwrap();
+    poor.fib = fib(poor.flow, OURS, 6000, None, None);
+    rig.driver.attach(&poor.fib, rig.now).unwrap();
+    poor.offer(30);
+    for _ in 0..40 {
+        rig.wire.send(Side::Right, incoming(6000, b"x"));
+        rig.run(rig.now + 10_000);
+    }
+    let bill = rig.driver.flow_bill(poor.flow).unwrap();
+    assert!(bill.dropped(DropReason::RxBudget) > 10 && bill.rx_frames >= 10, "{bill:?}");
+    assert_eq!(bill.rx_frames + bill.dropped_total(), bill.rx_offered);
+    app.reap();
+}
+
+#[test]
+fn a_sender_that_takes_no_buffers_back_stops_itself_and_goes_on_when_it_does() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(90, 100));
+    let frame = app.frame(b"x");
+    for _ in 0..20 {
+        while app.send(&frame) {}
+        rig.run(rig.now + MS);
+    }
+    let blocked = rig.driver.flow_bill(app.flow).unwrap().tx_frames;
+    assert_eq!(blocked, u64::from(rig::WORDS) / 2, "as many as can be returned");
+    assert_eq!(app.reap().0 as u64, blocked);
+    rig.run(rig.now + MS);
+    assert!(rig.driver.flow_bill(app.flow).unwrap().tx_frames > blocked, "room wakes it");
+}
+
+#[test]
+fn a_closed_flow_is_gone_with_what_it_had_queued() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(10, 100));
+    let frame = app.frame(b"x");
+    for _ in 0..5 {
+        assert!(app.send(&frame));
+    }
+    let bill = rig.driver.remove_flow(app.flow).unwrap();
+    assert_eq!(bill.dropped(DropReason::Closed), 5);
+    assert!(rig.driver.remove_flow(app.flow).is_none());
+    rig.wire.send(Side::Right, incoming(4000, b"late"));
+    rig.run(MS);
+    assert!(rig.arrived().is_empty());
+    assert_eq!(rig.driver.link_bill().dropped(DropReason::Unclaimed), 1);
+    rig.driver.remove_domain(app.domain);
+    assert_eq!(rig.driver.flows(), 0);
+}
+
+#[test]
+fn endpoints_and_places_are_given_once() {
+    let mut rig = Rig::new();
+    let app = rig.app(4000, ms(10, 100));
+    let other = rig.bare(ms(10, 100));
+    let stolen = fib(other.flow, OURS, 4000, Some((THEIRS, 4000)), Some(PEER));
+    assert!(matches!(rig.driver.attach(&stolen, 0), Err(InstallError::InUse(_))));
+    let own = fib(other.flow, OURS, 4001, Some((THEIRS, 4000)), Some(PEER));
+    rig.driver.attach(&own, 0).unwrap();
+    rig.driver.attach(&own, 0).unwrap();
+    rig.driver.detach(app.flow);
+    let now_free = fib(other.flow, OURS, 4000, Some((THEIRS, 4000)), Some(PEER));
+    rig.driver.attach(&now_free, 0).unwrap();
+    assert!(rig.driver.add_domain(app.domain, app.arenas.clone(), 4).is_err());
+}
+
+#[test]
+fn layouts_outside_the_arenas_are_refused_and_leave_nothing_behind() {
+    let mut rig = Rig::new();
+    let app = rig.bare(ms(10, 100));
+    rig.driver.remove_flow(app.flow).unwrap();
+    let good = base_rpc::FlowLayout {
+        slot: 1,
+        control_offset: (rbuf_channel::fifo_words(4) as u64 * 8).next_multiple_of(64),
+        tx_words: rig::WORDS,
+        rx_words: rig::WORDS,
+        tx_data: base_rpc::Region { offset: 0, bytes: 4096 },
+        rx_data: base_rpc::Region { offset: 0, bytes: 4096 },
+    };
+    let far = base_rpc::Region { offset: 1 << 40, bytes: 4096 };
+    let bad = [
+        base_rpc::FlowLayout { slot: 4, ..good },
+        base_rpc::FlowLayout { control_offset: good.control_offset + 8, ..good },
+        base_rpc::FlowLayout { control_offset: u64::MAX - 63, ..good },
+        base_rpc::FlowLayout { tx_words: 63, ..good },
+        base_rpc::FlowLayout { rx_words: 1 << 20, ..good },
+        base_rpc::FlowLayout { tx_words: 2, ..good },
+        base_rpc::FlowLayout { tx_data: far, ..good },
+        base_rpc::FlowLayout { rx_data: base_rpc::Region { offset: 0, bytes: u32::MAX }, ..good },
+    ];
+    for layout in bad {
+        assert!(
+            rig.driver.add_flow(app.flow, app.domain, &layout, &ms(1, 10), 1).is_err(),
+            "{layout:?}"
+        );
+    }
+    assert!(rig.driver.add_flow(app.flow, base_rpc::DomainId(99), &good, &ms(1, 10), 1).is_err());
+    rig.driver.add_flow(app.flow, app.domain, &good, &ms(1, 10), 1).unwrap();
+}
+
+#[test]
+fn a_contract_can_change_while_the_flow_sends() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(10, 100));
+    let frame = app.frame(&[0; 1472]);
+    let second = |rig: &mut Rig, app: &mut App| {
+        let before = rig.driver.flow_bill(app.flow).unwrap().tx_frames;
+        for _ in 0..1000 {
+            app.reap();
+            while app.send(&frame) {}
+            rig.run(rig.now + MS);
+        }
+        rig.driver.flow_bill(app.flow).unwrap().tx_frames - before
+    };
+    let slow = second(&mut rig, &mut app);
+    rig.driver.set_contract(app.flow, &ms(30, 100), rig.now);
+    rig.run(rig.now + 100 * MS);
+    let fast = second(&mut rig, &mut app);
+    assert!(fast.abs_diff(3 * slow) <= 3, "{slow} then {fast}");
+}
+
+#[test]
+fn the_bills_close() {
+    let mut rig = Rig::new();
+    let mut a = rig.app(4000, ms(10, 100));
+    let mut b = rig.app(5000, ms(20, 100));
+    a.offer(8);
+    let (fa, fb) = (a.frame(b"x"), b.frame(&[0; 1000]));
+    let mut billed = 0;
+    for _ in 0..200 {
+        a.reap();
+        b.reap();
+        a.send(&fa);
+        b.send(&fb);
+        rig.wire.send(Side::Right, incoming(4000, b"y"));
+        rig.wire.send(Side::Right, incoming(7777, b"z"));
+        rig.wire.advance(rig.now);
+        rig.driver.receive(rig.now);
+        rig.driver.bill(777);
+        rig.driver.transmit(rig.now);
+        rig.driver.bill(1_313);
+        billed += 777 + 1_313;
+        rig.now += MS;
+    }
+    let cpu = |bill: base_flow::Bill| bill.tx_cpu_ns + bill.rx_cpu_ns;
+    let sum = cpu(rig.driver.flow_bill(a.flow).unwrap())
+        + cpu(rig.driver.flow_bill(b.flow).unwrap())
+        + cpu(rig.driver.link_bill());
+    assert_eq!(sum, billed);
+}
+
+#[test]
+fn a_domain_that_sleeps_is_rung_once_and_only_then() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(10, 100));
+    app.offer(8);
+    rig.wire.send(Side::Right, incoming(4000, b"a"));
+    rig.run(MS);
+    assert_eq!(app.arenas.rings(), 0, "an application that looks by itself is left alone");
+    assert!(app.rx.take().unwrap().is_some());
+    assert_eq!(app.rx.arm(), Ok(false));
+    app.events.set_asleep(true);
+    for _ in 0..3 {
+        rig.wire.send(Side::Right, incoming(4000, b"b"));
+    }
+    rig.run(rig.now + MS);
+    assert_eq!(app.arenas.rings(), 1);
+}
+
+#[test]
+fn addresses_decide_what_is_ours() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(10, 100));
+    app.offer(2);
+    rig.driver.set_addresses(&["10.77.0.99/24".parse::<Prefix>().unwrap()]);
+    rig.wire.send(Side::Right, incoming(4000, b"x"));
+    rig.run(MS);
+    assert!(app.received().is_empty());
+    assert_eq!(rig.driver.link_bill().dropped(DropReason::NotOurAddress), 1);
+}
