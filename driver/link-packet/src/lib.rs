@@ -1,0 +1,27 @@
+//! A link over a packet socket: any Linux interface, no special hardware (`packet(7)`).
+//!
+//! Received frames appear in a ring that the kernel shares with the driver; frames to send go out
+//! in batches of one system call, each scattered over the driver's private header and the sender's
+//! own memory, so the driver copies no payload.
+//!
+//! # Choices
+//!
+//! * Ring version 2, a slot per frame. Version 3 packs frames into blocks and hands a block over
+//!   when it is full or its timer expires, which adds up to that timer (1 ms at least) to the
+//!   latency of every frame that does not fill a block.
+//! * `PACKET_IGNORE_OUTGOING`, or the driver would receive what it sends.
+//! * The kernel's queueing discipline is not bypassed: an interface that is shared with the kernel
+//!   keeps what its administrator configured.
+//!
+//! # Elsewhere
+//!
+//! `packet` needs `CAP_NET_RAW` in the user namespace that owns the network namespace, which an
+//! ordinary user has in a lab.
+
+#![cfg(target_os = "linux")]
+
+mod ring;
+mod send;
+mod socket;
+
+pub use socket::{OpenError, PacketLink};

@@ -1,0 +1,220 @@
+//! The socket: opened, bound to one interface, mapped.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+
+use base_wire::Mac;
+use driver_filter::Checked;
+use driver_link::{Arrival, Facts, Link};
+use driver_netlink::{Interface, Netlink, NetlinkError};
+use rbuf_channel::Data;
+
+use crate::ring::Ring;
+use crate::send::Batch;
+
+/// Slots of the receive ring: 4 ms of the smallest frames at a gigabit are lost if the driver
+/// sleeps longer.
+const RING_SLOTS: usize = 1024;
+
+/// Bytes the kernel may queue for sending: more than a batch of the largest frames.
+const SEND_BYTES: usize = 1 << 20;
+
+/// Why a link could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The interface cannot be looked up.
+    #[error(transparent)]
+    Interface(#[from] NetlinkError),
+    /// The interface is down.
+    #[error("interface {0} is down: bring it up with `ip link set {0} up`")]
+    Down(String),
+    /// The MTU is more than a header can say.
+    #[error("interface {name} has an MTU of {mtu}: at most 65535 is possible")]
+    Mtu {
+        /// The interface.
+        name: String,
+        /// Its MTU.
+        mtu: u32,
+    },
+    /// The kernel does not permit packet sockets.
+    #[error(
+        "packet sockets need CAP_NET_RAW: run as root, `setcap cap_net_raw+ep` the program, or try `plumb lab`"
+    )]
+    Permission,
+    /// Some other refusal.
+    #[error("{call}: {source}")]
+    Os {
+        /// What was attempted.
+        call: &'static str,
+        /// What the kernel said.
+        source: io::Error,
+    },
+}
+
+fn os(call: &'static str) -> impl Fn(io::Error) -> OpenError {
+    move |source| {
+        if source.kind() == io::ErrorKind::PermissionDenied {
+            OpenError::Permission
+        } else {
+            OpenError::Os { call, source }
+        }
+    }
+}
+
+/// A network interface through a packet socket.
+pub struct PacketLink {
+    // Dropped before the socket it maps.
+    ring: Ring,
+    batch: Batch,
+    socket: OwnedFd,
+    interface: Interface,
+    facts: Facts,
+}
+
+impl PacketLink {
+    /// Opens the interface called `name`; with `vlan`, only that VLAN of it.
+    ///
+    /// # Errors
+    ///
+    /// See [`OpenError`]; each says what to do.
+    pub fn open(name: &str, vlan: Option<u16>) -> Result<Self, OpenError> {
+        let interface = Netlink::open()?.interface(name)?;
+        if !interface.up {
+            return Err(OpenError::Down(name.to_string()));
+        }
+        let mtu = u16::try_from(interface.mtu)
+            .map_err(|_| OpenError::Mtu { name: name.to_string(), mtu: interface.mtu })?;
+        let facts = Facts { station: interface.mac, mtu, vlan };
+        // SAFETY: a system call without pointers.
+        let raw = unsafe {
+            libc::socket(
+                libc::AF_PACKET,
+                libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
+                0,
+            )
+        };
+        if raw < 0 {
+            return Err(os("socket(AF_PACKET)")(io::Error::last_os_error()));
+        }
+        // SAFETY: `raw` was just returned by the kernel and is owned by nobody else.
+        let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+        let on: libc::c_int = 1;
+        set_option(&socket, libc::PACKET_IGNORE_OUTGOING, &on)
+            .map_err(os("PACKET_IGNORE_OUTGOING"))?;
+        let ring = Ring::map(&socket, RING_SLOTS, facts.frame_bytes_max() + 4)
+            .map_err(os("PACKET_RX_RING"))?;
+        // More than the limit for everybody is only for the privileged; a smaller buffer only
+        // means smaller batches.
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BYTES);
+        bind(&socket, interface.index).map_err(os("bind"))?;
+        Ok(Self { ring, batch: Batch::new(), socket, interface, facts })
+    }
+
+    /// The address on the link.
+    pub const fn mac(&self) -> Mac {
+        self.facts.station
+    }
+
+    /// The interface.
+    pub const fn interface(&self) -> &Interface {
+        &self.interface
+    }
+
+    /// Whether a frame waits in the ring.
+    pub fn has_news(&self) -> bool {
+        self.ring.has_news()
+    }
+
+    /// Whether frames wait because the kernel had no room.
+    pub const fn is_congested(&self) -> bool {
+        !self.batch.is_empty()
+    }
+}
+
+impl AsFd for PacketLink {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Link for PacketLink {
+    fn facts(&self) -> Facts {
+        self.facts
+    }
+
+    fn poll_rx(&mut self, budget: usize, sink: &mut impl FnMut(Arrival<'_>)) -> usize {
+        self.ring.poll(budget, sink)
+    }
+
+    fn room(&self) -> usize {
+        self.batch.room()
+    }
+
+    fn transmit<D: Data>(&mut self, frame: &Checked<'_, D>) -> bool {
+        self.batch.push(frame)
+    }
+
+    fn flush(&mut self) {
+        self.batch.flush(&self.socket);
+    }
+
+    fn complete(&mut self, done: &mut impl FnMut(bool)) {
+        self.batch.complete(done);
+    }
+
+    fn take_overflow(&mut self) -> u64 {
+        if !std::mem::take(&mut self.ring.losing) {
+            return 0;
+        }
+        let mut stats = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes to `stats`, which is that large.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut stats).cast(),
+                &raw mut length,
+            )
+        };
+        if result == 0 { stats.tp_drops.into() } else { 0 }
+    }
+}
+
+/// Sets an option of the packet layer.
+pub(crate) fn set_option<T>(socket: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {
+    // SAFETY: the kernel reads `size_of::<T>()` bytes of `value`.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_PACKET,
+            option,
+            (&raw const *value).cast(),
+            size_of::<T>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Binds to all protocols of interface `index`: from now on frames arrive.
+fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_ifindex: index as i32,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    // SAFETY: the kernel reads `size_of::<sockaddr_ll>()` bytes of `address`.
+    let result = unsafe {
+        libc::bind(
+            socket.as_raw_fd(),
+            (&raw const address).cast(),
+            size_of::<libc::sockaddr_ll>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}

@@ -1,0 +1,18 @@
+//! What the kernel knows about interfaces, and the few things Plumb asks of it.
+//!
+//! A dozen requests over `AF_NETLINK`, built and read by hand: the general crates for this bring an
+//! asynchronous runtime or change with every release, and this is used only at set-up.
+//!
+//! | Used by | For |
+//! |---|---|
+//! | driver | an interface's index, address, MTU and the addresses the kernel owns on it |
+//! | lab | veth pairs, namespaces, addresses, offload settings |
+
+#![forbid(unsafe_code)]
+
+mod ethtool;
+mod message;
+mod route;
+
+pub use message::NetlinkError;
+pub use route::{Interface, Netlink};

@@ -1,0 +1,251 @@
+//! Interfaces and addresses (`rtnetlink(7)`).
+
+use std::net::IpAddr;
+
+use base_flow::Prefix;
+use base_wire::Mac;
+
+use crate::message::{NLM_F_DUMP, NLM_F_NEW, NetlinkError, Request, Socket, attributes};
+
+const RTM_NEWLINK: u16 = 16;
+const RTM_GETLINK: u16 = 18;
+const RTM_SETLINK: u16 = 19;
+const RTM_NEWADDR: u16 = 20;
+const RTM_GETADDR: u16 = 22;
+
+const IFLA_ADDRESS: u16 = 1;
+const IFLA_IFNAME: u16 = 3;
+const IFLA_MTU: u16 = 4;
+const IFLA_LINKINFO: u16 = 18;
+const IFLA_NET_NS_PID: u16 = 19;
+const IFLA_INFO_KIND: u16 = 1;
+const IFLA_INFO_DATA: u16 = 2;
+const VETH_INFO_PEER: u16 = 1;
+const IFA_ADDRESS: u16 = 1;
+const IFA_LOCAL: u16 = 2;
+
+const IFF_UP: u32 = 1;
+
+/// A network interface as the kernel describes it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Interface {
+    /// Its number.
+    pub index: u32,
+    /// Its name.
+    pub name: String,
+    /// Its address.
+    pub mac: Mac,
+    /// Largest packet it carries, in bytes.
+    pub mtu: u32,
+    /// Whether it is up.
+    pub up: bool,
+}
+
+/// Talks to the kernel about the interfaces of the current network namespace.
+#[derive(Debug)]
+pub struct Netlink {
+    socket: Socket,
+}
+
+impl Netlink {
+    /// Opens a connection; it stays with the namespace it was opened in.
+    ///
+    /// # Errors
+    ///
+    /// Out of descriptors, or netlink is forbidden by a sandbox.
+    pub fn open() -> Result<Self, NetlinkError> {
+        let socket = Socket::open(None)
+            .map_err(|source| NetlinkError { what: "open a netlink socket".into(), source })?;
+        Ok(Self { socket })
+    }
+
+    fn call(
+        &self,
+        what: String,
+        request: Request,
+        each: impl FnMut(u16, &[u8]),
+    ) -> Result<(), NetlinkError> {
+        self.socket.call(request, each).map_err(|source| NetlinkError { what, source })
+    }
+
+    /// Describes the interface called `name`.
+    ///
+    /// # Errors
+    ///
+    /// `ENODEV` if there is none.
+    pub fn interface(&self, name: &str) -> Result<Interface, NetlinkError> {
+        let mut request = Request::new(RTM_GETLINK, 0, &link_header(0, 0, 0));
+        request.text(IFLA_IFNAME, name);
+        let mut found = None;
+        self.call(format!("look up interface {name}"), request, |kind, body| {
+            if kind == RTM_NEWLINK {
+                found = read_link(body);
+            }
+        })?;
+        let missing = || rustix::io::Errno::NODEV.into();
+        found.ok_or_else(|| NetlinkError {
+            what: format!("look up interface {name}"),
+            source: missing(),
+        })
+    }
+
+    /// The addresses the kernel owns on interface `index`.
+    ///
+    /// # Errors
+    ///
+    /// Only if the kernel does not tell.
+    pub fn addresses(&self, index: u32) -> Result<Vec<Prefix>, NetlinkError> {
+        let request = Request::new(RTM_GETADDR, NLM_F_DUMP, &[0; 8]);
+        let mut found = Vec::new();
+        self.call("list addresses".into(), request, |kind, body| {
+            if kind == RTM_NEWADDR && body.get(4..8) == Some(&index.to_ne_bytes()) {
+                found.extend(read_address(body));
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// Makes a pair of connected virtual interfaces with these names and addresses, down.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` without `CAP_NET_ADMIN`, `EEXIST` if there is such a name.
+    pub fn add_veth(
+        &self,
+        name: &str,
+        mac: Mac,
+        peer: &str,
+        peer_mac: Mac,
+        mtu: u32,
+    ) -> Result<(), NetlinkError> {
+        let mut request = Request::new(RTM_NEWLINK, NLM_F_NEW, &link_header(0, 0, 0));
+        request.text(IFLA_IFNAME, name);
+        request.attribute(IFLA_ADDRESS, &mac.0);
+        request.attribute(IFLA_MTU, &mtu.to_ne_bytes());
+        let info = request.begin(IFLA_LINKINFO);
+        request.text(IFLA_INFO_KIND, "veth");
+        let data = request.begin(IFLA_INFO_DATA);
+        let other = request.begin(VETH_INFO_PEER);
+        request.raw(&link_header(0, 0, 0));
+        request.text(IFLA_IFNAME, peer);
+        request.attribute(IFLA_ADDRESS, &peer_mac.0);
+        request.attribute(IFLA_MTU, &mtu.to_ne_bytes());
+        request.end(&other);
+        request.end(&data);
+        request.end(&info);
+        self.call(format!("create veth pair {name} and {peer}"), request, |_, _| ())
+    }
+
+    /// Moves interface `index` to the network namespace of process `pid`.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` without rights in both namespaces, `ESRCH` if there is no such process.
+    pub fn move_to_namespace(&self, index: u32, pid: u32) -> Result<(), NetlinkError> {
+        let mut request = Request::new(RTM_SETLINK, 0, &link_header(index, 0, 0));
+        request.attribute(IFLA_NET_NS_PID, &pid.to_ne_bytes());
+        self.call("move interface to namespace".into(), request, |_, _| ())
+    }
+
+    /// Brings interface `index` up.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` without `CAP_NET_ADMIN`.
+    pub fn set_up(&self, index: u32) -> Result<(), NetlinkError> {
+        let request = Request::new(RTM_SETLINK, 0, &link_header(index, IFF_UP, IFF_UP));
+        self.call("bring interface up".into(), request, |_, _| ())
+    }
+
+    /// Gives the kernel an address on interface `index`.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` without `CAP_NET_ADMIN`, `EEXIST` if it has it.
+    pub fn add_address(&self, index: u32, prefix: Prefix) -> Result<(), NetlinkError> {
+        let family = if prefix.address().is_ipv4() { 2 } else { 10 };
+        let mut header = [family, prefix.bits(), 0, 0, 0, 0, 0, 0];
+        header[4..].copy_from_slice(&index.to_ne_bytes());
+        let mut request = Request::new(RTM_NEWADDR, NLM_F_NEW, &header);
+        let bytes = match prefix.address() {
+            IpAddr::V4(address) => address.octets().to_vec(),
+            IpAddr::V6(address) => address.octets().to_vec(),
+        };
+        request.attribute(IFA_LOCAL, &bytes);
+        request.attribute(IFA_ADDRESS, &bytes);
+        self.call(format!("add address {prefix}"), request, |_, _| ())
+    }
+}
+
+fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
+    let mut header = [0; 16];
+    header[4..8].copy_from_slice(&index.to_ne_bytes());
+    header[8..12].copy_from_slice(&flags.to_ne_bytes());
+    header[12..].copy_from_slice(&change.to_ne_bytes());
+    header
+}
+
+fn read_link(body: &[u8]) -> Option<Interface> {
+    let word = |at: usize| Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?));
+    let mut interface = Interface {
+        index: word(4)?,
+        name: String::new(),
+        mac: Mac::ZERO,
+        mtu: 0,
+        up: word(8)? & IFF_UP != 0,
+    };
+    for (kind, value) in attributes(body.get(16..)?) {
+        match kind {
+            IFLA_IFNAME => {
+                interface.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_string()
+            }
+            IFLA_ADDRESS => interface.mac = value.try_into().map(Mac).unwrap_or_default(),
+            IFLA_MTU => interface.mtu = value.try_into().map(u32::from_ne_bytes).unwrap_or(0),
+            _ => {}
+        }
+    }
+    Some(interface)
+}
+
+fn read_address(body: &[u8]) -> Option<Prefix> {
+    let bits = *body.get(1)?;
+    let mut address = None;
+    for (kind, value) in attributes(body.get(8..)?) {
+        let read = || -> Option<IpAddr> {
+            if let Ok(v4) = <[u8; 4]>::try_from(value) {
+                return Some(v4.into());
+            }
+            <[u8; 16]>::try_from(value).ok().map(IpAddr::from)
+        };
+        match kind {
+            IFA_LOCAL => address = read(),
+            IFA_ADDRESS if address.is_none() => address = read(),
+            _ => {}
+        }
+    }
+    Prefix::new(address?, bits).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_loopback_interface_is_found_with_its_address() {
+        let netlink = Netlink::open().unwrap();
+        let lo = netlink.interface("lo").unwrap();
+        assert_eq!((lo.index, lo.name.as_str()), (1, "lo"));
+        assert!(lo.mtu >= 1500);
+        if lo.up {
+            let addresses = netlink.addresses(1).unwrap();
+            assert!(addresses.contains(&"127.0.0.1/8".parse().unwrap()), "{addresses:?}");
+        }
+    }
+
+    #[test]
+    fn a_missing_interface_is_named() {
+        let error = Netlink::open().unwrap().interface("nosuchif0").unwrap_err();
+        assert!(error.to_string().contains("nosuchif0"), "{error}");
+        assert_eq!(error.source.raw_os_error(), Some(19));
+    }
+}
