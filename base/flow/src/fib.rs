@@ -26,6 +26,8 @@ pub struct Fib {
     pub next_hop_mac: Option<Mac>,
     /// Largest IP packet the link carries, in bytes.
     pub mtu: u16,
+    /// VLAN of the link: packets must be tagged with it; `None` if they are not tagged.
+    pub vlan: Option<u16>,
 }
 
 /// What a driver tells about its link.
@@ -39,6 +41,8 @@ pub struct LinkFacts {
     pub mac: Mac,
     /// Largest IP packet the link carries, in bytes.
     pub mtu: u16,
+    /// The VLAN of the interface that is driven, if it is not the untagged one.
+    pub vlan: Option<u16>,
     /// The rate the wire is scheduled at.
     pub rate: Rate,
     /// How late beyond its deadline a guaranteed frame can be, in nanoseconds.

@@ -180,6 +180,12 @@ pub enum Reply {
     Done,
     /// It was not done.
     Refused(Refusal),
+    /// Not an answer (tag 0): the way to the flow's remote end has changed, and so has what the
+    /// flow may send: format packets by `fib` from now on (paper §3.2).
+    Reorganised {
+        /// How to format its packets.
+        fib: Fib,
+    },
     /// Not an answer (tag 0): a flow was closed by the driver or the flow manager.
     Lost {
         /// Which flow.
@@ -310,10 +316,6 @@ pub struct StatusInfo {
     pub resets_sent: u64,
     /// Replies not sent because of the rate limit.
     pub replies_suppressed: u64,
-    /// Memory mappings of the flow manager's process.
-    pub mappings: u32,
-    /// Descriptors of the flow manager's process.
-    pub descriptors: u32,
 }
 
 /// Why the flow manager did not do it, and what to do about that.
@@ -387,6 +389,14 @@ pub enum Refusal {
     NoRoute {
         /// The host.
         address: IpAddr,
+    },
+    /// The way to the host leads over another link.
+    #[error("the way to {address} leads over link {link}: open the flow there")]
+    OtherLink {
+        /// The host.
+        address: IpAddr,
+        /// The link to use.
+        link: u16,
     },
     /// The next hop does not answer ARP.
     #[error("{address} does not answer: is the host up and on this link?")]

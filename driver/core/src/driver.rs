@@ -107,6 +107,7 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
             kind: kind.to_string(),
             mac: facts.station,
             mtu: facts.mtu,
+            vlan: facts.vlan,
             rate: self.atropos.line().rate(),
             tardiness_ns: self.atropos.line().tardiness_ns(),
         }

@@ -30,6 +30,7 @@ fn fib(transport: Transport, v6: bool, connected: bool) -> Fib {
         source_mac: US,
         next_hop_mac: connected.then_some(PEER),
         mtu: 1500,
+        vlan: None,
     }
 }
 

@@ -1,0 +1,20 @@
+//! The driver process: one link, one loop, one control connection.
+//!
+//! What it holds when it begins to serve is all it will ever need: the link's socket and the
+//! connection to the flow manager. [`serve`] then gives up every capability and confines itself to
+//! the system calls of its loop, and only then listens to anyone.
+//!
+//! # Elsewhere
+//!
+//! The data path: `driver-core`. Who may do what: the flow manager, whom this process obeys.
+
+#![forbid(unsafe_code)]
+
+mod arenas;
+mod confine;
+mod control;
+mod serve;
+
+pub use arenas::ShmArenas;
+pub use confine::ConfineError;
+pub use serve::{Options, Polled, ServeError, serve};

@@ -1,0 +1,270 @@
+//! The loop of the driver process.
+//!
+//! While there is work it does not sleep and makes system calls only in batches; with nothing to do
+//! it sleeps until the next period begins, a frame arrives, a domain rings or the flow manager
+//! speaks.
+
+use std::collections::HashMap;
+use std::io;
+use std::num::NonZeroU64;
+use std::os::fd::{AsFd, OwnedFd};
+
+use base_flow::Rate;
+use base_rpc::{DomainId, FromDriver};
+use driver_core::{Driver, Limits, bill_words};
+use driver_link::Link;
+use rbuf_shm::{
+    Access, Arena, ArenaError, Connection, Doorbell, ShmWords, monotonic_ns, thread_cpu_ns,
+};
+use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+
+use crate::arenas::ShmArenas;
+use crate::confine::{ConfineError, confine};
+use crate::control::{Change, Control};
+
+/// How a driver process works.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// Name of the interface, for people.
+    pub name: String,
+    /// Kind of link, for people.
+    pub kind: String,
+    /// Rate the wire is scheduled at.
+    pub rate: Rate,
+    /// How far ahead of the wire frames are handed to the device; `None` for as far as a driver
+    /// that sleeps needs.
+    pub lead_ns: Option<u64>,
+    /// Do not sleep when the next thing to do is at most so far away; 0 to always sleep.
+    pub spin_ns: u64,
+    /// How much it takes on.
+    pub limits: Limits,
+    /// Whether to give up privileges; only tests that run in a thread do not.
+    pub confine: bool,
+}
+
+/// A link that can be waited for.
+pub trait Polled: Link + AsFd {}
+
+impl<T: Link + AsFd> Polled for T {}
+
+/// Why the driver process ended or could not begin.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// The counter area could not be made.
+    #[error("counter area: {0}")]
+    Counters(#[from] ArenaError),
+    /// Privileges could not be given up.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
+    /// The kernel refused.
+    #[error("{call}: {source}")]
+    Os {
+        /// The system call.
+        call: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+fn os(call: &'static str) -> impl Fn(rustix::io::Errno) -> ServeError {
+    move |errno| ServeError::Os { call, source: errno.into() }
+}
+
+/// A driver that sleeps is woken within this time, nearly always.
+const WAKE_UP_NS: u64 = 250_000;
+
+/// With work all the time, other things are looked after this often.
+const ROUNDS_MAX: u32 = 64;
+
+const LINK: u64 = u64::MAX;
+const CONTROL: u64 = u64::MAX - 1;
+
+/// Drives `link` for the flow manager at the other end of `connection`, until the process is
+/// killed. When the flow manager goes away, the flows go on.
+///
+/// # Errors
+///
+/// Only before anything was served, or if the kernel refuses to let the loop wait.
+pub fn serve<L: Polled>(
+    link: L,
+    connection: Connection,
+    options: &Options,
+) -> Result<(), ServeError> {
+    // Sleeps end when they should, not up to 50 µs later.
+    let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
+    connection.set_nonblocking().map_err(|source| ServeError::Os { call: "fcntl", source })?;
+    let words = bill_words(options.limits.flows_max);
+    let bytes = words as u64 * 8;
+    let counters = Arena::create("plumb-bills", bytes, bytes, Access::Read)?;
+    let secret = secret().map_err(os("getrandom"))?;
+    let frame_ns = options.rate.wire_ns(link.facts().frame_bytes_max());
+    let lead_ns = options.lead_ns.unwrap_or_else(|| frame_ns.max(WAKE_UP_NS));
+    let driver = counters.words(0, words).and_then(|words| {
+        Driver::new(link, options.rate, lead_ns, options.limits, words, secret, monotonic_ns())
+    });
+    let driver = driver.expect("the counter area was made large enough");
+    let mut server = Server::new(driver, connection, options.spin_ns)?;
+    let hello = FromDriver::Hello {
+        facts: server.driver.facts(&options.name, &options.kind),
+        flows_max: options.limits.flows_max,
+    };
+    let file = counters
+        .file()
+        .try_clone_to_owned()
+        .map_err(|source| ServeError::Os { call: "dup", source })?;
+    if options.confine {
+        confine()?;
+    }
+    server.control.as_mut().expect("connected").tell(&hello, vec![file]);
+    server.run()
+}
+
+fn secret() -> Result<[u64; 2], rustix::io::Errno> {
+    let mut bytes = [0u8; 16];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    let (a, b) = bytes.split_at(8);
+    Ok([a, b].map(|half| half.iter().fold(0, |word, &byte| word << 8 | u64::from(byte))))
+}
+
+struct Server<L> {
+    driver: Driver<L, ShmArenas, ShmWords>,
+    control: Option<Control>,
+    epoll: OwnedFd,
+    /// The bells domains ring to wake us, kept open as long as they are watched.
+    bells: HashMap<DomainId, Doorbell>,
+    spin_ns: u64,
+    /// Processor time billed so far.
+    billed_ns: u64,
+}
+
+impl<L: Polled> Server<L> {
+    fn new(
+        driver: Driver<L, ShmArenas, ShmWords>,
+        connection: Connection,
+        spin_ns: u64,
+    ) -> Result<Self, ServeError> {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(os("epoll_create"))?;
+        let watch = |source: rustix::fd::BorrowedFd<'_>, data, flags| {
+            epoll::add(&epoll, source, epoll::EventData::new_u64(data), flags)
+                .map_err(os("epoll_ctl"))
+        };
+        watch(driver.link().as_fd(), LINK, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
+        watch(connection.as_fd(), CONTROL, epoll::EventFlags::IN)?;
+        Ok(Self {
+            driver,
+            control: Some(Control::new(connection)),
+            epoll,
+            bells: HashMap::new(),
+            spin_ns,
+            billed_ns: thread_cpu_ns(),
+        })
+    }
+
+    fn run(&mut self) -> Result<(), ServeError> {
+        let mut rounds = 0;
+        loop {
+            let received = self.driver.receive(monotonic_ns());
+            self.bill();
+            let until = self.driver.transmit(monotonic_ns());
+            self.bill();
+            self.report_faults();
+            let now = monotonic_ns();
+            let wait_ns = until.map(|at| at.saturating_sub(now));
+            let busy = received > 0 || wait_ns.is_some_and(|wait| wait <= self.spin_ns);
+            rounds += 1;
+            if busy && rounds < ROUNDS_MAX {
+                continue;
+            }
+            rounds = 0;
+            self.driver.publish(self.billed_ns);
+            self.wait(if busy { Some(0) } else { wait_ns })?;
+        }
+    }
+
+    /// All processor time is somebody's: what passed since the last bill is for the work noted
+    /// since then.
+    fn bill(&mut self) {
+        let used = thread_cpu_ns();
+        self.driver.bill(used - self.billed_ns);
+        self.billed_ns = used;
+    }
+
+    fn report_faults(&mut self) {
+        if self.driver.has_faults() {
+            for fault in self.driver.take_faults() {
+                if let Some(control) = &mut self.control {
+                    control.tell(&fault, Vec::new());
+                }
+            }
+        }
+    }
+
+    /// Waits for `wait_ns`, or for ever; returns at once if there is something to do.
+    fn wait(&mut self, wait_ns: Option<u64>) -> Result<(), ServeError> {
+        let wait_ns = if wait_ns != Some(0) && self.driver.doze() { wait_ns } else { Some(0) };
+        let behind = self.control.as_ref().is_some_and(Control::is_behind);
+        let limit = if behind {
+            wait_ns.map_or(Some(1_000_000), |ns| Some(ns.min(1_000_000)))
+        } else {
+            wait_ns
+        };
+        if limit != Some(0) {
+            let timeout = limit.map(|ns| Timespec {
+                tv_sec: (ns / 1_000_000_000) as i64,
+                tv_nsec: (ns % 1_000_000_000) as _,
+            });
+            // Waiting for the epoll set itself gives a timeout in nanoseconds on every kernel.
+            match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], timeout.as_ref()) {
+                Ok(_) | Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return Err(os("ppoll")(errno)),
+            }
+        }
+        self.driver.awake();
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }; 64];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let count = match epoll::wait(&self.epoll, &mut events, Some(&now)) {
+            Ok(count) => count,
+            Err(rustix::io::Errno::INTR) => 0,
+            Err(errno) => return Err(os("epoll_wait")(errno)),
+        };
+        // Bells are edge-triggered: that they rang is all there is to know.
+        let control = events[..count].iter().any(|event| event.data.u64() == CONTROL);
+        if control || behind {
+            self.obey()?;
+        }
+        Ok(())
+    }
+
+    fn obey(&mut self) -> Result<(), ServeError> {
+        let Some(control) = &mut self.control else { return Ok(()) };
+        control.flush();
+        let mut changes = Vec::new();
+        let alive = control.obey(&mut self.driver, monotonic_ns(), &mut changes);
+        if !alive {
+            let connection = control.as_fd();
+            epoll::delete(&self.epoll, connection).map_err(os("epoll_ctl"))?;
+            self.control = None;
+        }
+        for change in changes {
+            match change {
+                Change::None => {}
+                Change::Joined(domain, bell) => {
+                    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+                    let data = epoll::EventData::new_u64(domain.0.into());
+                    epoll::add(&self.epoll, &bell, data, flags).map_err(os("epoll_ctl"))?;
+                    self.bells.insert(domain, bell);
+                }
+                Change::Left(domain) => {
+                    if let Some(bell) = self.bells.remove(&domain) {
+                        // The domain holds a duplicate, which would keep it in the set.
+                        epoll::delete(&self.epoll, &bell).map_err(os("epoll_ctl"))?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}

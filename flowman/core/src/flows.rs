@@ -1,0 +1,114 @@
+//! The table of flows.
+
+use std::collections::{HashMap, VecDeque};
+
+use base_flow::{Contract, Endpoints, FlowId};
+
+use crate::manager::{ClientId, LinkId};
+use crate::neighbours::Place;
+
+/// Most flows at a time.
+pub(crate) const FLOWS_MAX: usize = 65_536;
+
+/// What the flow manager keeps of a flow.
+#[derive(Debug, Clone)]
+pub(crate) struct Flow {
+    pub(crate) id: FlowId,
+    /// Its owner; `None` for the flow manager itself.
+    pub(crate) client: Option<ClientId>,
+    pub(crate) link: LinkId,
+    pub(crate) contract: Contract,
+    /// Its ends, with the reserved port.
+    pub(crate) endpoints: Option<Endpoints>,
+    /// Whom its packets are handed to.
+    pub(crate) hop: Option<Place>,
+    /// The request to answer when the driver has removed it: it is closing.
+    pub(crate) closing: Option<Option<u32>>,
+}
+
+/// All flows, by number and by ends.
+#[derive(Debug, Default)]
+pub(crate) struct Flows {
+    places: Vec<(u32, Option<Flow>)>,
+    free: VecDeque<u32>,
+    by_endpoints: HashMap<Endpoints, FlowId>,
+    count: usize,
+}
+
+impl Flows {
+    pub(crate) const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Takes a place; `None` if the table is full. The place that was free longest comes first.
+    pub(crate) fn add(
+        &mut self,
+        client: Option<ClientId>,
+        link: LinkId,
+        contract: Contract,
+    ) -> Option<FlowId> {
+        let index = match self.free.pop_front() {
+            Some(index) => index,
+            None if self.places.len() < FLOWS_MAX => {
+                self.places.push((0, None));
+                self.places.len() as u32 - 1
+            }
+            None => return None,
+        };
+        let (generation, place) = &mut self.places[index as usize];
+        let id = FlowId { index, generation: *generation };
+        *place =
+            Some(Flow { id, client, link, contract, endpoints: None, hop: None, closing: None });
+        self.count += 1;
+        Some(id)
+    }
+
+    pub(crate) fn get(&self, id: FlowId) -> Option<&Flow> {
+        self.places.get(id.index as usize)?.1.as_ref().filter(|flow| flow.id == id)
+    }
+
+    pub(crate) fn get_mut(&mut self, id: FlowId) -> Option<&mut Flow> {
+        self.places.get_mut(id.index as usize)?.1.as_mut().filter(|flow| flow.id == id)
+    }
+
+    /// Gives a flow its ends; `false` if another flow has them.
+    pub(crate) fn set_endpoints(&mut self, id: FlowId, endpoints: Option<Endpoints>) -> bool {
+        if let Some(endpoints) = endpoints
+            && self.by_endpoints.get(&endpoints).is_some_and(|&owner| owner != id)
+        {
+            return false;
+        }
+        let Some(flow) = self.get_mut(id) else { return false };
+        let before = std::mem::replace(&mut flow.endpoints, endpoints);
+        if let Some(before) = before {
+            self.by_endpoints.remove(&before);
+        }
+        if let Some(endpoints) = endpoints {
+            self.by_endpoints.insert(endpoints, id);
+        }
+        true
+    }
+
+    /// Whether a flow has exactly these ends.
+    pub(crate) fn has(&self, endpoints: &Endpoints) -> bool {
+        self.by_endpoints.contains_key(endpoints)
+    }
+
+    pub(crate) fn remove(&mut self, id: FlowId) -> Option<Flow> {
+        self.set_endpoints(id, None);
+        let (generation, place) = self.places.get_mut(id.index as usize)?;
+        if place.as_ref().is_none_or(|flow| flow.id != id) {
+            return None;
+        }
+        let flow = place.take();
+        *generation = generation.wrapping_add(1);
+        self.free.push_back(id.index);
+        self.count -= 1;
+        flow
+    }
+
+    /// All flows from index `from` on, in order.
+    pub(crate) fn iter_from(&self, from: u32) -> impl Iterator<Item = &Flow> {
+        self.places.iter().skip(from as usize).filter_map(|(_, flow)| flow.as_ref())
+    }
+}

@@ -1,0 +1,350 @@
+//! Answers for the host where no flow does: ARP, echo, port unreachable, reset (paper §3.2).
+//!
+//! Pure functions from a frame to the frame that answers it. None of them answers what was sent to
+//! everybody, comes from everybody, or is itself an answer (RFC 1122 §3.2.2).
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use base_wire::{
+    Arp, EtherType, Ethernet, Header, ICMP_BYTES, IPV4_BYTES, Icmp, IcmpV4Type, Ipv4, Mac,
+    Protocol, TCP_BYTES, Tcp, Udp, VlanTag, checksum, pseudo_header, tcp_flag,
+};
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::network_endian::{U16, U32};
+
+/// Builds frames from our station.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Station {
+    pub(crate) mac: Mac,
+    pub(crate) vlan: Option<u16>,
+}
+
+impl Station {
+    pub(crate) fn frame(self, to: Mac, ether_type: EtherType, parts: &[&[u8]]) -> Vec<u8> {
+        let link_type = if self.vlan.is_some() { EtherType::VLAN } else { ether_type };
+        let mut frame = Ethernet { destination: to, source: self.mac, ether_type: link_type }
+            .as_bytes()
+            .to_vec();
+        if let Some(id) = self.vlan {
+            frame.extend(VlanTag { control: U16::new(id), ether_type }.as_bytes());
+        }
+        for part in parts {
+            frame.extend(*part);
+        }
+        frame
+    }
+
+    pub(crate) fn arp(self, to: Mac, arp: &Arp) -> Vec<u8> {
+        self.frame(to, EtherType::ARP, &[arp.as_bytes()])
+    }
+}
+
+/// What a frame that nobody claimed is.
+#[derive(Debug)]
+pub(crate) enum Stray<'a> {
+    Arp(&'a Arp),
+    Packet(Packet<'a>),
+    /// Nothing that is ever answered.
+    Nothing,
+}
+
+/// An IPv4 packet to one of our addresses, and what it carries.
+#[derive(Debug)]
+pub(crate) struct Packet<'a> {
+    pub(crate) from: Mac,
+    pub(crate) ip: &'a Ipv4,
+    /// The IP packet from its header to the end it states.
+    whole: &'a [u8],
+    payload: &'a [u8],
+}
+
+impl<'a> Packet<'a> {
+    /// What follows the IP header.
+    pub(crate) const fn payload(&self) -> &'a [u8] {
+        self.payload
+    }
+}
+
+/// Reads a frame. Packets that may not be answered come out as [`Stray::Nothing`].
+pub(crate) fn read(frame: &[u8]) -> Stray<'_> {
+    let parse = || {
+        let (ethernet, mut rest) = Ethernet::split(frame)?;
+        let mut ether_type = ethernet.ether_type;
+        if ether_type == EtherType::VLAN {
+            let (tag, inner) = VlanTag::split(rest)?;
+            (ether_type, rest) = (tag.ether_type, inner);
+        }
+        match ether_type {
+            EtherType::ARP => Arp::split(rest).map(|(arp, _)| Stray::Arp(arp)),
+            EtherType::IPV4 => packet(ethernet, rest).map(Stray::Packet),
+            _ => None,
+        }
+    };
+    parse().unwrap_or(Stray::Nothing)
+}
+
+fn packet<'a>(ethernet: &Ethernet, bytes: &'a [u8]) -> Option<Packet<'a>> {
+    let (ip, _) = Ipv4::split(bytes)?;
+    let header = bytes.get(..ip.header_bytes())?;
+    let whole = bytes.get(..usize::from(ip.total_bytes.get()))?;
+    let payload = whole.get(ip.header_bytes()..)?;
+    let source = ip.source();
+    let answerable = ip.version() == 4
+        && header.len() >= IPV4_BYTES
+        && checksum::is_valid(checksum::sum(header))
+        && !ip.is_fragment()
+        && !ethernet.destination.is_group()
+        && !ethernet.source.is_group()
+        && !source.is_unspecified()
+        && !source.is_multicast()
+        && !source.is_broadcast()
+        && !source.is_loopback();
+    answerable.then_some(Packet { from: ethernet.source, ip, whole, payload })
+}
+
+/// What the answer to a packet is.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    Echo(Vec<u8>),
+    Unreachable(Vec<u8>),
+    Reset(Vec<u8>),
+}
+
+/// The answer to a packet to a port or identifier nobody owns.
+pub(crate) fn answer(packet: &Packet<'_>, station: Station) -> Option<Reply> {
+    match packet.ip.protocol {
+        Protocol::ICMP => echo(packet, station).map(Reply::Echo),
+        Protocol::UDP => {
+            Udp::split(packet.payload)?;
+            unreachable(packet, station).map(Reply::Unreachable)
+        }
+        Protocol::TCP => reset(packet, station).map(Reply::Reset),
+        _ => None,
+    }
+}
+
+fn send(packet: &Packet<'_>, station: Station, protocol: Protocol, payload: &[&[u8]]) -> Vec<u8> {
+    let bytes: usize = payload.iter().map(|part| part.len()).sum();
+    let (us, them) = (packet.ip.destination(), packet.ip.source());
+    let ip = Ipv4::new(us, them, protocol, bytes as u16);
+    let mut parts = vec![ip.as_bytes()];
+    parts.extend(payload);
+    station.frame(packet.from, EtherType::IPV4, &parts)
+}
+
+/// RFC 792: the same data back.
+fn echo(packet: &Packet<'_>, station: Station) -> Option<Vec<u8>> {
+    let (icmp, data) = Icmp::split(packet.payload)?;
+    let intact = checksum::is_valid(checksum::sum(packet.payload));
+    if icmp.kind != IcmpV4Type::ECHO_REQUEST || icmp.code != 0 || !intact {
+        return None;
+    }
+    let mut reply = Icmp { kind: IcmpV4Type::ECHO_REPLY, checksum: U16::ZERO, ..*icmp };
+    reply.checksum =
+        U16::new(checksum::finish(checksum::sum(reply.as_bytes()) + checksum::sum(data)));
+    Some(send(packet, station, Protocol::ICMP, &[reply.as_bytes(), data]))
+}
+
+/// RFC 1122 §3.2.2.1 and §4.1.3.1: the head of the packet back, so that its sender knows which.
+fn unreachable(packet: &Packet<'_>, station: Station) -> Option<Vec<u8>> {
+    let quoted = packet.whole.get(..packet.whole.len().min(packet.ip.header_bytes() + 8))?;
+    let mut icmp = Icmp {
+        kind: IcmpV4Type::UNREACHABLE,
+        code: IcmpV4Type::PORT_UNREACHABLE,
+        checksum: U16::ZERO,
+        id: U16::ZERO,
+        sequence: U16::ZERO,
+    };
+    icmp.checksum =
+        U16::new(checksum::finish(checksum::sum(icmp.as_bytes()) + checksum::sum(quoted)));
+    debug_assert_eq!(size_of::<Icmp>(), ICMP_BYTES);
+    Some(send(packet, station, Protocol::ICMP, &[icmp.as_bytes(), quoted]))
+}
+
+/// RFC 9293 §3.10.7.1: a segment to a connection that does not exist is answered by a reset, unless
+/// it is one.
+fn reset(packet: &Packet<'_>, station: Station) -> Option<Vec<u8>> {
+    let (tcp, _) = Tcp::split(packet.payload)?;
+    if tcp.flags & tcp_flag::RST != 0 {
+        return None;
+    }
+    let data = packet
+        .payload
+        .len()
+        .checked_sub(tcp.header_bytes())
+        .filter(|_| tcp.header_bytes() >= TCP_BYTES)?;
+    let occupied = |flag| u32::from(tcp.flags & flag != 0);
+    let length =
+        (data as u32).wrapping_add(occupied(tcp_flag::SYN)).wrapping_add(occupied(tcp_flag::FIN));
+    let acknowledged = tcp.flags & tcp_flag::ACK != 0;
+    let mut reply = Tcp {
+        source: tcp.destination,
+        destination: tcp.source,
+        sequence: if acknowledged { tcp.acknowledgment } else { U32::ZERO },
+        acknowledgment: if acknowledged {
+            U32::ZERO
+        } else {
+            U32::new(tcp.sequence.get().wrapping_add(length))
+        },
+        offset: 5 << 4,
+        flags: if acknowledged { tcp_flag::RST } else { tcp_flag::RST | tcp_flag::ACK },
+        window: U16::ZERO,
+        checksum: U16::ZERO,
+        urgent: U16::ZERO,
+    };
+    let (us, them): (IpAddr, IpAddr) = (packet.ip.destination().into(), packet.ip.source().into());
+    let pseudo = pseudo_header(us, them, Protocol::TCP, TCP_BYTES as u32)?;
+    reply.checksum = U16::new(checksum::finish(pseudo + checksum::sum(reply.as_bytes())));
+    Some(send(packet, station, Protocol::TCP, &[reply.as_bytes()]))
+}
+
+/// Limits how many answers are sent: `per_s` a second, `burst` at once.
+#[derive(Debug)]
+pub(crate) struct Allowance {
+    per_s: u64,
+    burst: u64,
+    /// Billionths of an answer.
+    left: u64,
+    counted_at: u64,
+}
+
+impl Allowance {
+    const ONE: u64 = 1_000_000_000;
+
+    pub(crate) const fn new(per_s: u64, burst: u64) -> Self {
+        Self { per_s, burst, left: burst * Self::ONE, counted_at: 0 }
+    }
+
+    pub(crate) fn take(&mut self, now: u64) -> bool {
+        let passed = now.saturating_sub(self.counted_at).min(Self::ONE * 60);
+        self.counted_at = now;
+        self.left = (self.left + passed * self.per_s).min(self.burst * Self::ONE);
+        if self.left < Self::ONE {
+            return false;
+        }
+        self.left -= Self::ONE;
+        true
+    }
+}
+
+/// The frames that say, unasked, that `address` is at our station (RFC 5227 §2.3).
+pub(crate) fn announcement(station: Station, address: Ipv4Addr) -> Vec<u8> {
+    station.arp(Mac::BROADCAST, &Arp::request(station.mac, address, address))
+}
+
+#[cfg(test)]
+mod tests {
+    use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const US: Station = Station { mac: Mac([2, 0, 0, 0, 0, 1]), vlan: None };
+    const THEM: [u8; 6] = [2, 0, 0, 0, 0, 9];
+
+    fn to_us() -> etherparse::PacketBuilderStep<etherparse::IpHeaders> {
+        PacketBuilder::ethernet2(THEM, US.mac.0).ipv4([10, 0, 0, 2], [10, 0, 0, 1], 64)
+    }
+
+    fn reply_to(frame: &[u8]) -> Option<Reply> {
+        match read(frame) {
+            Stray::Packet(packet) => answer(&packet, US),
+            _ => None,
+        }
+    }
+
+    #[test]
+    fn an_echo_comes_back_with_its_data_and_a_good_checksum() {
+        let mut frame = Vec::new();
+        to_us().icmpv4_echo_request(77, 5).write(&mut frame, b"some data").unwrap();
+        let Some(Reply::Echo(reply)) = reply_to(&frame) else { panic!("no echo") };
+        let parsed = SlicedPacket::from_ethernet(&reply).unwrap();
+        let Some(TransportSlice::Icmpv4(icmp)) = parsed.transport else { panic!("not ICMP") };
+        assert_eq!((icmp.type_u8(), icmp.payload()), (0, &b"some data"[..]));
+        assert!(checksum::is_valid(checksum::sum(&reply[34..])));
+        assert_eq!(reply[..6], THEM);
+        let at = frame.len() - 1;
+        frame[at] ^= 1;
+        assert_eq!(reply_to(&frame), None, "a damaged request is not answered");
+    }
+
+    #[test]
+    fn a_datagram_to_nobody_is_answered_with_its_own_head() {
+        let mut frame = Vec::new();
+        to_us().udp(1000, 2000).write(&mut frame, &[7; 100]).unwrap();
+        let Some(Reply::Unreachable(reply)) = reply_to(&frame) else { panic!("no answer") };
+        assert_eq!(reply[14 + 20], 3);
+        assert_eq!(reply[14 + 20 + 8..], frame[14..14 + 28]);
+    }
+
+    #[test]
+    fn a_segment_to_nobody_is_reset_as_the_standard_says() {
+        let tcp = |build: fn(
+            etherparse::PacketBuilderStep<etherparse::TcpHeader>,
+        ) -> etherparse::PacketBuilderStep<etherparse::TcpHeader>,
+                   data: &[u8]| {
+            let mut frame = Vec::new();
+            build(to_us().tcp(1000, 2000, 500, 1000)).write(&mut frame, data).unwrap();
+            reply_to(&frame).map(|reply| {
+                let Reply::Reset(reply) = reply else { panic!("not a reset") };
+                let parsed = SlicedPacket::from_ethernet(&reply).unwrap();
+                let Some(TransportSlice::Tcp(tcp)) = parsed.transport else { panic!("not TCP") };
+                let header = tcp.to_header();
+                let ip = parsed.net.unwrap();
+                let etherparse::NetSlice::Ipv4(ip) = ip else { panic!("not IPv4") };
+                assert_eq!(
+                    header.calc_checksum_ipv4(&ip.header().to_header(), &[]).unwrap(),
+                    header.checksum
+                );
+                (header.rst, header.ack, header.sequence_number, header.acknowledgment_number)
+            })
+        };
+        assert_eq!(tcp(|t| t.syn(), b""), Some((true, true, 0, 501)));
+        assert_eq!(tcp(|t| t.fin(), b"abc"), Some((true, true, 0, 504)));
+        assert_eq!(tcp(|t| t.ack(9000), b"abc"), Some((true, false, 9000, 0)));
+        assert_eq!(tcp(|t| t.rst(), b""), None, "or resets would answer resets");
+    }
+
+    #[test]
+    fn nothing_that_was_sent_to_or_from_everybody_is_answered() {
+        let mut frame = Vec::new();
+        to_us().udp(1, 2).write(&mut frame, b"x").unwrap();
+        assert!(reply_to(&frame).is_some());
+        let with = |change: fn(&mut Vec<u8>)| {
+            let mut frame = frame.clone();
+            change(&mut frame);
+            let header = Ipv4::split(&frame[14..]).map(|(ip, _)| *ip).unwrap();
+            let mut fixed = header;
+            fixed.fill_checksum();
+            frame[14..34].copy_from_slice(fixed.as_bytes());
+            reply_to(&frame)
+        };
+        assert_eq!(with(|f| f[..6].fill(0xff)), None, "broadcast frame");
+        assert_eq!(with(|f| f[6] |= 1), None, "from a group");
+        assert_eq!(with(|f| f[26..30].fill(0)), None, "from nobody");
+        assert_eq!(with(|f| f[26..30].fill(255)), None, "from everybody");
+        assert_eq!(with(|f| f[26] = 224), None, "from a multicast address");
+        assert_eq!(with(|f| f[20] = 0x20), None, "a fragment");
+        assert_eq!(with(|f| f[23] = 89), None, "a protocol nobody speaks");
+    }
+
+    #[test]
+    fn answers_are_limited() {
+        let mut allowance = Allowance::new(100, 10);
+        let sent = (0..1000).filter(|_| allowance.take(0)).count();
+        assert_eq!(sent, 10);
+        let sent = (0..10_000u64).filter(|i| allowance.take(i * 100_000)).count();
+        assert!((99..=101).contains(&sent), "{sent} in a second");
+    }
+
+    proptest! {
+        #[test]
+        fn no_frame_makes_the_last_resort_panic(frame in proptest::collection::vec(any::<u8>(), 0..200), ip: bool) {
+            let mut frame = frame;
+            if ip && frame.len() > 34 {
+                frame[12..15].copy_from_slice(&[8, 0, 0x45]);
+            }
+            reply_to(&frame);
+        }
+    }
+}

@@ -1,0 +1,71 @@
+//! What the flow manager keeps of a link.
+
+use std::net::IpAddr;
+
+use base_flow::{Admission, Contract, FlowId, LinkFacts, Prefix};
+use base_rpc::DomainId;
+
+use crate::config::LinkConfig;
+
+/// The flow manager's own use of a link: a fiftieth of it, out of what is kept back from promises.
+const OWN_SLICE_NS: u64 = 2_000_000;
+const OWN_PERIOD_NS: u64 = 100_000_000;
+
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) config: LinkConfig,
+    /// What the driver told, while it is connected.
+    pub(crate) driver: Option<Driver>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Driver {
+    pub(crate) facts: LinkFacts,
+    pub(crate) admission: Admission,
+    /// The flow manager's own domain and flow.
+    pub(crate) own_domain: DomainId,
+    pub(crate) own_flow: FlowId,
+    /// When one of our addresses was last defended.
+    pub(crate) defended_at: Option<u64>,
+}
+
+impl Link {
+    /// Whether `address` is ours on this link.
+    pub(crate) fn owns(&self, address: IpAddr) -> bool {
+        self.config.addresses.iter().any(|prefix| prefix.address() == address)
+    }
+
+    /// Our address for talking to `hop`: of the same network if there is one, else the first of
+    /// the family.
+    pub(crate) fn source_for(&self, hop: IpAddr) -> Option<IpAddr> {
+        let same_family = |prefix: &&Prefix| prefix.address().is_ipv4() == hop.is_ipv4();
+        let addresses = || self.config.addresses.iter().filter(same_family);
+        addresses()
+            .find(|prefix| prefix.contains(hop))
+            .or_else(|| addresses().next())
+            .map(Prefix::address)
+    }
+
+    /// Whether `address` reaches every host of a network of this link.
+    pub(crate) fn is_broadcast(&self, address: IpAddr) -> bool {
+        address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST)
+            || self.config.addresses.iter().any(|prefix| prefix.broadcast() == Some(address))
+    }
+}
+
+impl Driver {
+    /// The contract of the flow manager's own flow: enough for the longest frame, however slow the
+    /// line.
+    pub(crate) fn own_contract(facts: &LinkFacts) -> Contract {
+        let frame_ns = longest_frame_ns(facts);
+        let slice_ns = OWN_SLICE_NS.max(frame_ns).min(Contract::PERIOD_NS_MAX);
+        let period_ns = OWN_PERIOD_NS.max(frame_ns.saturating_mul(50)).min(Contract::PERIOD_NS_MAX);
+        Contract { slice_ns, period_ns, deadline_ns: period_ns, slack: true, weight: 1 }
+    }
+}
+
+/// Wire time of the longest frame of a link.
+pub(crate) fn longest_frame_ns(facts: &LinkFacts) -> u64 {
+    let tag = if facts.vlan.is_some() { base_wire::VLAN_TAG_BYTES } else { 0 };
+    facts.rate.wire_ns(usize::from(facts.mtu) + base_wire::ETHERNET_BYTES + tag)
+}

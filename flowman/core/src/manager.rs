@@ -1,0 +1,651 @@
+//! The flow manager: its tables, and what it hears from drivers and the wire.
+
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
+use std::net::IpAddr;
+
+use base_flow::{Admission, Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Sap, Transport};
+use base_rpc::{Answer, DomainId, FromDriver, InstallError, Refusal, Reply, StatusInfo, ToDriver};
+use base_wire::{Arp, ArpOperation, Header, Mac, Protocol, Tcp, Udp};
+
+use crate::config::{Config, LinkConfig, Policy};
+use crate::flows::Flows;
+use crate::last_resort::{
+    Allowance, Packet, Reply as Back, Station, Stray, announcement, answer, read,
+};
+use crate::link::{Driver, Link, longest_frame_ns};
+use crate::neighbours::{Event, Neighbours, Place};
+use crate::ports::Ports;
+use crate::routes::{Route, Routes};
+
+/// Names a connected application to the daemon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ClientId(pub u64);
+
+/// Names a link: its index in the configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct LinkId(pub u16);
+
+/// The shape of the flow manager's own flow: how the daemon lays it out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OwnShape {
+    /// Buffers in each direction.
+    pub buffers: u32,
+    /// Words in each control area.
+    pub words: u32,
+}
+
+/// Enough for a burst of echo requests; more would only be memory.
+pub const OWN_SHAPE: OwnShape = OwnShape { buffers: 64, words: 128 };
+
+/// Driver time the flow manager's flow may use for receiving: what nobody claims is never allowed
+/// to take the driver from those who have flows.
+const OWN_RECEIVE_PPB: u32 = 100_000_000;
+
+/// Answers to strangers: a second's worth, and at once (RFC 1812 §4.3.2.8 asks for a limit).
+const REPLIES_PER_S: u64 = 100;
+const REPLIES_AT_ONCE: u64 = 50;
+
+/// Least time between two defences of an address (RFC 5227 §2.4).
+const DEFENCE_NS: u64 = 10_000_000_000;
+
+/// What the daemon is to do, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Output {
+    /// Send an answer to a client.
+    Answer {
+        /// To whom.
+        client: ClientId,
+        /// What.
+        answer: Answer,
+        /// Whether the descriptors of the message just handled go with it.
+        with_descriptors: bool,
+    },
+    /// Close a client's connection, after everything sent before.
+    Disconnect {
+        /// Whose.
+        client: ClientId,
+    },
+    /// Send a message to a driver.
+    Driver {
+        /// Whose.
+        link: LinkId,
+        /// What.
+        message: ToDriver,
+        /// Whether the descriptors of the message just handled go with it.
+        with_descriptors: bool,
+    },
+    /// Make arenas for the flow manager's own flow and offer them to the driver as `domain`.
+    OfferOwn {
+        /// Which driver.
+        link: LinkId,
+        /// The name of the flow manager's domain.
+        domain: DomainId,
+    },
+    /// The driver joined the own domain, with the descriptors of the message just handled: open
+    /// the flow and make it the last resort.
+    OpenOwn {
+        /// Which driver.
+        link: LinkId,
+        /// The domain.
+        domain: DomainId,
+        /// The flow's name.
+        flow: FlowId,
+        /// Its contract.
+        contract: Contract,
+        /// Its receive budget.
+        rx_cpu_ppb: u32,
+    },
+    /// Send a frame through the flow manager's own flow.
+    Frame {
+        /// On which link.
+        link: LinkId,
+        /// The frame.
+        frame: Vec<u8>,
+    },
+}
+
+/// The drivers' counters, as the daemon sees them.
+pub trait Counters {
+    /// The bill of a flow.
+    fn bill(&self, link: LinkId, flow: u32) -> Bill;
+    /// The link's own bill, and the time the line stood still.
+    fn link(&self, link: LinkId) -> (Bill, u64);
+}
+
+/// An application.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) pid: i32,
+    pub(crate) uid: u32,
+    pub(crate) greeted: bool,
+    pub(crate) domains: BTreeMap<LinkId, ClientDomain>,
+    pub(crate) flows: HashSet<FlowId>,
+    pub(crate) waiting: usize,
+}
+
+/// An application's domain at a driver.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ClientDomain {
+    pub(crate) id: DomainId,
+    /// The request to answer when the driver has answered.
+    pub(crate) joining: Option<u32>,
+}
+
+/// A request that waits for a neighbour.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Waiter {
+    pub(crate) client: ClientId,
+    pub(crate) tag: u32,
+    pub(crate) purpose: Purpose,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Purpose {
+    /// Answer [`Reply::Opened`], or close the flow again.
+    Open(FlowId),
+    /// Answer [`Reply::Attached`], or detach the flow again.
+    Attach(FlowId),
+    /// Answer [`Reply::Resolved`].
+    Resolve { source: IpAddr },
+}
+
+/// The flow manager.
+pub struct FlowManager {
+    pub(crate) policy: Policy,
+    pub(crate) links: Vec<Link>,
+    pub(crate) clients: HashMap<ClientId, Client>,
+    pub(crate) flows: Flows,
+    pub(crate) ports: Ports,
+    pub(crate) routes: Routes,
+    pub(crate) neighbours: Neighbours,
+    pub(crate) waiting: HashMap<Place, Vec<Waiter>>,
+    pub(crate) outputs: VecDeque<Output>,
+    pub(crate) status: StatusInfo,
+    pub(crate) replies: Allowance,
+    next_domain: u32,
+}
+
+impl FlowManager {
+    /// A flow manager for the links and the policy of `config`.
+    pub fn new(config: Config) -> Self {
+        let mut routes = Routes::default();
+        for (index, link) in config.links.iter().enumerate() {
+            let id = LinkId(index as u16);
+            for prefix in &link.addresses {
+                routes.add(Route { prefix: *prefix, gateway: None, link: id });
+            }
+            if let Some(gateway) = link.gateway {
+                let all = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
+                let prefix = all.parse().expect("a valid prefix");
+                routes.add(Route { prefix, gateway: Some(gateway), link: id });
+            }
+        }
+        let links = config
+            .links
+            .into_iter()
+            .map(|config: LinkConfig| Link { config, driver: None })
+            .collect();
+        Self {
+            policy: config.policy,
+            links,
+            clients: HashMap::new(),
+            flows: Flows::default(),
+            ports: Ports::default(),
+            routes,
+            neighbours: Neighbours::default(),
+            waiting: HashMap::new(),
+            outputs: VecDeque::new(),
+            status: StatusInfo::default(),
+            replies: Allowance::new(REPLIES_PER_S, REPLIES_AT_ONCE),
+            next_domain: 0,
+        }
+    }
+
+    /// What the daemon is to do next.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// An application connected; the kernel says who it is.
+    pub fn client_joined(&mut self, client: ClientId, pid: i32, uid: u32) {
+        self.clients.insert(
+            client,
+            Client {
+                pid,
+                uid,
+                greeted: false,
+                domains: BTreeMap::new(),
+                flows: HashSet::new(),
+                waiting: 0,
+            },
+        );
+    }
+
+    /// An application is gone, at whatever moment: everything it held is given back.
+    pub fn client_left(&mut self, client: ClientId) {
+        let Some(gone) = self.clients.remove(&client) else { return };
+        for flow in gone.flows {
+            self.close(flow, None);
+        }
+        for (link, domain) in gone.domains {
+            self.tell_driver(link, ToDriver::RemoveDomain { domain: domain.id });
+        }
+        self.ports.forget(client);
+        for waiters in self.waiting.values_mut() {
+            waiters.retain(|waiter| waiter.client != client);
+        }
+        self.waiting.retain(|_, waiters| !waiters.is_empty());
+    }
+
+    /// The link that a driver of interface `name` would drive.
+    pub fn link_named(&self, name: &str) -> Option<LinkId> {
+        self.links.iter().position(|link| link.config.dev == name).map(|index| LinkId(index as u16))
+    }
+
+    /// A driver connected. `None`, and it should be sent away, if no link has its name or the link
+    /// has a driver.
+    pub fn driver_joined(&mut self, facts: LinkFacts) -> Option<LinkId> {
+        let id = self.link_named(&facts.name)?;
+        if self.links[usize::from(id.0)].driver.is_some() {
+            return None;
+        }
+        let contract = Driver::own_contract(&facts);
+        let own_flow = self.flows.add(None, id, contract)?;
+        let own_domain = self.new_domain();
+        let admission = Admission::new(longest_frame_ns(&facts), self.policy.promisable_ppm);
+        let link = &mut self.links[usize::from(id.0)];
+        link.driver = Some(Driver { facts, admission, own_domain, own_flow, defended_at: None });
+        let addresses = link.config.addresses.clone();
+        self.tell_driver(id, ToDriver::SetAddresses { addresses });
+        self.outputs.push_back(Output::OfferOwn { link: id, domain: own_domain });
+        Some(id)
+    }
+
+    /// A driver is gone: so are the flows of its link.
+    pub fn driver_left(&mut self, link: LinkId) {
+        let lost: Vec<FlowId> =
+            self.flows.iter_from(0).filter(|flow| flow.link == link).map(|flow| flow.id).collect();
+        for id in lost {
+            self.forget_flow(id, Some("the driver of its link is gone"));
+        }
+        for client in self.clients.values_mut() {
+            client.domains.remove(&link);
+        }
+        self.links[usize::from(link.0)].driver = None;
+    }
+
+    /// A driver said something.
+    pub fn driver_message(&mut self, link: LinkId, message: FromDriver) {
+        match message {
+            FromDriver::Hello { .. }
+            | FromDriver::Pong { .. }
+            | FromDriver::DomainRemoved { .. } => {}
+            FromDriver::DomainAdded { domain, result } => self.domain_added(link, domain, result),
+            FromDriver::FlowFailed { flow, error } => {
+                if self.flows.get(flow).is_some() {
+                    self.tell_driver(link, ToDriver::RemoveFlow { flow });
+                    self.forget_flow(flow, Some(&format!("driver: {error}")));
+                }
+            }
+            FromDriver::FlowRemoved { flow, bill } => self.flow_removed(flow, bill),
+            FromDriver::Fault { flow, fault } => {
+                let reason = format!("the application broke the rules of the channel: {fault}");
+                if let Some(found) = self.flows.get(flow)
+                    && let Some(client) = found.client
+                {
+                    self.tell(client, 0, Reply::Lost { flow, reason });
+                    self.close(flow, None);
+                }
+            }
+        }
+    }
+
+    fn domain_added(&mut self, link: LinkId, domain: DomainId, result: Result<(), InstallError>) {
+        if let Some(driver) = &self.links[usize::from(link.0)].driver
+            && driver.own_domain == domain
+        {
+            if result.is_ok() {
+                let (flow, facts) = (driver.own_flow, &driver.facts);
+                let contract = Driver::own_contract(facts);
+                let rx_cpu_ppb = OWN_RECEIVE_PPB;
+                self.outputs.push_back(Output::OpenOwn {
+                    link,
+                    domain,
+                    flow,
+                    contract,
+                    rx_cpu_ppb,
+                });
+                self.announce(link);
+            }
+            return;
+        }
+        let owner = self.clients.iter_mut().find_map(|(&id, client)| {
+            let found = client.domains.get_mut(&link).filter(|found| found.id == domain)?;
+            Some((id, found.joining.take()?))
+        });
+        // A client that left meanwhile is followed by RemoveDomain.
+        let Some((client, tag)) = owner else { return };
+        match result {
+            Ok(()) => self.outputs.push_back(Output::Answer {
+                client,
+                answer: Answer { tag, reply: Reply::Joined },
+                with_descriptors: true,
+            }),
+            Err(error) => {
+                if let Some(client) = self.clients.get_mut(&client) {
+                    client.domains.remove(&link);
+                }
+                self.tell(client, tag, Reply::Refused(Refusal::Driver(error)));
+            }
+        }
+    }
+
+    fn flow_removed(&mut self, id: FlowId, bill: Bill) {
+        let Some(flow) = self.flows.get(id) else { return };
+        if let (Some(client), Some(Some(tag))) = (flow.client, flow.closing) {
+            self.tell(client, tag, Reply::Closed { bill });
+        }
+        self.forget_flow(id, None);
+    }
+
+    /// Says on every network that our addresses are at our station.
+    fn announce(&mut self, link: LinkId) {
+        let Some(station) = self.station(link) else { return };
+        let addresses = self.links[usize::from(link.0)].config.addresses.clone();
+        for prefix in addresses {
+            if let IpAddr::V4(address) = prefix.address() {
+                self.outputs
+                    .push_back(Output::Frame { link, frame: announcement(station, address) });
+            }
+        }
+    }
+
+    /// Starts closing a flow: everything it holds is free for others at once, its place when the
+    /// driver has let go of it.
+    pub(crate) fn close(&mut self, id: FlowId, tag: Option<u32>) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        if flow.closing.is_some() {
+            return;
+        }
+        flow.closing = Some(tag);
+        let (link, client, contract) = (flow.link, flow.client, flow.contract);
+        self.release_endpoints(id);
+        if let Some(driver) = &mut self.links[usize::from(link.0)].driver {
+            driver.admission.release(&contract);
+        }
+        if let Some(client) = client.and_then(|client| self.clients.get_mut(&client)) {
+            client.flows.remove(&id);
+        }
+        self.drop_waiters(id);
+        self.tell_driver(link, ToDriver::RemoveFlow { flow: id });
+    }
+
+    /// Removes a flow from the table without asking the driver; tells its owner if there is a
+    /// reason.
+    fn forget_flow(&mut self, id: FlowId, reason: Option<&str>) {
+        self.release_endpoints(id);
+        self.drop_waiters(id);
+        let Some(flow) = self.flows.remove(id) else { return };
+        if flow.closing.is_none()
+            && flow.client.is_some()
+            && let Some(driver) = &mut self.links[usize::from(flow.link.0)].driver
+        {
+            driver.admission.release(&flow.contract);
+        }
+        let Some(client) = flow.client else { return };
+        if let Some(owner) = self.clients.get_mut(&client) {
+            owner.flows.remove(&id);
+            match (reason, flow.closing) {
+                (Some(_), Some(Some(tag))) => {
+                    self.tell(client, tag, Reply::Closed { bill: Bill::default() })
+                }
+                (Some(reason), None) => {
+                    self.tell(client, 0, Reply::Lost { flow: id, reason: reason.to_string() });
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// Gives a flow's ends and port back.
+    pub(crate) fn release_endpoints(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        flow.hop = None;
+        let (client, endpoints) = (flow.client, flow.endpoints);
+        self.flows.set_endpoints(id, None);
+        if let (Some(client), Some(endpoints)) = (client, endpoints) {
+            self.ports.release_from_flow(client, endpoints.transport, endpoints.local);
+        }
+    }
+
+    fn drop_waiters(&mut self, id: FlowId) {
+        for waiters in self.waiting.values_mut() {
+            waiters.retain(|waiter| !matches!(waiter.purpose, Purpose::Open(flow) | Purpose::Attach(flow) if flow == id));
+        }
+    }
+
+    /// A frame came that no flow claimed.
+    pub fn frame(&mut self, now_ns: u64, link: LinkId, frame: &[u8]) {
+        match read(frame) {
+            Stray::Arp(arp) => self.arp(now_ns, link, arp),
+            Stray::Packet(packet) => self.stray(now_ns, link, &packet, frame),
+            Stray::Nothing => {}
+        }
+    }
+
+    fn arp(&mut self, now_ns: u64, link: LinkId, arp: &Arp) {
+        let (Some(operation), Some(station)) = (arp.operation(), self.station(link)) else {
+            return;
+        };
+        let (sender, target) = (IpAddr::V4(arp.sender()), IpAddr::V4(arp.target()));
+        if arp.sender_mac.is_group() || arp.sender_mac == station.mac {
+            return;
+        }
+        let ours = &self.links[usize::from(link.0)];
+        if ours.owns(sender) {
+            return self.conflict(now_ns, link, arp);
+        }
+        let to_us = ours.owns(target);
+        // A probe (RFC 5227) has no sender address yet.
+        if !arp.sender().is_unspecified()
+            && self.routes.find(sender).is_some_and(|(on, hop)| on == link && hop == sender)
+        {
+            let event = self.neighbours.heard((link, sender), arp.sender_mac, to_us, now_ns);
+            self.neighbour_events(event.into_iter().collect());
+        }
+        if operation == ArpOperation::Request && to_us {
+            self.status.arp_answered += 1;
+            let reply = Arp::reply(station.mac, arp.target(), arp.sender_mac, arp.sender());
+            let frame = station.arp(arp.sender_mac, &reply);
+            self.outputs.push_back(Output::Frame { link, frame });
+        }
+    }
+
+    /// Somebody else says that he has one of our addresses: say otherwise, but not for ever.
+    fn conflict(&mut self, now_ns: u64, link: LinkId, arp: &Arp) {
+        self.status.conflicts += 1;
+        let Some(station) = self.station(link) else { return };
+        let Some(driver) = &mut self.links[usize::from(link.0)].driver else { return };
+        if driver.defended_at.is_none_or(|at| now_ns.saturating_sub(at) >= DEFENCE_NS) {
+            driver.defended_at = Some(now_ns);
+            self.outputs
+                .push_back(Output::Frame { link, frame: announcement(station, arp.sender()) });
+        }
+    }
+
+    /// A packet for a port nobody owns, or for a flow that the driver is about to hear of.
+    fn stray(&mut self, now_ns: u64, link: LinkId, packet: &Packet<'_>, frame: &[u8]) {
+        let Some(station) = self.station(link) else { return };
+        let destination = IpAddr::V4(packet.ip.destination());
+        if !self.links[usize::from(link.0)].owns(destination) {
+            return;
+        }
+        if self.has_flow_for(packet) {
+            return self.tell_driver(link, ToDriver::Inject { frame: frame.to_vec() });
+        }
+        let Some(back) = answer(packet, station) else { return };
+        // Echo has its own measure, the contract of this flow; the others are limited.
+        if !matches!(back, Back::Echo(_)) && !self.replies.take(now_ns) {
+            self.status.replies_suppressed += 1;
+            return;
+        }
+        let (count, frame) = match back {
+            Back::Echo(frame) => (&mut self.status.echo_answered, frame),
+            Back::Unreachable(frame) => (&mut self.status.unreachable_sent, frame),
+            Back::Reset(frame) => (&mut self.status.resets_sent, frame),
+        };
+        *count += 1;
+        self.outputs.push_back(Output::Frame { link, frame });
+    }
+
+    /// Whether a flow exists that the packet belongs to: it was opened while the packet was on its
+    /// way here.
+    fn has_flow_for(&self, packet: &Packet<'_>) -> bool {
+        let (transport, ports) = match packet.ip.protocol {
+            Protocol::UDP => (
+                Transport::Udp,
+                Udp::split(packet.payload()).map(|(udp, _)| (udp.destination, udp.source)),
+            ),
+            Protocol::TCP => (
+                Transport::Tcp,
+                Tcp::split(packet.payload()).map(|(tcp, _)| (tcp.destination, tcp.source)),
+            ),
+            _ => return false,
+        };
+        let Some((here, there)) = ports else { return false };
+        let local = Sap::new(packet.ip.destination().into(), here.get());
+        let remote = Sap::new(packet.ip.source().into(), there.get());
+        let ends = |local, remote| Endpoints { transport, local, remote };
+        self.flows.has(&ends(local, Some(remote)))
+            || self.flows.has(&ends(local, None))
+            || self.flows.has(&ends(Sap::any_v4(here.get()), None))
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self, now_ns: u64) {
+        let mut events = Vec::new();
+        self.neighbours.tick(now_ns, &mut events);
+        self.neighbour_events(events);
+    }
+
+    /// When [`Self::tick`] is to be called at the latest.
+    pub fn next_deadline(&self) -> Option<u64> {
+        self.neighbours.next_deadline()
+    }
+
+    pub(crate) fn neighbour_events(&mut self, events: Vec<Event>) {
+        for event in events {
+            match event {
+                Event::Ask(place, to) => self.ask(place, to),
+                Event::Found(place, mac) => self.found(place, Some(mac)),
+                Event::Lost(place) => self.found(place, None),
+                Event::Moved(place, mac) => {
+                    self.found(place, Some(mac));
+                    self.reorganise(place, mac);
+                }
+            }
+        }
+    }
+
+    fn ask(&mut self, (link, address): Place, to: Option<Mac>) {
+        let IpAddr::V4(target) = address else { return };
+        let (Some(station), Some(IpAddr::V4(source))) =
+            (self.station(link), self.links[usize::from(link.0)].source_for(address))
+        else {
+            return;
+        };
+        let frame =
+            station.arp(to.unwrap_or(Mac::BROADCAST), &Arp::request(station.mac, source, target));
+        self.outputs.push_back(Output::Frame { link, frame });
+    }
+
+    /// Those who waited for a neighbour hear of it.
+    fn found(&mut self, place: Place, mac: Option<Mac>) {
+        for Waiter { client, tag, purpose } in self.waiting.remove(&place).unwrap_or_default() {
+            if let Some(client) = self.clients.get_mut(&client) {
+                client.waiting = client.waiting.saturating_sub(1);
+            }
+            match (mac, purpose) {
+                (Some(mac), Purpose::Open(flow)) => self.finish_open(client, tag, flow, Some(mac)),
+                (Some(mac), Purpose::Attach(flow)) => {
+                    self.finish_attach(client, tag, flow, Some(mac))
+                }
+                (Some(mac), Purpose::Resolve { source }) => {
+                    self.tell(client, tag, Reply::Resolved { mac, source, link: place.0.0 });
+                }
+                (None, purpose) => {
+                    match purpose {
+                        Purpose::Open(flow) => self.close(flow, None),
+                        Purpose::Attach(flow) => self.release_endpoints(flow),
+                        Purpose::Resolve { .. } => {}
+                    }
+                    self.tell(
+                        client,
+                        tag,
+                        Reply::Refused(Refusal::Unreachable { address: place.1 }),
+                    );
+                }
+            }
+        }
+    }
+
+    /// A neighbour moved to another station: flows to it get a new template and their owners a
+    /// call-back (paper §3.2).
+    fn reorganise(&mut self, place: Place, mac: Mac) {
+        let moved: Vec<FlowId> = self
+            .flows
+            .iter_from(0)
+            .filter(|flow| flow.hop == Some(place))
+            .map(|flow| flow.id)
+            .collect();
+        for id in moved {
+            let Some(fib) = self.fib(id, Some(mac)) else { continue };
+            let client = self.flows.get(id).and_then(|flow| flow.client);
+            self.tell_driver(place.0, ToDriver::Attach { fib });
+            if let Some(client) = client {
+                self.tell(client, 0, Reply::Reorganised { fib });
+            }
+        }
+    }
+
+    /// What the owner of a flow must know to format its packets.
+    pub(crate) fn fib(&self, id: FlowId, next_hop_mac: Option<Mac>) -> Option<Fib> {
+        let flow = self.flows.get(id)?;
+        let endpoints = flow.endpoints?;
+        let link = &self.links[usize::from(flow.link.0)];
+        let facts = &link.driver.as_ref()?.facts;
+        let source = if endpoints.local.is_any_address() {
+            link.source_for(endpoints.local.address)?
+        } else {
+            endpoints.local.address
+        };
+        Some(Fib {
+            flow: id,
+            endpoints,
+            source,
+            source_mac: facts.mac,
+            next_hop_mac,
+            mtu: facts.mtu,
+            vlan: facts.vlan,
+        })
+    }
+
+    pub(crate) fn station(&self, link: LinkId) -> Option<Station> {
+        let facts = &self.links.get(usize::from(link.0))?.driver.as_ref()?.facts;
+        Some(Station { mac: facts.mac, vlan: facts.vlan })
+    }
+
+    pub(crate) fn tell(&mut self, client: ClientId, tag: u32, reply: Reply) {
+        let answer = Answer { tag, reply };
+        self.outputs.push_back(Output::Answer { client, answer, with_descriptors: false });
+    }
+
+    pub(crate) fn tell_driver(&mut self, link: LinkId, message: ToDriver) {
+        self.outputs.push_back(Output::Driver { link, message, with_descriptors: false });
+    }
+
+    pub(crate) fn new_domain(&mut self) -> DomainId {
+        self.next_domain = self.next_domain.wrapping_add(1);
+        DomainId(self.next_domain)
+    }
+}

@@ -1,0 +1,227 @@
+//! Reservation of local access points.
+//!
+//! An access point belongs to one client. A reservation of "any address" excludes every other
+//! client from the port, one of a definite address only from that address and from "any".
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use base_flow::{Sap, Transport};
+
+use crate::manager::ClientId;
+
+/// Ports given to those who ask for any: the dynamic range of RFC 6335.
+const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 49_152..=65_535;
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Holding {
+    address: IpAddr,
+    client: ClientId,
+    /// Flows that use it.
+    flows: u32,
+    /// Whether it was bound by itself, and so outlives its flows.
+    bound: bool,
+}
+
+/// Who holds which ports.
+#[derive(Debug, Default)]
+pub(crate) struct Ports {
+    holdings: HashMap<(Transport, u16), Vec<Holding>>,
+    count: usize,
+    next_dynamic: u16,
+}
+
+/// Why an access point was not given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Taken {
+    InUse,
+    NoFreePort,
+}
+
+fn overlap(a: IpAddr, b: IpAddr) -> bool {
+    a.is_ipv4() == b.is_ipv4() && (a == b || a.is_unspecified() || b.is_unspecified())
+}
+
+impl Ports {
+    /// Number of reservations.
+    pub(crate) const fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Reserves `sap` for `client` by itself; port 0 finds a free one.
+    pub(crate) fn bind(
+        &mut self,
+        client: ClientId,
+        transport: Transport,
+        sap: Sap,
+    ) -> Result<Sap, Taken> {
+        let sap = self.choose(client, transport, sap)?;
+        if self.find(client, transport, sap).is_some_and(|holding| holding.bound) {
+            return Err(Taken::InUse);
+        }
+        self.holding(client, transport, sap)?.bound = true;
+        Ok(sap)
+    }
+
+    /// Reserves `sap` for a flow of `client`; shares the client's own reservation if there is one.
+    pub(crate) fn use_for_flow(
+        &mut self,
+        client: ClientId,
+        transport: Transport,
+        sap: Sap,
+    ) -> Result<Sap, Taken> {
+        let sap = self.choose(client, transport, sap)?;
+        self.holding(client, transport, sap)?.flows += 1;
+        Ok(sap)
+    }
+
+    /// A flow no longer uses `sap`.
+    pub(crate) fn release_from_flow(&mut self, client: ClientId, transport: Transport, sap: Sap) {
+        if let Some(holding) = self.find(client, transport, sap) {
+            holding.flows = holding.flows.saturating_sub(1);
+        }
+        self.sweep(transport, sap.port);
+    }
+
+    /// Gives a reservation back; `false` if the client has none. Flows keep the port until they
+    /// are closed.
+    pub(crate) fn unbind(&mut self, client: ClientId, transport: Transport, sap: Sap) -> bool {
+        let found = match self.find(client, transport, sap) {
+            Some(holding) if holding.bound => {
+                holding.bound = false;
+                true
+            }
+            _ => false,
+        };
+        self.sweep(transport, sap.port);
+        found
+    }
+
+    /// Gives back all that `client` has bound; its flows are closed separately.
+    pub(crate) fn forget(&mut self, client: ClientId) {
+        self.holdings.retain(|_, holdings| {
+            holdings.retain(|holding| holding.client != client);
+            !holdings.is_empty()
+        });
+        self.count = self.holdings.values().map(Vec::len).sum();
+    }
+
+    fn choose(&mut self, client: ClientId, transport: Transport, sap: Sap) -> Result<Sap, Taken> {
+        if sap.port != 0 {
+            let free = self.is_free(client, transport, sap);
+            return if free { Ok(sap) } else { Err(Taken::InUse) };
+        }
+        let (first, last) = (*DYNAMIC_PORTS.start(), *DYNAMIC_PORTS.end());
+        self.next_dynamic = self.next_dynamic.clamp(first, last);
+        for _ in DYNAMIC_PORTS {
+            let port = self.next_dynamic;
+            self.next_dynamic = if port == last { first } else { port + 1 };
+            // Nobody else's, and not this client's either.
+            if !self.holdings.contains_key(&(transport, port)) {
+                return Ok(Sap { port, ..sap });
+            }
+        }
+        Err(Taken::NoFreePort)
+    }
+
+    fn is_free(&self, client: ClientId, transport: Transport, sap: Sap) -> bool {
+        let holdings = self.holdings.get(&(transport, sap.port));
+        holdings.is_none_or(|holdings| {
+            holdings
+                .iter()
+                .all(|holding| holding.client == client || !overlap(holding.address, sap.address))
+        })
+    }
+
+    fn find(&mut self, client: ClientId, transport: Transport, sap: Sap) -> Option<&mut Holding> {
+        let holdings = self.holdings.get_mut(&(transport, sap.port))?;
+        holdings
+            .iter_mut()
+            .find(|holding| holding.client == client && holding.address == sap.address)
+    }
+
+    fn holding(
+        &mut self,
+        client: ClientId,
+        transport: Transport,
+        sap: Sap,
+    ) -> Result<&mut Holding, Taken> {
+        let holdings = self.holdings.entry((transport, sap.port)).or_default();
+        let at = holdings
+            .iter()
+            .position(|holding| holding.client == client && holding.address == sap.address);
+        let at = at.unwrap_or_else(|| {
+            holdings.push(Holding { address: sap.address, client, flows: 0, bound: false });
+            self.count += 1;
+            holdings.len() - 1
+        });
+        holdings.get_mut(at).ok_or(Taken::InUse)
+    }
+
+    fn sweep(&mut self, transport: Transport, port: u16) {
+        if let Some(holdings) = self.holdings.get_mut(&(transport, port)) {
+            let before = holdings.len();
+            holdings.retain(|holding| holding.bound || holding.flows > 0);
+            self.count -= before - holdings.len();
+            if holdings.is_empty() {
+                self.holdings.remove(&(transport, port));
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: ClientId = ClientId(1);
+    const B: ClientId = ClientId(2);
+    const UDP: Transport = Transport::Udp;
+
+    fn sap(text: &str) -> Sap {
+        text.parse::<std::net::SocketAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn any_address_excludes_everybody_and_a_definite_one_only_itself() {
+        let mut ports = Ports::default();
+        ports.bind(A, UDP, sap("10.0.0.1:53")).unwrap();
+        assert_eq!(ports.bind(B, UDP, sap("10.0.0.1:53")), Err(Taken::InUse));
+        assert_eq!(ports.bind(B, UDP, sap("0.0.0.0:53")), Err(Taken::InUse));
+        ports.bind(B, UDP, sap("10.0.0.2:53")).unwrap();
+        ports.bind(B, Transport::Tcp, sap("0.0.0.0:53")).unwrap();
+        ports.bind(B, UDP, sap("[::]:53")).unwrap();
+        assert_eq!(ports.bind(A, UDP, sap("10.0.0.1:53")), Err(Taken::InUse), "not even twice");
+    }
+
+    #[test]
+    fn a_port_is_free_when_its_last_use_is_gone() {
+        let mut ports = Ports::default();
+        let at = sap("10.0.0.1:4000");
+        ports.use_for_flow(A, UDP, at).unwrap();
+        ports.use_for_flow(A, UDP, at).unwrap();
+        ports.release_from_flow(A, UDP, at);
+        assert_eq!(ports.use_for_flow(B, UDP, at), Err(Taken::InUse));
+        ports.release_from_flow(A, UDP, at);
+        assert_eq!(ports.len(), 0);
+        ports.bind(B, UDP, at).unwrap();
+        ports.use_for_flow(B, UDP, at).unwrap();
+        assert!(ports.unbind(B, UDP, at) && !ports.unbind(B, UDP, at));
+        assert_eq!(ports.len(), 1, "a flow keeps it");
+        ports.release_from_flow(B, UDP, at);
+        assert_eq!(ports.len(), 0);
+    }
+
+    #[test]
+    fn dynamic_ports_run_out_with_a_reason_and_come_back() {
+        let mut ports = Ports::default();
+        let any = sap("0.0.0.0:0");
+        for _ in DYNAMIC_PORTS {
+            ports.bind(A, UDP, any).unwrap();
+        }
+        assert_eq!(ports.bind(A, UDP, any), Err(Taken::NoFreePort));
+        ports.forget(A);
+        assert_eq!(ports.len(), 0);
+        assert!(DYNAMIC_PORTS.contains(&ports.bind(B, UDP, any).unwrap().port));
+    }
+}

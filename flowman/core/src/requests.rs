@@ -1,0 +1,610 @@
+//! What applications ask for, and what they get.
+
+use std::net::IpAddr;
+
+use base_flow::{Contract, Endpoints, FlowId, Refused, Sap, Transport, canonical};
+use base_rpc::{
+    Call, FlowInfo, FlowLayout, JoinOffer, LinkInfo, NeighbourInfo, Query, QueryReply, Refusal,
+    Reply, Request, RouteInfo, StatusInfo, ToDriver,
+};
+use base_wire::Mac;
+
+use crate::config::Rights;
+use crate::manager::{
+    Client, ClientDomain, ClientId, Counters, FlowManager, LinkId, Output, Purpose, Waiter,
+};
+use crate::neighbours::{Lookup, Place};
+use crate::ports::Taken;
+
+/// Requests of one client that may wait for neighbours.
+const WAITING_MAX: usize = 64;
+/// Flows in one page of an answer.
+const PAGE: usize = 64;
+/// Descriptors of a join: three arenas and a bell.
+const JOIN_DESCRIPTORS: usize = 4;
+
+impl FlowManager {
+    /// An application asks; `descriptors` is how many came beside the message.
+    pub fn request(
+        &mut self,
+        now_ns: u64,
+        client: ClientId,
+        call: Call,
+        descriptors: usize,
+        counters: &impl Counters,
+    ) {
+        let Some(known) = self.clients.get(&client) else { return };
+        let Call { tag, request } = call;
+        let expected = if matches!(request, Request::Join(_)) { JOIN_DESCRIPTORS } else { 0 };
+        let wrong = if descriptors != expected {
+            let text = format!("{descriptors} came, {expected} were expected");
+            Some(Refusal::Descriptors(text))
+        } else if !known.greeted && request != Request::Hello {
+            Some(Refusal::Order("say hello first".into()))
+        } else if tag == 0 {
+            Some(Refusal::Order("tag 0 is for call-backs".into()))
+        } else {
+            None
+        };
+        if let Some(refusal) = wrong {
+            // Whoever cannot get this right will not get the rest right.
+            self.tell(client, tag, Reply::Refused(refusal));
+            self.outputs.push_back(Output::Disconnect { client });
+            return;
+        }
+        match self.serve(now_ns, client, tag, request, counters) {
+            Ok(Some(reply)) => self.tell(client, tag, reply),
+            Ok(None) => {}
+            Err(refusal) => self.tell(client, tag, Reply::Refused(refusal)),
+        }
+    }
+
+    /// A message that could not be read: its sender is told, and sent away.
+    pub fn unreadable(&mut self, client: ClientId, problem: String) {
+        self.tell(client, 0, Reply::Refused(Refusal::Message(problem)));
+        self.outputs.push_back(Output::Disconnect { client });
+    }
+
+    /// Does what is asked; `None` if the answer comes later.
+    fn serve(
+        &mut self,
+        now: u64,
+        client: ClientId,
+        tag: u32,
+        request: Request,
+        counters: &impl Counters,
+    ) -> Result<Option<Reply>, Refusal> {
+        match request {
+            Request::Hello => {
+                self.client(client)?.greeted = true;
+                Ok(Some(Reply::Welcome { links: self.link_infos(counters) }))
+            }
+            Request::Join(offer) => self.join(client, tag, offer).map(|()| None),
+            Request::Bind { transport, local } => {
+                let local = self.checked_local(client, transport, local)?;
+                let bound =
+                    self.ports.bind(client, transport, local).map_err(taken(transport, local))?;
+                Ok(Some(Reply::Bound { local: bound }))
+            }
+            Request::Unbind { transport, local } => {
+                let local = Sap::new(canonical(local.address), local.port);
+                if self.ports.unbind(client, transport, local) {
+                    Ok(Some(Reply::Done))
+                } else {
+                    Err(Refusal::Order(format!(
+                        "{transport} {local} was not bound by this application"
+                    )))
+                }
+            }
+            Request::Open { link, contract, layout, endpoints } => {
+                self.open(now, client, tag, LinkId(link), contract, layout, endpoints)
+            }
+            Request::Attach { flow, endpoints } => self.attach(now, client, tag, flow, endpoints),
+            Request::Detach { flow } => {
+                let link = self.own_flow(client, flow)?;
+                self.release_endpoints(flow);
+                self.tell_driver(link, ToDriver::Detach { flow });
+                Ok(Some(Reply::Done))
+            }
+            Request::Close { flow } => {
+                self.own_flow(client, flow)?;
+                self.close(flow, Some(tag));
+                Ok(None)
+            }
+            Request::AdjustQos { flow, contract } => self.adjust(client, flow, contract).map(Some),
+            Request::Resolve { remote } => self.resolve(now, client, tag, canonical(remote)),
+            Request::Query(query) => {
+                self.query(now, client, query, counters).map(|found| Some(Reply::Found(found)))
+            }
+        }
+    }
+
+    fn client(&mut self, client: ClientId) -> Result<&mut Client, Refusal> {
+        self.clients.get_mut(&client).ok_or_else(|| Refusal::Order("not connected".into()))
+    }
+
+    fn rights(&self, client: ClientId) -> Rights {
+        self.clients.get(&client).map_or(Rights::ORDINARY, |known| self.policy.rights(known.uid))
+    }
+
+    fn join(&mut self, client: ClientId, tag: u32, offer: JoinOffer) -> Result<(), Refusal> {
+        let id = LinkId(offer.link);
+        let no_link = Refusal::NoLink { link: offer.link };
+        if self.links.get(usize::from(offer.link)).is_none_or(|link| link.driver.is_none()) {
+            return Err(no_link);
+        }
+        let flows_max = self.rights(client).flows_max;
+        if offer.flows_max == 0 || offer.flows_max > flows_max {
+            return Err(Refusal::Quota(format!(
+                "{} flows were asked for, between 1 and {flows_max} are possible",
+                offer.flows_max
+            )));
+        }
+        if self.client(client)?.domains.contains_key(&id) {
+            return Err(Refusal::Order(format!("link {} was joined already", offer.link)));
+        }
+        let domain = self.new_domain();
+        self.client(client)?.domains.insert(id, ClientDomain { id: domain, joining: Some(tag) });
+        let message = ToDriver::AddDomain { domain, flows_max: offer.flows_max };
+        self.outputs.push_back(Output::Driver { link: id, message, with_descriptors: true });
+        Ok(())
+    }
+
+    /// `local` with its address in canonical form, if this client may have it.
+    fn checked_local(
+        &self,
+        client: ClientId,
+        transport: Transport,
+        local: Sap,
+    ) -> Result<Sap, Refusal> {
+        let local = Sap::new(canonical(local.address), local.port);
+        if local.address.is_ipv6() {
+            return Err(Refusal::Unsupported("IPv6".into()));
+        }
+        if !local.is_any_address() && !self.links.iter().any(|link| link.owns(local.address)) {
+            return Err(Refusal::NotOurAddress { address: local.address });
+        }
+        let rights = self.rights(client);
+        if transport != Transport::Icmp && (1..1024).contains(&local.port) && !rights.reserved_ports
+        {
+            return Err(Refusal::Policy(format!(
+                "port {} is reserved: give this user `reserved_ports = true`, or use a port from 1024 on",
+                local.port
+            )));
+        }
+        if self.ports.len() >= usize::try_from(rights.ports_max).unwrap_or(usize::MAX) {
+            return Err(Refusal::Quota(format!("{} access points are in use", self.ports.len())));
+        }
+        Ok(local)
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "the fields of the request, and who asks when")]
+    fn open(
+        &mut self,
+        now: u64,
+        client: ClientId,
+        tag: u32,
+        link: LinkId,
+        contract: Contract,
+        layout: FlowLayout,
+        endpoints: Option<Endpoints>,
+    ) -> Result<Option<Reply>, Refusal> {
+        let contract = contract.validated().map_err(Refusal::Contract)?;
+        let domain = match self.client(client)?.domains.get(&link) {
+            Some(ClientDomain { id, joining: None }) => *id,
+            _ => {
+                return Err(Refusal::Order(format!(
+                    "join link {} before opening flows on it",
+                    link.0
+                )));
+            }
+        };
+        let rights = self.rights(client);
+        let flows = self.client(client)?.flows.len();
+        if flows >= usize::try_from(rights.flows_max).unwrap_or(usize::MAX) {
+            return Err(Refusal::Quota(format!("{flows} flows are open, no more are allowed")));
+        }
+        self.admit(client, link, &contract, None)?;
+        let Some(flow) = self.flows.add(Some(client), link, contract) else {
+            self.unadmit(link, &contract);
+            return Err(Refusal::Quota("the flow manager's table is full".into()));
+        };
+        self.client(client)?.flows.insert(flow);
+        let rx_cpu_ppb = rights.receive_ns_per_s;
+        self.tell_driver(link, ToDriver::AddFlow { flow, domain, layout, contract, rx_cpu_ppb });
+        let Some(endpoints) = endpoints else {
+            self.finish_open(client, tag, flow, None);
+            return Ok(None);
+        };
+        match self.place(now, client, flow, endpoints) {
+            Ok(Hop::Ready(mac)) => self.finish_open(client, tag, flow, mac),
+            Ok(Hop::Asked(place)) => self.wait(client, tag, place, Purpose::Open(flow))?,
+            Err(refusal) => {
+                self.close(flow, None);
+                return Err(refusal);
+            }
+        }
+        Ok(None)
+    }
+
+    fn attach(
+        &mut self,
+        now: u64,
+        client: ClientId,
+        tag: u32,
+        flow: FlowId,
+        endpoints: Endpoints,
+    ) -> Result<Option<Reply>, Refusal> {
+        let link = self.own_flow(client, flow)?;
+        if self.flows.get(flow).is_some_and(|flow| flow.endpoints.is_some()) {
+            self.release_endpoints(flow);
+            self.tell_driver(link, ToDriver::Detach { flow });
+        }
+        match self.place(now, client, flow, endpoints)? {
+            Hop::Ready(mac) => self.finish_attach(client, tag, flow, mac),
+            Hop::Asked(place) => self.wait(client, tag, place, Purpose::Attach(flow))?,
+        }
+        Ok(None)
+    }
+
+    /// Gives a flow its ends: reserves the local one and finds the way to the remote one.
+    fn place(
+        &mut self,
+        now: u64,
+        client: ClientId,
+        flow: FlowId,
+        ends: Endpoints,
+    ) -> Result<Hop, Refusal> {
+        let link = self.own_flow(client, flow)?;
+        let transport = ends.transport;
+        let mut local = self.checked_local(client, transport, ends.local)?;
+        let remote = ends.remote.map(|sap| Sap::new(canonical(sap.address), sap.port));
+        let mut hop = Hop::Ready(None);
+        let mut place = None;
+        if let Some(remote) = remote {
+            if remote.address.is_ipv6() {
+                return Err(Refusal::Unsupported("IPv6".into()));
+            }
+            if remote.address.is_unspecified() || (remote.port == 0 && transport != Transport::Icmp)
+            {
+                return Err(Refusal::NoRoute { address: remote.address });
+            }
+            let (way, source) = self.way(now, remote.address, Some(link))?;
+            if local.is_any_address() {
+                local.address = source;
+            }
+            hop = way.hop;
+            place = way.place;
+        }
+        if !local.is_any_address() && !self.links[usize::from(link.0)].owns(local.address) {
+            return Err(Refusal::NotOurAddress { address: local.address });
+        }
+        let local =
+            self.ports.use_for_flow(client, transport, local).map_err(taken(transport, local))?;
+        let endpoints = Endpoints { transport, local, remote };
+        if !self.flows.set_endpoints(flow, Some(endpoints)) {
+            self.ports.release_from_flow(client, transport, local);
+            return Err(Refusal::InUse { transport, sap: local });
+        }
+        if let Some(found) = self.flows.get_mut(flow) {
+            found.hop = place;
+        }
+        Ok(hop)
+    }
+
+    /// The way to `remote`, and our address on it; with `link`, it must lead over that link.
+    fn way(
+        &mut self,
+        now: u64,
+        remote: IpAddr,
+        link: Option<LinkId>,
+    ) -> Result<(Way, IpAddr), Refusal> {
+        let no_route = || Refusal::NoRoute { address: remote };
+        // To ourselves: the driver turns the packet around.
+        let own = self.links.iter().position(|link| link.owns(remote));
+        let (on, next) = match own {
+            Some(index) => (LinkId(index as u16), remote),
+            None => self.routes.find(remote).ok_or_else(no_route)?,
+        };
+        if link.is_some_and(|link| link != on) {
+            return Err(Refusal::OtherLink { address: remote, link: on.0 });
+        }
+        let known = &self.links[usize::from(on.0)];
+        let driver = known.driver.as_ref().ok_or(Refusal::NoLink { link: on.0 })?;
+        let source =
+            if own.is_some() { remote } else { known.source_for(next).ok_or_else(no_route)? };
+        let ready = |mac| Way { hop: Hop::Ready(Some(mac)), place: None, link: on };
+        if own.is_some() {
+            return Ok((ready(driver.facts.mac), source));
+        }
+        if known.is_broadcast(remote) {
+            return Ok((ready(Mac::BROADCAST), source));
+        }
+        if let IpAddr::V4(group) = remote
+            && group.is_multicast()
+        {
+            let [_, b, c, d] = group.octets();
+            return Ok((ready(Mac([0x01, 0x00, 0x5e, b & 0x7f, c, d])), source));
+        }
+        let place = (on, next);
+        let mut events = Vec::new();
+        let found = self.neighbours.look_up(place, now, &mut events);
+        self.neighbour_events(events);
+        let hop = match found {
+            Lookup::Known(mac) => Hop::Ready(Some(mac)),
+            Lookup::Asked => Hop::Asked(place),
+            Lookup::Failed => return Err(Refusal::Unreachable { address: next }),
+        };
+        Ok((Way { hop, place: Some(place), link: on }, source))
+    }
+
+    fn wait(
+        &mut self,
+        client: ClientId,
+        tag: u32,
+        place: Place,
+        purpose: Purpose,
+    ) -> Result<(), Refusal> {
+        let known = self.client(client)?;
+        if known.waiting >= WAITING_MAX {
+            if let Purpose::Open(flow) = purpose {
+                self.close(flow, None);
+            }
+            return Err(Refusal::Quota(format!(
+                "{WAITING_MAX} requests are waiting for neighbours already"
+            )));
+        }
+        known.waiting += 1;
+        self.waiting.entry(place).or_default().push(Waiter { client, tag, purpose });
+        Ok(())
+    }
+
+    /// A flow has all it needs: the driver may let it send and receive, and its owner may start.
+    pub(crate) fn finish_open(
+        &mut self,
+        client: ClientId,
+        tag: u32,
+        flow: FlowId,
+        mac: Option<Mac>,
+    ) {
+        let Some(found) = self.flows.get(flow) else { return };
+        let (link, contract) = (found.link, found.contract);
+        let tardiness_ns = self.tardiness_ns(link);
+        let fib = self.fib(flow, mac);
+        if let Some(fib) = fib {
+            self.tell_driver(link, ToDriver::Attach { fib });
+        }
+        self.tell(client, tag, Reply::Opened { flow, fib, contract, tardiness_ns });
+    }
+
+    pub(crate) fn finish_attach(
+        &mut self,
+        client: ClientId,
+        tag: u32,
+        flow: FlowId,
+        mac: Option<Mac>,
+    ) {
+        let (Some(link), Some(fib)) =
+            (self.flows.get(flow).map(|found| found.link), self.fib(flow, mac))
+        else {
+            return;
+        };
+        self.tell_driver(link, ToDriver::Attach { fib });
+        self.tell(client, tag, Reply::Attached { fib });
+    }
+
+    fn adjust(
+        &mut self,
+        client: ClientId,
+        flow: FlowId,
+        contract: Contract,
+    ) -> Result<Reply, Refusal> {
+        let contract = contract.validated().map_err(Refusal::Contract)?;
+        let link = self.own_flow(client, flow)?;
+        let before = self.flows.get(flow).map(|found| found.contract);
+        self.admit(client, link, &contract, before.as_ref())?;
+        if let Some(found) = self.flows.get_mut(flow) {
+            found.contract = contract;
+        }
+        self.tell_driver(link, ToDriver::SetContract { flow, contract });
+        Ok(Reply::Adjusted { contract, tardiness_ns: self.tardiness_ns(link) })
+    }
+
+    /// Admits a contract by the user's rights and by what the line has left.
+    fn admit(
+        &mut self,
+        client: ClientId,
+        link: LinkId,
+        contract: &Contract,
+        instead_of: Option<&Contract>,
+    ) -> Result<(), Refusal> {
+        let (rights, uid) = (self.rights(client), self.client(client)?.uid);
+        let released = instead_of.map_or(0, Contract::density_ppm);
+        let held: u64 = self
+            .flows
+            .iter_from(0)
+            .filter(|flow| flow.link == link && flow.closing.is_none())
+            .filter(|flow| {
+                flow.client
+                    .and_then(|owner| self.clients.get(&owner))
+                    .is_some_and(|owner| owner.uid == uid)
+            })
+            .filter(|_| rights.guarantee_ppm_max < 1_000_000)
+            .map(|flow| flow.contract.density_ppm())
+            .sum();
+        let wanted = held - released + contract.density_ppm();
+        if wanted > rights.guarantee_ppm_max && contract.is_guaranteed() {
+            return Err(Refusal::Policy(format!(
+                "user {uid} would have {wanted} ppm of the link guaranteed, {} are allowed",
+                rights.guarantee_ppm_max
+            )));
+        }
+        let driver = self.links[usize::from(link.0)]
+            .driver
+            .as_mut()
+            .ok_or(Refusal::NoLink { link: link.0 })?;
+        driver.admission.admit(contract, instead_of).map_err(|refused| match refused {
+            Refused::SliceTooShort { frame_ns, counter_slice_ns, counter_period_ns } => {
+                Refusal::SliceTooShort {
+                    slice_ns: contract.slice_ns,
+                    frame_ns,
+                    counter_slice_ns,
+                    counter_period_ns,
+                }
+            }
+            Refused::OverAllocation { needed_ppm, left_ppm, counter_slice_ns } => {
+                Refusal::OverAllocation {
+                    needed_ppm,
+                    left_ppm,
+                    counter_slice_ns,
+                    period_ns: contract.period_ns,
+                }
+            }
+        })
+    }
+
+    fn unadmit(&mut self, link: LinkId, contract: &Contract) {
+        if let Some(driver) = &mut self.links[usize::from(link.0)].driver {
+            driver.admission.release(contract);
+        }
+    }
+
+    fn resolve(
+        &mut self,
+        now: u64,
+        client: ClientId,
+        tag: u32,
+        remote: IpAddr,
+    ) -> Result<Option<Reply>, Refusal> {
+        if remote.is_ipv6() {
+            return Err(Refusal::Unsupported("IPv6".into()));
+        }
+        let (way, source) = self.way(now, remote, None)?;
+        match way.hop {
+            Hop::Ready(Some(mac)) => Ok(Some(Reply::Resolved { mac, source, link: way.link.0 })),
+            Hop::Ready(None) => Err(Refusal::NoRoute { address: remote }),
+            Hop::Asked(place) => {
+                self.wait(client, tag, place, Purpose::Resolve { source })?;
+                Ok(None)
+            }
+        }
+    }
+
+    /// The link of a flow of this client that is not being closed.
+    fn own_flow(&self, client: ClientId, flow: FlowId) -> Result<LinkId, Refusal> {
+        let found = self
+            .flows
+            .get(flow)
+            .filter(|found| found.client == Some(client) && found.closing.is_none());
+        found.map(|found| found.link).ok_or(Refusal::UnknownFlow)
+    }
+
+    fn tardiness_ns(&self, link: LinkId) -> u64 {
+        let driver = self.links.get(usize::from(link.0)).and_then(|link| link.driver.as_ref());
+        driver.map_or(0, |driver| driver.facts.tardiness_ns)
+    }
+
+    fn link_name(&self, link: LinkId) -> String {
+        self.links.get(usize::from(link.0)).map_or_else(String::new, |link| link.config.dev.clone())
+    }
+
+    fn link_infos(&self, counters: &impl Counters) -> Vec<LinkInfo> {
+        let infos = self.links.iter().enumerate().filter_map(|(index, link)| {
+            let driver = link.driver.as_ref()?;
+            let (bill, stall_ns) = counters.link(LinkId(index as u16));
+            Some(LinkInfo {
+                facts: driver.facts.clone(),
+                addresses: link.config.addresses.clone(),
+                up: true,
+                promised_ppm: driver.admission.promised_ppm(),
+                promisable_ppm: driver.admission.promisable_ppm(),
+                bill,
+                stall_ns,
+            })
+        });
+        infos.collect()
+    }
+
+    fn query(
+        &mut self,
+        now: u64,
+        client: ClientId,
+        query: Query,
+        counters: &impl Counters,
+    ) -> Result<QueryReply, Refusal> {
+        Ok(match query {
+            Query::Links => QueryReply::Links(self.link_infos(counters)),
+            Query::Routes => QueryReply::Routes(
+                self.routes
+                    .iter()
+                    .map(|route| RouteInfo {
+                        prefix: route.prefix,
+                        gateway: route.gateway,
+                        link: self.link_name(route.link),
+                    })
+                    .collect(),
+            ),
+            Query::Neighbours => QueryReply::Neighbours(
+                self.neighbours
+                    .iter(now)
+                    .take(256)
+                    .map(|((link, address), mac, state, age_ns)| NeighbourInfo {
+                        address,
+                        mac,
+                        state,
+                        age_ms: age_ns / 1_000_000,
+                        link: self.link_name(link),
+                    })
+                    .collect(),
+            ),
+            Query::Flows { from } => self.flow_page(client, from, counters),
+            Query::Status => QueryReply::Status(StatusInfo {
+                clients: self.clients.len() as u32,
+                flows: self.flows.len() as u32,
+                ports: self.ports.len() as u32,
+                neighbours: self.neighbours.len() as u32,
+                ..self.status
+            }),
+        })
+    }
+
+    fn flow_page(&self, client: ClientId, from: u32, counters: &impl Counters) -> QueryReply {
+        let (rights, uid) = (self.rights(client), self.clients.get(&client).map(|known| known.uid));
+        let mut page = self.flows.iter_from(from).map(|flow| {
+            let owner = flow.client.and_then(|owner| self.clients.get(&owner));
+            let visible = rights.sees_others || owner.is_some_and(|owner| Some(owner.uid) == uid);
+            FlowInfo {
+                flow: flow.id,
+                endpoints: flow.endpoints,
+                contract: flow.contract,
+                link: self.link_name(flow.link),
+                pid: owner.map_or(0, |owner| owner.pid),
+                uid: owner.map_or(0, |owner| owner.uid),
+                bill: visible.then(|| counters.bill(flow.link, flow.id.index)),
+            }
+        });
+        let flows: Vec<FlowInfo> = page.by_ref().take(PAGE).collect();
+        let next = page.next().map(|info| info.flow.index);
+        QueryReply::Flows { flows, next }
+    }
+}
+
+/// How packets get to a remote host.
+struct Way {
+    hop: Hop,
+    place: Option<Place>,
+    link: LinkId,
+}
+
+/// The next hop's station, or that it is being asked for.
+enum Hop {
+    Ready(Option<Mac>),
+    Asked(Place),
+}
+
+fn taken(transport: Transport, sap: Sap) -> impl Fn(Taken) -> Refusal {
+    move |taken| match taken {
+        Taken::InUse => Refusal::InUse { transport, sap },
+        Taken::NoFreePort => Refusal::NoFreePort { transport },
+    }
+}

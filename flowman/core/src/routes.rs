@@ -1,0 +1,74 @@
+//! Routes: by which link, and over whom (longest prefix first).
+
+use std::net::IpAddr;
+
+use base_flow::Prefix;
+
+use crate::manager::LinkId;
+
+/// A route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Route {
+    pub(crate) prefix: Prefix,
+    pub(crate) gateway: Option<IpAddr>,
+    pub(crate) link: LinkId,
+}
+
+/// The routing table.
+#[derive(Debug, Default)]
+pub(crate) struct Routes {
+    /// Longest prefix first, so that the first match is the right one.
+    routes: Vec<Route>,
+}
+
+impl Routes {
+    pub(crate) fn add(&mut self, route: Route) {
+        let route = Route { prefix: route.prefix.network(), ..route };
+        let at = self.routes.partition_point(|other| other.prefix.bits() >= route.prefix.bits());
+        self.routes.insert(at, route);
+    }
+
+    /// The link to `destination`, and the next hop on it.
+    pub(crate) fn find(&self, destination: IpAddr) -> Option<(LinkId, IpAddr)> {
+        let route = self.routes.iter().find(|route| route.prefix.contains(destination))?;
+        Some((route.link, route.gateway.unwrap_or(destination)))
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Route> {
+        self.routes.iter()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_prefix_decides_whatever_the_order() {
+        let route = |prefix: &str, gateway: Option<&str>, link| Route {
+            prefix: prefix.parse().unwrap(),
+            gateway: gateway.map(|g| g.parse().unwrap()),
+            link: LinkId(link),
+        };
+        let rows = [
+            route("0.0.0.0/0", Some("10.0.0.254"), 0),
+            route("10.0.0.0/24", None, 0),
+            route("10.0.0.128/25", None, 1),
+            route("192.168.0.0/16", Some("10.0.0.9"), 0),
+        ];
+        for rotation in 0..rows.len() {
+            let mut routes = Routes::default();
+            for index in 0..rows.len() {
+                routes.add(rows[(index + rotation) % rows.len()]);
+            }
+            let find = |to: &str| {
+                routes.find(to.parse().unwrap()).map(|(link, hop)| (link.0, hop.to_string()))
+            };
+            assert_eq!(find("10.0.0.5"), Some((0, "10.0.0.5".into())));
+            assert_eq!(find("10.0.0.200"), Some((1, "10.0.0.200".into())));
+            assert_eq!(find("192.168.3.3"), Some((0, "10.0.0.9".into())));
+            assert_eq!(find("8.8.8.8"), Some((0, "10.0.0.254".into())));
+            assert_eq!(find("fd00::1"), None);
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The flow manager process: one per host, or per network namespace.
+//!
+//! Two sockets: one for applications, which anybody may connect to and where the kernel says who
+//! did; one for drivers, which only the user who started the system may open. All policy is in
+//! `flowman-core`; this is its shell: it reads messages, carries out what the core decides, and
+//! sends and receives the frames nobody owns through a flow of its own.
+//!
+//! # Invariants
+//!
+//! 1. Clients are served in turn, one message each, and one that does not read its answers is sent
+//!    away: whoever floods the flow manager delays himself.
+//! 2. A descriptor lives as long as the message it came with, unless it was passed on.
+
+#![forbid(unsafe_code)]
+
+mod own;
+mod serve;
+
+pub use serve::{Daemon, ServeError, driver_socket};

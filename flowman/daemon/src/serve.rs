@@ -1,0 +1,502 @@
+//! The loop of the flow manager process.
+
+use std::collections::{HashMap, VecDeque};
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::sync::atomic::Ordering;
+
+use base_flow::{BILL_WORDS, Bill, bill_word};
+use base_rpc::{Call, FromDriver, MESSAGE_BYTES_MAX, ToDriver, decode, encode};
+use flowman_core::{ClientId, Config, Counters, FlowManager, LinkId, Output};
+use rbuf_domain::{DomainError, Offer};
+use rbuf_shm::{Access, Arena, Connection, Listener, ReceiveError, monotonic_ns};
+use rustix::event::{Timespec, epoll};
+
+use crate::own::OwnFlow;
+
+/// Answers a client may leave unread before it is sent away.
+const UNREAD_MAX: usize = 256;
+
+/// Why the flow manager could not start or go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// A socket could not be made.
+    #[error("cannot listen at {path}: {source}")]
+    Listen {
+        /// Where.
+        path: String,
+        /// Why; "address in use" means that a flow manager is running there.
+        source: io::Error,
+    },
+    /// The kernel refused.
+    #[error("{call}: {source}")]
+    Os {
+        /// The system call.
+        call: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+}
+
+fn os<E: Into<io::Error>>(call: &'static str) -> impl Fn(E) -> ServeError {
+    move |error| ServeError::Os { call, source: error.into() }
+}
+
+const APPLICATIONS: u64 = 0;
+const DRIVERS: u64 = 1;
+const CLIENT: u64 = 1 << 56;
+const DRIVER: u64 = 2 << 56;
+const BELL: u64 = 3 << 56;
+const NUMBER: u64 = (1 << 56) - 1;
+
+/// A connection and what it has not been sent yet.
+struct Line {
+    connection: Connection,
+    unsent: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    closing: bool,
+}
+
+impl Line {
+    const fn new(connection: Connection) -> Self {
+        Self { connection, unsent: VecDeque::new(), closing: false }
+    }
+
+    fn send(&mut self, bytes: Vec<u8>, descriptors: Vec<OwnedFd>) {
+        self.unsent.push_back((bytes, descriptors));
+        self.flush();
+    }
+
+    fn flush(&mut self) {
+        while let Some((bytes, descriptors)) = self.unsent.front() {
+            let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
+            match self.connection.send(bytes, &borrowed) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                _ => self.unsent.pop_front(),
+            };
+        }
+    }
+}
+
+struct DriverLine {
+    line: Line,
+    link: Option<LinkId>,
+    counters: Option<Arena>,
+    flows_max: u32,
+    frame_bytes: u32,
+    offer: Option<Offer>,
+    own: Option<OwnFlow>,
+}
+
+/// The flow manager process.
+pub struct Daemon {
+    core: FlowManager,
+    applications: Listener,
+    drivers: Listener,
+    clients: HashMap<ClientId, Line>,
+    driver_lines: HashMap<u64, DriverLine>,
+    epoll: OwnedFd,
+    next: u64,
+    /// Own flows that had more frames than a round may handle.
+    unfinished: Vec<u64>,
+}
+
+/// The counters of all drivers.
+struct AllCounters<'a>(&'a HashMap<u64, DriverLine>);
+
+impl AllCounters<'_> {
+    fn words(&self, link: LinkId, index: impl Fn(u32) -> u32) -> Option<Vec<u64>> {
+        let line = self.0.values().find(|line| line.link == Some(link))?;
+        let offset = u64::from(index(line.flows_max)) * BILL_WORDS as u64 * 8;
+        let words = line.counters.as_ref()?.words(offset, BILL_WORDS)?;
+        Some(words.iter().map(|word| word.load(Ordering::Relaxed)).collect())
+    }
+}
+
+impl Counters for AllCounters<'_> {
+    fn bill(&self, link: LinkId, flow: u32) -> Bill {
+        self.words(link, |_| flow)
+            .map_or_else(Bill::default, |words| Bill::from_words(|at| words[at]))
+    }
+
+    fn link(&self, link: LinkId) -> (Bill, u64) {
+        let words = self.words(link, |flows_max| flows_max);
+        words.map_or_else(Default::default, |words| {
+            (Bill::from_words(|at| words[at]), words[bill_word::LINK_STALL_NS])
+        })
+    }
+}
+
+impl Daemon {
+    /// Listens for applications at `socket`, and for drivers at `socket` with `.driver` appended.
+    ///
+    /// # Errors
+    ///
+    /// See [`ServeError`].
+    pub fn new(config: Config, socket: &Path) -> Result<Self, ServeError> {
+        let listen = |path: &Path, mode| {
+            Listener::bind(path, mode)
+                .map_err(|source| ServeError::Listen { path: path.display().to_string(), source })
+        };
+        let applications = listen(socket, 0o666)?;
+        let drivers = listen(&driver_socket(socket), 0o600)?;
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(os("epoll_create"))?;
+        let daemon = Self {
+            core: FlowManager::new(config),
+            applications,
+            drivers,
+            clients: HashMap::new(),
+            driver_lines: HashMap::new(),
+            epoll,
+            next: 1,
+            unfinished: Vec::new(),
+        };
+        daemon.watch(daemon.applications.as_fd(), APPLICATIONS)?;
+        daemon.watch(daemon.drivers.as_fd(), DRIVERS)?;
+        Ok(daemon)
+    }
+
+    fn watch(&self, source: BorrowedFd<'_>, token: u64) -> Result<(), ServeError> {
+        epoll::add(&self.epoll, source, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
+            .map_err(os("epoll_ctl"))
+    }
+
+    /// Serves until the process is killed.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not let it wait any more.
+    pub fn run(&mut self) -> Result<(), ServeError> {
+        loop {
+            self.round(None)?;
+        }
+    }
+
+    /// Waits for something to happen, for `limit_ns` at most, and handles it.
+    ///
+    /// # Errors
+    ///
+    /// If the kernel does not let it wait any more.
+    pub fn round(&mut self, limit_ns: Option<u64>) -> Result<(), ServeError> {
+        let deadline = self.core.next_deadline().map(|at| at.saturating_sub(monotonic_ns()));
+        let behind = self.clients.values().any(|line| !line.unsent.is_empty() || line.closing)
+            || self.driver_lines.values().any(|line| !line.line.unsent.is_empty());
+        let soon = if !self.unfinished.is_empty() { Some(0) } else { behind.then_some(1_000_000) };
+        let wait = [deadline, limit_ns, soon].into_iter().flatten().min();
+        // Rounded up to what every kernel's epoll understands.
+        let timeout = wait.map(|ns| ns.div_ceil(1_000_000) * 1_000_000).map(|ns| Timespec {
+            tv_sec: (ns / 1_000_000_000) as i64,
+            tv_nsec: (ns % 1_000_000_000) as _,
+        });
+        let mut events = [epoll::Event {
+            flags: epoll::EventFlags::empty(),
+            data: epoll::EventData::new_u64(0),
+        }; 64];
+        let count = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
+            Ok(count) => count,
+            Err(rustix::io::Errno::INTR) => 0,
+            Err(errno) => return Err(os("epoll_wait")(errno)),
+        };
+        for event in &events[..count] {
+            let token = event.data.u64();
+            match token & !NUMBER {
+                CLIENT => self.hear_client(ClientId(token & NUMBER)),
+                DRIVER => self.hear_driver(token & NUMBER)?,
+                BELL => self.hear_bell(token & NUMBER),
+                _ if token == APPLICATIONS => self.accept_client()?,
+                _ => self.accept_driver()?,
+            }
+        }
+        for number in std::mem::take(&mut self.unfinished) {
+            self.hear_bell(number);
+        }
+        self.core.tick(monotonic_ns());
+        self.carry_out(Vec::new());
+        if behind {
+            self.catch_up();
+        }
+        Ok(())
+    }
+
+    fn accept_client(&mut self) -> Result<(), ServeError> {
+        // Out of descriptors: the connection waits in the queue until one is free.
+        let Ok(Some(connection)) = self.applications.accept() else { return Ok(()) };
+        let Ok(peer) = connection.peer() else { return Ok(()) };
+        let id = ClientId(self.number());
+        self.watch(connection.as_fd(), CLIENT | id.0)?;
+        self.core.client_joined(id, peer.pid, peer.uid);
+        self.clients.insert(id, Line::new(connection));
+        Ok(())
+    }
+
+    fn accept_driver(&mut self) -> Result<(), ServeError> {
+        let Ok(Some(connection)) = self.drivers.accept() else { return Ok(()) };
+        let number = self.number();
+        self.watch(connection.as_fd(), DRIVER | number)?;
+        let line = DriverLine {
+            line: Line::new(connection),
+            link: None,
+            counters: None,
+            flows_max: 0,
+            frame_bytes: 0,
+            offer: None,
+            own: None,
+        };
+        self.driver_lines.insert(number, line);
+        Ok(())
+    }
+
+    const fn number(&mut self) -> u64 {
+        self.next += 1;
+        self.next
+    }
+
+    fn hear_client(&mut self, id: ClientId) {
+        let Some(line) = self.clients.get(&id) else { return };
+        if line.closing {
+            return;
+        }
+        match line.connection.try_receive(MESSAGE_BYTES_MAX) {
+            Ok(received) => match decode::<Call>(&received.bytes) {
+                Ok(call) => {
+                    let counters = AllCounters(&self.driver_lines);
+                    self.core.request(
+                        monotonic_ns(),
+                        id,
+                        call,
+                        received.descriptors.len(),
+                        &counters,
+                    );
+                    self.carry_out(received.descriptors);
+                }
+                Err(error) => {
+                    self.core.unreadable(id, error.to_string());
+                    self.carry_out(Vec::new());
+                }
+            },
+            Err(ReceiveError::WouldBlock) => {}
+            Err(ReceiveError::Cut) => {
+                self.core.unreadable(id, ReceiveError::Cut.to_string());
+                self.carry_out(Vec::new());
+            }
+            Err(_) => self.lose_client(id),
+        }
+    }
+
+    fn lose_client(&mut self, id: ClientId) {
+        // Closing the descriptor takes it out of the epoll set.
+        if self.clients.remove(&id).is_some() {
+            self.core.client_left(id);
+            self.carry_out(Vec::new());
+        }
+    }
+
+    fn hear_driver(&mut self, number: u64) -> Result<(), ServeError> {
+        let Some(line) = self.driver_lines.get_mut(&number) else { return Ok(()) };
+        let received = match line.line.connection.try_receive(MESSAGE_BYTES_MAX) {
+            Ok(received) => received,
+            Err(ReceiveError::WouldBlock) => return Ok(()),
+            Err(_) => {
+                self.lose_driver(number);
+                return Ok(());
+            }
+        };
+        let Ok(message) = decode::<FromDriver>(&received.bytes) else {
+            self.lose_driver(number);
+            return Ok(());
+        };
+        match (line.link, message) {
+            (None, FromDriver::Hello { facts, flows_max }) => {
+                let tag = if facts.vlan.is_some() { 18 } else { 14 };
+                line.frame_bytes = u32::from(facts.mtu) + tag;
+                line.flows_max = flows_max;
+                line.counters = received
+                    .descriptors
+                    .into_iter()
+                    .next()
+                    .and_then(|file| Arena::open(file, Access::Read, 1 << 30).ok());
+                line.link = self.core.driver_joined(facts);
+                if line.link.is_none() {
+                    self.lose_driver(number);
+                }
+                self.carry_out(Vec::new());
+            }
+            (Some(link), message) => {
+                self.core.driver_message(link, message);
+                self.carry_out(received.descriptors);
+            }
+            (None, _) => self.lose_driver(number),
+        }
+        Ok(())
+    }
+
+    fn lose_driver(&mut self, number: u64) {
+        if let Some(line) = self.driver_lines.remove(&number)
+            && let Some(link) = line.link
+        {
+            self.core.driver_left(link);
+            self.carry_out(Vec::new());
+        }
+    }
+
+    /// Frames have come that nobody claimed.
+    fn hear_bell(&mut self, number: u64) {
+        let Some(line) = self.driver_lines.get_mut(&number) else { return };
+        let (Some(mut own), Some(link)) = (line.own.take(), line.link) else { return };
+        own.bell().answer();
+        let core = &mut self.core;
+        let more = own.receive(|_, frame| core.frame(monotonic_ns(), link, frame));
+        if matches!(more, Ok(true)) {
+            self.unfinished.push(number);
+        }
+        if more.is_ok()
+            && let Some(line) = self.driver_lines.get_mut(&number)
+        {
+            line.own = Some(own);
+        }
+        self.carry_out(Vec::new());
+    }
+
+    /// Does what the core decided; `descriptors` came with the message it decided on.
+    fn carry_out(&mut self, mut descriptors: Vec<OwnedFd>) {
+        while let Some(output) = self.core.poll_output() {
+            match output {
+                Output::Answer { client, answer, with_descriptors } => {
+                    let beside = if with_descriptors {
+                        std::mem::take(&mut descriptors)
+                    } else {
+                        Vec::new()
+                    };
+                    if let Some(line) = self.clients.get_mut(&client) {
+                        line.send(encode(&answer), beside);
+                        line.closing |= line.unsent.len() > UNREAD_MAX;
+                    }
+                }
+                Output::Disconnect { client } => {
+                    if let Some(line) = self.clients.get_mut(&client) {
+                        line.closing = true;
+                    }
+                }
+                Output::Driver { link, message, with_descriptors } => {
+                    let beside = if with_descriptors {
+                        std::mem::take(&mut descriptors)
+                    } else {
+                        Vec::new()
+                    };
+                    self.tell_driver(link, &message, beside);
+                }
+                Output::OfferOwn { link, domain } => {
+                    if let Ok(offer) = Offer::new(1) {
+                        let duplicate = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
+                        if let Ok(files) = offer
+                            .descriptors()
+                            .into_iter()
+                            .map(duplicate)
+                            .collect::<io::Result<Vec<_>>>()
+                        {
+                            self.tell_driver(
+                                link,
+                                &ToDriver::AddDomain { domain, flows_max: 1 },
+                                files,
+                            );
+                        }
+                        if let Some(line) = self.line_of(link) {
+                            line.offer = Some(offer);
+                        }
+                    }
+                }
+                Output::OpenOwn { link, domain, flow, contract, rx_cpu_ppb } => {
+                    let files = std::mem::take(&mut descriptors);
+                    let Some(line) = self.line_of(link) else { continue };
+                    let Some(offer) = line.offer.take() else { continue };
+                    let opened = OwnFlow::open(
+                        offer,
+                        files,
+                        line.frame_bytes,
+                        (domain, flow),
+                        contract,
+                        rx_cpu_ppb,
+                    );
+                    if let Err(error) = self.own_opened(link, opened) {
+                        eprintln!("plumb flowman: no frames can be answered on this link: {error}");
+                    }
+                }
+                Output::Frame { link, frame } => {
+                    if let Some(line) = self.line_of(link)
+                        && let Some(own) = &mut line.own
+                        && own.send(&frame).is_err()
+                    {
+                        line.own = None;
+                    }
+                }
+            }
+        }
+        self.sweep();
+    }
+
+    fn own_opened(
+        &mut self,
+        link: LinkId,
+        opened: Result<(OwnFlow, [ToDriver; 2]), DomainError>,
+    ) -> Result<(), DomainError> {
+        let (own, messages) = opened?;
+        for message in messages {
+            self.tell_driver(link, &message, Vec::new());
+        }
+        let number = self
+            .driver_lines
+            .iter()
+            .find(|(_, line)| line.link == Some(link))
+            .map(|(&number, _)| number);
+        if let Some(number) = number {
+            self.watch(own.bell().as_fd(), BELL | number)
+                .map_err(|error| DomainError::Doorbell(io::Error::other(error)))?;
+            if let Some(line) = self.driver_lines.get_mut(&number) {
+                line.own = Some(own);
+            }
+            // The bell rings from the first look on.
+            self.unfinished.push(number);
+        }
+        Ok(())
+    }
+
+    fn line_of(&mut self, link: LinkId) -> Option<&mut DriverLine> {
+        self.driver_lines.values_mut().find(|line| line.link == Some(link))
+    }
+
+    fn tell_driver(&mut self, link: LinkId, message: &ToDriver, descriptors: Vec<OwnedFd>) {
+        if let Some(line) = self.line_of(link) {
+            line.line.send(encode(message), descriptors);
+        }
+    }
+
+    /// Sends what could not be sent before.
+    fn catch_up(&mut self) {
+        for line in self.clients.values_mut() {
+            line.flush();
+        }
+        for line in self.driver_lines.values_mut() {
+            line.line.flush();
+        }
+        self.sweep();
+    }
+
+    /// Closes connections that are to be closed: after what could be said was said.
+    fn sweep(&mut self) {
+        let done = |line: &Line| {
+            line.closing && (line.unsent.is_empty() || line.unsent.len() > UNREAD_MAX)
+        };
+        let closing: Vec<ClientId> =
+            self.clients.iter().filter(|(_, line)| done(line)).map(|(&id, _)| id).collect();
+        for id in closing {
+            self.lose_client(id);
+        }
+    }
+}
+
+/// Where drivers connect, given where applications do.
+pub fn driver_socket(socket: &Path) -> std::path::PathBuf {
+    let mut path = socket.as_os_str().to_os_string();
+    path.push(".driver");
+    path.into()
+}
