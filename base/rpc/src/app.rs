@@ -232,6 +232,8 @@ pub struct LinkInfo {
     pub bill: Bill,
     /// Time the line stood still because the driver could not run, in nanoseconds.
     pub stall_ns: u64,
+    /// Processor time the driver has used, in nanoseconds.
+    pub driver_ns: u64,
 }
 
 /// A route.

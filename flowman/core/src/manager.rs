@@ -108,8 +108,8 @@ pub enum Output {
 pub trait Counters {
     /// The bill of a flow.
     fn bill(&self, link: LinkId, flow: u32) -> Bill;
-    /// The link's own bill, and the time the line stood still.
-    fn link(&self, link: LinkId) -> (Bill, u64);
+    /// The link's own bill, the time the line stood still, and the driver's processor time.
+    fn link(&self, link: LinkId) -> (Bill, u64, u64);
 }
 
 /// An application.

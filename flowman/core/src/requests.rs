@@ -511,7 +511,7 @@ impl FlowManager {
     fn link_infos(&self, counters: &impl Counters) -> Vec<LinkInfo> {
         let infos = self.links.iter().enumerate().filter_map(|(index, link)| {
             let driver = link.driver.as_ref()?;
-            let (bill, stall_ns) = counters.link(LinkId(index as u16));
+            let (bill, stall_ns, driver_ns) = counters.link(LinkId(index as u16));
             Some(LinkInfo {
                 facts: driver.facts.clone(),
                 addresses: link.config.addresses.clone(),
@@ -520,6 +520,7 @@ impl FlowManager {
                 promisable_ppm: driver.admission.promisable_ppm(),
                 bill,
                 stall_ns,
+                driver_ns,
             })
         });
         infos.collect()

@@ -119,10 +119,14 @@ impl Counters for AllCounters<'_> {
             .map_or_else(Bill::default, |words| Bill::from_words(|at| words[at]))
     }
 
-    fn link(&self, link: LinkId) -> (Bill, u64) {
+    fn link(&self, link: LinkId) -> (Bill, u64, u64) {
         let words = self.words(link, |flows_max| flows_max);
         words.map_or_else(Default::default, |words| {
-            (Bill::from_words(|at| words[at]), words[bill_word::LINK_STALL_NS])
+            (
+                Bill::from_words(|at| words[at]),
+                words[bill_word::LINK_STALL_NS],
+                words[bill_word::LINK_THREAD_NS],
+            )
         })
     }
 }

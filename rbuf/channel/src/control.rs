@@ -13,13 +13,9 @@ pub const RING_WORDS_MAX: u32 = 1 << 16;
 
 pub(crate) const PUBLISHED: usize = 0;
 pub(crate) const TAKEN: usize = 1;
-pub(crate) const SLEEPING: usize = 2;
-pub(crate) const ARMED: usize = 3;
-
-/// Bit of `sleeping`: wake me when you publish.
-pub(crate) const SLEEPS_ON_PUBLISHED: u64 = 1;
-/// Bit of `sleeping`: wake me when you take.
-pub(crate) const SLEEPS_ON_TAKEN: u64 = 2;
+pub(crate) const AWAITS_PUBLISHED: usize = 2;
+pub(crate) const AWAITS_TAKEN: usize = 3;
+pub(crate) const ARMED: usize = 4;
 
 /// Words of a block with a ring of `ring_words`.
 pub const fn block_words(ring_words: u32) -> usize {

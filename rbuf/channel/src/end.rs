@@ -1,8 +1,8 @@
 //! One end of a channel: puts iorecs into its own control area, takes them from the peer's.
 
 use crate::control::{
-    ARMED, BLOCK_HEADER_WORDS, PUBLISHED, RING_WORDS_MAX, RING_WORDS_MIN, SLEEPING,
-    SLEEPS_ON_PUBLISHED, SLEEPS_ON_TAKEN, TAKEN, Words, block_words,
+    ARMED, AWAITS_PUBLISHED, AWAITS_TAKEN, BLOCK_HEADER_WORDS, PUBLISHED, RING_WORDS_MAX,
+    RING_WORDS_MIN, TAKEN, Words, block_words,
 };
 use crate::sync::{AtomicU64, Ordering, fence};
 use crate::{Fault, IoRec};
@@ -168,13 +168,14 @@ impl<W: Words> End<W> {
         // ORDERING: pairs with the fence in `announce`. Either this side sees that the peer is
         // about to sleep, or the peer sees the advance made before this fence.
         fence(Ordering::SeqCst);
-        let sleeping = self.theirs[SLEEPING].load(Ordering::Relaxed);
+        let awaited = |word: usize| self.theirs[word].load(Ordering::Relaxed);
+        let reached = |count: u64, awaited: u64| awaited != 0 && count >= awaited;
         let armed = self.theirs[ARMED].load(Ordering::Relaxed);
         let post = armed != self.answered;
         self.answered = armed;
         Notice {
-            wake_published: sleeping & SLEEPS_ON_PUBLISHED != 0,
-            wake_taken: sleeping & SLEEPS_ON_TAKEN != 0,
+            wake_published: reached(self.published, awaited(AWAITS_PUBLISHED)),
+            wake_taken: reached(self.taken, awaited(AWAITS_TAKEN)),
             post,
         }
     }
@@ -191,28 +192,43 @@ impl<W: Words> End<W> {
         Ok(self.available()? > 0)
     }
 
-    /// Announces sleep on the peer's `published`; `false` (and awake again) if it moved meanwhile.
-    pub(crate) fn sleep_on_published(&mut self) -> Result<bool, Fault> {
-        self.announce(SLEEPING, SLEEPS_ON_PUBLISHED);
-        let idle = self.available()? == 0;
-        if !idle {
+    /// Announces sleep until the peer has published `words` words that are not taken yet. `None`,
+    /// and still awake, if it has. The sleeper then waits on the futex
+    /// [`Self::peer_published_word`] while its value is the one returned, and calls
+    /// [`Self::awake`] when it has slept.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if the peer's count is impossible.
+    pub fn await_published(&mut self, words: u64) -> Result<Option<u64>, Fault> {
+        self.announce(AWAITS_PUBLISHED, self.taken + words);
+        if self.available()? >= words {
             self.awake();
+            return Ok(None);
         }
-        Ok(idle)
+        Ok(Some(self.peer_published))
     }
 
-    /// Announces sleep on the peer's `taken`; `false` (and awake again) if `words` fit meanwhile.
-    pub(crate) fn sleep_on_taken(&mut self, words: u64) -> Result<bool, Fault> {
-        self.announce(SLEEPING, SLEEPS_ON_TAKEN);
-        let full = self.room()? < words;
-        if !full {
+    /// Announces sleep until `words` words can be put. `None`, and still awake, if they can be. The
+    /// sleeper then waits on the futex [`Self::peer_taken_word`] while its value is the one
+    /// returned.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if the peer's count is impossible.
+    pub fn await_taken(&mut self, words: u64) -> Result<Option<u64>, Fault> {
+        self.announce(AWAITS_TAKEN, (self.published + words).saturating_sub(self.ring));
+        if self.room()? >= words {
             self.awake();
+            return Ok(None);
         }
-        Ok(full)
+        Ok(Some(self.peer_taken))
     }
 
-    pub(crate) fn awake(&self) {
-        self.mine[SLEEPING].store(0, Ordering::Relaxed);
+    /// Takes back what was announced by [`Self::await_published`] and [`Self::await_taken`].
+    pub fn awake(&self) {
+        self.mine[AWAITS_PUBLISHED].store(0, Ordering::Relaxed);
+        self.mine[AWAITS_TAKEN].store(0, Ordering::Relaxed);
     }
 
     fn announce(&self, word: usize, value: u64) {
@@ -231,14 +247,22 @@ impl<W: Words> End<W> {
         &self.mine[TAKEN]
     }
 
-    /// The word this end sleeps on when it awaits iorecs, and its value when last looked at.
-    pub(crate) fn peer_published_word(&self) -> (&AtomicU64, u64) {
-        (&self.theirs[PUBLISHED], self.peer_published)
+    /// The word this end sleeps on when it awaits iorecs.
+    pub fn peer_published_word(&self) -> &AtomicU64 {
+        &self.theirs[PUBLISHED]
     }
 
-    /// The word this end sleeps on when it awaits room, and its value when last looked at.
-    pub(crate) fn peer_taken_word(&self) -> (&AtomicU64, u64) {
-        (&self.theirs[TAKEN], self.peer_taken)
+    /// The word this end sleeps on when it awaits room.
+    pub fn peer_taken_word(&self) -> &AtomicU64 {
+        &self.theirs[TAKEN]
+    }
+
+    /// The words the peer writes: a handle to sleep on without holding this end.
+    pub fn peer_words(&self) -> W
+    where
+        W: Clone,
+    {
+        self.theirs.clone()
     }
 
     /// Sets this end's block to zero, for the next channel that will use it.

@@ -21,9 +21,10 @@
 //! |---|---|
 //! | 0 | `published`: words of iorecs put so far |
 //! | 1 | `taken`: words taken so far from the other side's ring |
-//! | 2 | `sleeping`: which counts of the other side this side sleeps on |
-//! | 3 | `armed`: raised to be told of the next advance through the event FIFO |
-//! | 4–7 | reserved, zero |
+//! | 2 | `awaits published`: sleeps until the other side's `published` is at least this; 0 if awake |
+//! | 3 | `awaits taken`: likewise for the other side's `taken` |
+//! | 4 | `armed`: raised to be told of the next advance through the event FIFO |
+//! | 5–7 | reserved, zero |
 //! | 8… | the ring: a power of two of words |
 //!
 //! Counts are 64 bits and never wrap, so a count that runs backwards is a lie and not an overflow;

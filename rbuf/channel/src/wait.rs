@@ -58,9 +58,10 @@ impl<W: Words> End<W> {
             if !spins.again(park) {
                 return Ok(None);
             }
-            if spins.exhausted && self.sleep_on_published()? {
-                let (word, seen) = self.peer_published_word();
-                let woken = park.sleep(word, seen);
+            if spins.exhausted
+                && let Some(seen) = self.await_published(1)?
+            {
+                let woken = park.sleep(self.peer_published_word(), seen);
                 self.awake();
                 if !woken {
                     return self.take();
@@ -83,9 +84,10 @@ impl<W: Words> End<W> {
             if !spins.again(park) {
                 return Ok(false);
             }
-            if spins.exhausted && self.sleep_on_taken(rec.words())? {
-                let (word, seen) = self.peer_taken_word();
-                let woken = park.sleep(word, seen);
+            if spins.exhausted
+                && let Some(seen) = self.await_taken(rec.words())?
+            {
+                let woken = park.sleep(self.peer_taken_word(), seen);
                 self.awake();
                 if !woken {
                     return self.put(rec);

@@ -1,0 +1,199 @@
+//! The bottom of every stack: the flow's channels to the driver.
+
+use base_flow::Fib;
+use rbuf_channel::{Buffer, Data, End, Fault, IoRec, Notice, Pool, Words, flag};
+
+use crate::packet::{HEAD_BYTES_MAX, Incoming, Outgoing};
+use crate::{Layer, SendError};
+
+/// A flow's channels and the buffers of their data areas.
+///
+/// Buffers begin with room for all headers; the payload after it is aligned to 64 bytes.
+#[derive(Debug)]
+pub struct Device<W, D> {
+    tx: End<W>,
+    rx: End<W>,
+    tx_data: D,
+    rx_data: D,
+    sending: Pool,
+    receiving: Pool,
+    buffer_bytes: u32,
+    payload_max: usize,
+    rejected: u64,
+    broken: u64,
+    /// Whether something was put or taken that the driver may want to know of.
+    moved: bool,
+}
+
+impl<W: Words, D: Data> Device<W, D> {
+    /// Room for headers at the start of a buffer.
+    const HEAD: u32 = HEAD_BYTES_MAX as u32;
+
+    /// Bytes of a buffer for IP packets of up to `mtu` bytes.
+    pub const fn buffer_bytes(mtu: u16) -> u32 {
+        (Self::HEAD + mtu as u32).next_multiple_of(64)
+    }
+
+    /// The device of a flow, whose `ends` are (transmit, receive) and `areas` likewise. All receive
+    /// buffers are offered to the driver, as far as the channel holds them.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] of the driver.
+    pub fn new(
+        (tx, rx): (End<W>, End<W>),
+        (tx_data, rx_data): (D, D),
+        mtu: u16,
+    ) -> Result<Self, Fault> {
+        let buffer_bytes = Self::buffer_bytes(mtu);
+        let mut device = Self {
+            sending: Pool::new(tx_data.bytes(), buffer_bytes),
+            receiving: Pool::new(rx_data.bytes(), buffer_bytes),
+            tx,
+            rx,
+            tx_data,
+            rx_data,
+            buffer_bytes,
+            payload_max: usize::from(mtu),
+            rejected: 0,
+            broken: 0,
+            moved: false,
+        };
+        while let Some(buffer) = device.receiving.take() {
+            if !device.offer(buffer)? {
+                device.receiving.give(buffer)?;
+                break;
+            }
+        }
+        Ok(device)
+    }
+
+    fn offer(&mut self, buffer: Buffer) -> Result<bool, Fault> {
+        self.rx.put(&IoRec::single(buffer.0, self.receiving.pair(buffer)))
+    }
+
+    /// Takes back the buffers of packets that were sent, or refused.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] of the driver.
+    pub fn reap(&mut self) -> Result<(), Fault> {
+        while let Some(rec) = self.tx.take()? {
+            let buffer = Buffer(rec.cookie);
+            if !self.sending.lent(buffer, rec.pairs()[0]) {
+                return Err(Fault::NotLent { cookie: rec.cookie });
+            }
+            self.rejected += u64::from(rec.flags & flag::REJECTED != 0);
+            self.sending.give(buffer)?;
+            self.moved = true;
+        }
+        Ok(())
+    }
+
+    /// What the driver asked to be told since last time; costs a fence, so call it once after a
+    /// batch of sends and receives.
+    pub fn notice(&mut self) -> [Notice; 2] {
+        if !std::mem::take(&mut self.moved) {
+            return [Notice::default(); 2];
+        }
+        [self.tx.notice(), self.rx.notice()]
+    }
+
+    /// Gives an unsent packet's buffer back.
+    ///
+    /// # Errors
+    ///
+    /// Never for a packet of this device.
+    pub fn discard(&mut self, packet: Outgoing<D>) -> Result<(), Fault> {
+        self.sending.give(packet.buffer)
+    }
+
+    /// The transmit channel.
+    pub const fn tx(&mut self) -> &mut End<W> {
+        &mut self.tx
+    }
+
+    /// The receive channel.
+    pub const fn rx(&mut self) -> &mut End<W> {
+        &mut self.rx
+    }
+
+    /// Buffers for sending: how many there are, and how many are free.
+    pub fn send_buffers(&self) -> (usize, usize) {
+        (self.sending.len(), self.sending.free())
+    }
+
+    /// Packets the driver refused to send; the flow's bill says why.
+    pub const fn rejected(&self) -> u64 {
+        self.rejected
+    }
+
+    /// Gives up the channels: zeroes this side's blocks for their next user.
+    pub fn retire(&self) {
+        self.tx.clear();
+        self.rx.clear();
+    }
+}
+
+impl<W: Words, D: Data> Layer for Device<W, D> {
+    type Area = D;
+
+    fn head_room(&self) -> usize {
+        0
+    }
+
+    fn payload_bytes_max(&self) -> usize {
+        self.payload_max + base_wire::ETHERNET_BYTES + base_wire::VLAN_TAG_BYTES
+    }
+
+    fn packet(&mut self) -> Result<Option<Outgoing<D>>, Fault> {
+        if self.sending.free() == 0 {
+            self.reap()?;
+        }
+        let Some(buffer) = self.sending.take() else { return Ok(None) };
+        let at = self.sending.pair(buffer).offset + Self::HEAD;
+        let capacity = self.buffer_bytes - Self::HEAD;
+        Ok(Some(Outgoing::new(buffer, self.tx_data.clone(), at, capacity)))
+    }
+
+    fn send(&mut self, packet: Outgoing<D>) -> Result<(), SendError> {
+        let pair = packet.finish();
+        self.moved = true;
+        if self.tx.put(&IoRec::single(packet.buffer.0, pair))? {
+            return Ok(());
+        }
+        // The ring holds as many packets as there are buffers; a driver that takes none of them
+        // for so long that it is full has the buffer back.
+        self.sending.give(packet.buffer)?;
+        Err(SendError::TooLong { bytes: pair.len as usize, max: 0 })
+    }
+
+    fn receive(&mut self) -> Result<Option<Incoming<D>>, Fault> {
+        loop {
+            let Some(rec) = self.rx.take()? else { return Ok(None) };
+            self.moved = true;
+            let (buffer, pair) = (Buffer(rec.cookie), rec.pairs()[0]);
+            if !self.receiving.lent(buffer, pair) {
+                return Err(Fault::NotLent { cookie: rec.cookie });
+            }
+            if rec.pairs().len() == 1 {
+                let vouched = rec.flags & flag::CHECKSUM_UNVERIFIED == 0;
+                return Ok(Some(Incoming::new(buffer, self.rx_data.clone(), pair, vouched)));
+            }
+            // Only single ranges were offered.
+            self.broken += 1;
+            self.offer(buffer)?;
+        }
+    }
+
+    fn give_back(&mut self, packet: Incoming<D>) -> Result<(), Fault> {
+        self.moved = true;
+        self.offer(packet.buffer).map(|_| ())
+    }
+
+    fn reorganise(&mut self, _fib: &Fib) {}
+
+    fn damaged(&self) -> u64 {
+        self.broken
+    }
+}

@@ -1,0 +1,152 @@
+//! The IPv4 layer (RFC 791).
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use base_flow::Fib;
+use base_wire::{Header, IPV4_BYTES, Ipv4, Protocol, checksum};
+use rbuf_channel::{Data, Fault};
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::network_endian::U16;
+
+use crate::packet::{Incoming, Outgoing};
+use crate::{Layer, Peer, SendError};
+
+/// IPv4 headers for one flow. No options and no fragments: packets have the "don't fragment" bit, and
+/// what arrives in fragments does not get past the driver.
+#[derive(Debug)]
+pub struct Ip4<L> {
+    lower: L,
+    header: Ipv4,
+    remote: Option<Ipv4Addr>,
+    source: Ipv4Addr,
+    id: u16,
+    damaged: u64,
+}
+
+impl<L: Layer> Ip4<L> {
+    /// Packets of `protocol` as `fib` says, over `lower`; `None` if the flow is not IPv4.
+    pub fn new(lower: L, fib: &Fib, protocol: Protocol) -> Option<Self> {
+        let (source, remote) = addresses(fib)?;
+        let header = Ipv4::new(source, remote.unwrap_or(Ipv4Addr::UNSPECIFIED), protocol, 0);
+        Some(Self { lower, header, remote, source, id: 0, damaged: 0 })
+    }
+
+    pub(crate) fn set_endpoints(&mut self, fib: &Fib) -> bool {
+        let Some((source, remote)) = addresses(fib) else { return false };
+        (self.source, self.remote) = (source, remote);
+        true
+    }
+
+    /// What is below.
+    pub const fn lower(&mut self) -> &mut L {
+        &mut self.lower
+    }
+
+    /// Our address.
+    pub const fn source(&self) -> Ipv4Addr {
+        self.source
+    }
+
+    /// Where packets go; `None` if the flow is not connected.
+    pub const fn remote(&self) -> Option<Ipv4Addr> {
+        self.remote
+    }
+
+    /// Where this packet goes.
+    pub(crate) fn destination(&self, hop: &Peer) -> Result<Ipv4Addr, SendError> {
+        match (hop, self.remote) {
+            (Peer::Connected, Some(remote)) => Ok(remote),
+            (Peer::Connected, None) => Err(SendError::NoDestination),
+            (Peer::At { address: SocketAddr::V4(to), .. }, None) => Ok(*to.ip()),
+            (Peer::At { address, .. }, Some(remote)) if address.ip() == IpAddr::V4(remote) => {
+                Ok(remote)
+            }
+            (Peer::At { .. }, _) => Err(SendError::OtherDestination),
+        }
+    }
+}
+
+impl<L: Layer> Layer for Ip4<L> {
+    type Area = L::Area;
+
+    fn head_room(&self) -> usize {
+        self.lower.head_room() + IPV4_BYTES
+    }
+
+    fn payload_bytes_max(&self) -> usize {
+        self.lower.payload_bytes_max() - IPV4_BYTES
+    }
+
+    fn packet(&mut self) -> Result<Option<Outgoing<L::Area>>, Fault> {
+        self.lower.packet()
+    }
+
+    fn send(&mut self, mut packet: Outgoing<L::Area>) -> Result<(), SendError> {
+        let (bytes, max) = (packet.packet_bytes(), self.payload_bytes_max());
+        let too_long = SendError::TooLong { bytes, max };
+        if bytes > max {
+            return Err(too_long);
+        }
+        let destination = self.destination(&packet.hop)?;
+        let mut header = Ipv4::new(self.source, destination, self.header.protocol, bytes as u16);
+        self.id = self.id.wrapping_add(1);
+        header.id = U16::new(self.id);
+        header.fill_checksum();
+        if !packet.push_header(header.as_bytes()) {
+            return Err(too_long);
+        }
+        self.lower.send(packet)
+    }
+
+    fn receive(&mut self) -> Result<Option<Incoming<L::Area>>, Fault> {
+        while let Some(mut packet) = self.lower.receive()? {
+            if strip(&mut packet, self.header.protocol).is_some() {
+                return Ok(Some(packet));
+            }
+            self.damaged += 1;
+            self.lower.give_back(packet)?;
+        }
+        Ok(None)
+    }
+
+    fn give_back(&mut self, packet: Incoming<L::Area>) -> Result<(), Fault> {
+        self.lower.give_back(packet)
+    }
+
+    fn reorganise(&mut self, fib: &Fib) {
+        self.lower.reorganise(fib);
+    }
+
+    fn damaged(&self) -> u64 {
+        self.damaged + self.lower.damaged()
+    }
+}
+
+/// Our address and the remote one, if the flow is IPv4.
+fn addresses(fib: &Fib) -> Option<(Ipv4Addr, Option<Ipv4Addr>)> {
+    let IpAddr::V4(source) = fib.source else { return None };
+    match fib.endpoints.remote.map(|remote| remote.address) {
+        Some(IpAddr::V4(remote)) => Some((source, Some(remote))),
+        Some(IpAddr::V6(_)) => None,
+        None => Some((source, None)),
+    }
+}
+
+/// Checks and strips a header; what is left is exactly the payload, without Ethernet's padding.
+fn strip<D: Data>(packet: &mut Incoming<D>, protocol: Protocol) -> Option<()> {
+    let (ip, _) = Ipv4::split(packet.head())?;
+    let ip = *ip;
+    let header = packet.head().get(..ip.header_bytes())?;
+    let sound = ip.version() == 4
+        && ip.header_bytes() >= IPV4_BYTES
+        && checksum::is_valid(checksum::sum(header))
+        && ip.protocol == protocol
+        && !ip.is_fragment();
+    let total = usize::from(ip.total_bytes.get());
+    if !sound || !packet.truncate(total) || !packet.strip(ip.header_bytes()) {
+        return None;
+    }
+    packet.from = Some(SocketAddr::new(ip.source().into(), 0));
+    packet.set_pseudo_header(ip.source(), ip.destination(), protocol);
+    Some(())
+}

@@ -1,0 +1,155 @@
+//! The UDP layer (RFC 768).
+
+use std::net::{IpAddr, SocketAddr};
+
+use base_flow::Fib;
+use base_wire::{Header, Mac, Protocol, UDP_BYTES, checksum, pseudo_header};
+use rbuf_channel::{Data, Fault};
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::network_endian::U16;
+
+use crate::ip4::Ip4;
+use crate::packet::{Incoming, Outgoing};
+use crate::{Layer, SendError};
+
+/// Where a packet goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Peer {
+    /// To whom the flow is connected.
+    Connected,
+    /// There, over this station.
+    At {
+        /// The final destination.
+        address: SocketAddr,
+        /// The next hop on the link.
+        mac: Mac,
+    },
+}
+
+/// UDP headers for one flow, with checksums in both directions.
+#[derive(Debug)]
+pub struct Udp<L> {
+    lower: Ip4<L>,
+    local_port: u16,
+    remote_port: Option<u16>,
+    damaged: u64,
+}
+
+impl<L: Layer> Udp<L> {
+    /// Datagrams as `fib` says, over `lower`; `None` if the flow is not IPv4.
+    pub fn new(lower: L, fib: &Fib) -> Option<Self> {
+        Some(Self {
+            lower: Ip4::new(lower, fib, Protocol::UDP)?,
+            local_port: fib.endpoints.local.port,
+            remote_port: fib.endpoints.remote.map(|remote| remote.port),
+            damaged: 0,
+        })
+    }
+
+    /// Takes other ends over: what a socket's `connect` does. `false` if they are not IPv4.
+    pub fn set_endpoints(&mut self, fib: &Fib) -> bool {
+        self.local_port = fib.endpoints.local.port;
+        self.remote_port = fib.endpoints.remote.map(|remote| remote.port);
+        let set = self.lower.set_endpoints(fib);
+        self.reorganise(fib);
+        set
+    }
+
+    /// What is below.
+    pub const fn lower(&mut self) -> &mut Ip4<L> {
+        &mut self.lower
+    }
+}
+
+impl<L: Layer> Layer for Udp<L> {
+    type Area = L::Area;
+
+    fn head_room(&self) -> usize {
+        self.lower.head_room() + UDP_BYTES
+    }
+
+    fn payload_bytes_max(&self) -> usize {
+        self.lower.payload_bytes_max() - UDP_BYTES
+    }
+
+    fn packet(&mut self) -> Result<Option<Outgoing<L::Area>>, Fault> {
+        self.lower.packet()
+    }
+
+    fn send(&mut self, mut packet: Outgoing<L::Area>) -> Result<(), SendError> {
+        let (payload, max) = (packet.packet_bytes(), self.payload_bytes_max());
+        let too_long = SendError::TooLong { bytes: payload, max };
+        if payload > max {
+            return Err(too_long);
+        }
+        let destination = self.lower.destination(&packet.hop)?;
+        let port = match (packet.hop, self.remote_port) {
+            (Peer::At { address, .. }, None) => address.port(),
+            (Peer::At { address, .. }, Some(port)) if address.port() == port => port,
+            (Peer::At { .. }, Some(_)) => return Err(SendError::OtherDestination),
+            (Peer::Connected, Some(port)) => port,
+            (Peer::Connected, None) => return Err(SendError::NoDestination),
+        };
+        let bytes = (payload + UDP_BYTES) as u16;
+        let mut header = base_wire::Udp {
+            source: U16::new(self.local_port),
+            destination: U16::new(port),
+            bytes: U16::new(bytes),
+            checksum: U16::ZERO,
+        };
+        let (source, destination) = (IpAddr::V4(self.lower.source()), IpAddr::V4(destination));
+        let pseudo = pseudo_header(source, destination, Protocol::UDP, bytes.into()).unwrap_or(0);
+        let sum = checksum::finish(pseudo + checksum::sum(header.as_bytes()) + packet.sum());
+        // 0 would mean "no checksum"; all ones is the same number.
+        header.checksum = U16::new(if sum == 0 { 0xffff } else { sum });
+        if !packet.push_header(header.as_bytes()) {
+            return Err(too_long);
+        }
+        self.lower.send(packet)
+    }
+
+    fn receive(&mut self) -> Result<Option<Incoming<L::Area>>, Fault> {
+        while let Some(mut packet) = self.lower.receive()? {
+            if strip(&mut packet, self.local_port, self.remote_port).is_some() {
+                return Ok(Some(packet));
+            }
+            self.damaged += 1;
+            self.lower.give_back(packet)?;
+        }
+        Ok(None)
+    }
+
+    fn give_back(&mut self, packet: Incoming<L::Area>) -> Result<(), Fault> {
+        self.lower.give_back(packet)
+    }
+
+    fn reorganise(&mut self, fib: &Fib) {
+        self.lower.reorganise(fib);
+    }
+
+    fn damaged(&self) -> u64 {
+        self.damaged + self.lower.damaged()
+    }
+}
+
+/// Checks and strips a header. The checksum is verified when the payload is read, unless the link
+/// vouches for it or the sender left it out.
+fn strip<D: Data>(packet: &mut Incoming<D>, local: u16, remote: Option<u16>) -> Option<()> {
+    let (udp, _) = base_wire::Udp::split(packet.head())?;
+    let udp = *udp;
+    let bytes = udp.bytes.get();
+    let ours = udp.destination.get() == local && remote.is_none_or(|port| port == udp.source.get());
+    if !ours
+        || usize::from(bytes) < UDP_BYTES
+        || !packet.truncate(bytes.into())
+        || !packet.strip(UDP_BYTES)
+    {
+        return None;
+    }
+    packet.from = packet.from.map(|from| SocketAddr::new(from.ip(), udp.source.get()));
+    if udp.checksum.get() != 0 && !packet.vouched {
+        let pseudo = packet.pseudo_header(bytes.into());
+        packet.verify_later(pseudo + checksum::sum(udp.as_bytes()));
+    }
+    Some(())
+}

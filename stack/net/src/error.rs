@@ -1,0 +1,82 @@
+//! What can go wrong, and whose fault it is.
+
+use std::io;
+use std::path::PathBuf;
+
+use base_rpc::{DecodeError, Refusal};
+use rbuf_channel::Fault;
+use rbuf_domain::DomainError;
+use stack_layer::SendError;
+
+/// Why something was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Nobody listens at the socket.
+    #[error(
+        "no flow manager at {path}: {source}; start one with `plumb up` or `plumb lab`, or set PLUMB_SOCKET"
+    )]
+    NoFlowManager {
+        /// Where one was expected.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The flow manager is gone. Open flows go on.
+    #[error("the flow manager is gone; open flows go on, but none can be opened")]
+    FlowManagerGone,
+    /// The flow manager refused; it says what would be possible.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// The flow manager answered what was not asked, or is of another release.
+    #[error("the flow manager does not speak our language: {0}")]
+    Protocol(String),
+    /// Shared memory could not be had.
+    #[error(transparent)]
+    Memory(#[from] DomainError),
+    /// The flow was closed by the driver or the flow manager.
+    #[error("flow lost: {0}")]
+    Lost(String),
+    /// The driver does not follow the rules of the channel.
+    #[error("driver: {0}")]
+    Fault(#[from] Fault),
+    /// The packet was not sent.
+    #[error(transparent)]
+    Send(#[from] SendError),
+    /// An address could not be understood.
+    #[error("{0}")]
+    Address(String),
+    /// There would be nothing to send or receive for now, and waiting was not wanted.
+    #[error("not now")]
+    WouldBlock,
+}
+
+impl From<DecodeError> for Error {
+    fn from(error: DecodeError) -> Self {
+        Self::Protocol(error.to_string())
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match &error {
+            Error::NoFlowManager { source, .. } => source.kind(),
+            Error::FlowManagerGone | Error::Lost(_) => io::ErrorKind::NotConnected,
+            Error::Refused(refusal) => match refusal {
+                Refusal::InUse { .. } => io::ErrorKind::AddrInUse,
+                Refusal::NotOurAddress { .. } => io::ErrorKind::AddrNotAvailable,
+                Refusal::NoRoute { .. } => io::ErrorKind::NetworkUnreachable,
+                Refusal::Unreachable { .. } => io::ErrorKind::HostUnreachable,
+                Refusal::Policy(_) => io::ErrorKind::PermissionDenied,
+                Refusal::Quota(_) => io::ErrorKind::QuotaExceeded,
+                Refusal::Unsupported(_) => io::ErrorKind::Unsupported,
+                _ => io::ErrorKind::Other,
+            },
+            Error::Send(SendError::NoDestination) => io::ErrorKind::NotConnected,
+            Error::Send(_) | Error::Address(_) => io::ErrorKind::InvalidInput,
+            Error::Memory(_) => io::ErrorKind::OutOfMemory,
+            Error::WouldBlock => io::ErrorKind::WouldBlock,
+            Error::Protocol(_) | Error::Fault(_) => io::ErrorKind::InvalidData,
+        };
+        Self::new(kind, error)
+    }
+}

@@ -1,0 +1,263 @@
+//! A flow: its channels, its name, and what the flow manager has to say about it.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use base_flow::{Bill, Contract, Endpoints, Fib, FlowId};
+use base_rpc::{FlowLayout, Refusal, Reply, Request};
+use rbuf_channel::Park;
+use rbuf_domain::Domain;
+use rbuf_shm::{Futex, ShmData, ShmWords};
+use stack_layer::Device;
+
+use crate::host::unexpected;
+use crate::{Error, Host, Options};
+
+/// The bottom of an application's stack.
+pub type FlowDevice = Device<ShmWords, ShmData>;
+
+/// An open flow. Closed when dropped.
+#[derive(Debug)]
+pub struct Flow {
+    pub(crate) shared: Arc<Shared>,
+    device: Option<FlowDevice>,
+    fib: Fib,
+    contract: Contract,
+    tardiness_ns: u64,
+}
+
+/// What outlives the layers: the flow's name, its memory, and news about it.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    host: Host,
+    domain: Arc<Domain>,
+    layout: FlowLayout,
+    id: FlowId,
+    /// Counts the driver writes, on which threads of this application sleep.
+    pub(crate) tx_words: ShmWords,
+    pub(crate) rx_words: ShmWords,
+    /// Whether there is news.
+    news: AtomicBool,
+    latest: Mutex<News>,
+    closed: AtomicBool,
+}
+
+#[derive(Debug, Default)]
+struct News {
+    lost: Option<String>,
+    fib: Option<Fib>,
+}
+
+impl Flow {
+    pub(crate) fn open(
+        host: &Host,
+        options: &Options,
+        endpoints: Endpoints,
+    ) -> Result<Self, Error> {
+        let mut link = host.link_of(endpoints.local.address);
+        for _ in 0..2 {
+            match Self::open_on(host, options, endpoints, link) {
+                Err(Error::Refused(Refusal::OtherLink { link: other, .. })) => link = other,
+                result => return result,
+            }
+        }
+        Err(Error::Protocol("the flow manager sends us from link to link".into()))
+    }
+
+    fn open_on(
+        host: &Host,
+        options: &Options,
+        endpoints: Endpoints,
+        link: u16,
+    ) -> Result<Self, Error> {
+        let Some(info) = host.links().get(usize::from(link)) else {
+            return Err(Refusal::NoLink { link }.into());
+        };
+        let mtu = info.facts.mtu;
+        let domain = host.domain(link)?;
+        let layout = domain.lay_out(&options.shape(mtu))?;
+        // The channels are ready before the driver hears of them: the first packet can be queued
+        // as soon as the answer is here.
+        let opened = domain.ends(&layout).map_err(Error::from).and_then(|ends| {
+            let request = Request::Open {
+                link,
+                contract: options.contract,
+                layout,
+                endpoints: Some(endpoints),
+            };
+            Ok((ends, host.call(request)?))
+        });
+        let (ends, reply) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                domain.give_back(&layout);
+                return Err(error);
+            }
+        };
+        let Reply::Opened { flow, fib: Some(fib), contract, tardiness_ns } = reply else {
+            return Err(unexpected(&reply));
+        };
+        let shared = Arc::new(Shared {
+            host: host.clone(),
+            domain,
+            layout,
+            id: flow,
+            tx_words: ends.tx.peer_words(),
+            rx_words: ends.rx.peer_words(),
+            news: AtomicBool::new(false),
+            latest: Mutex::default(),
+            closed: AtomicBool::new(false),
+        });
+        host.register(flow, &shared);
+        let device = Device::new((ends.tx, ends.rx), (ends.tx_data, ends.rx_data), mtu)?;
+        Ok(Self { shared, device: Some(device), fib, contract, tardiness_ns })
+    }
+
+    /// The flow's name.
+    pub fn id(&self) -> FlowId {
+        self.shared.id
+    }
+
+    /// How to format its packets.
+    pub const fn fib(&self) -> &Fib {
+        &self.fib
+    }
+
+    /// The contract as admitted.
+    pub const fn contract(&self) -> Contract {
+        self.contract
+    }
+
+    /// How late beyond its deadline a guaranteed frame can be, in nanoseconds.
+    pub const fn tardiness_ns(&self) -> u64 {
+        self.tardiness_ns
+    }
+
+    /// The bottom of the stack, to build layers on; `None` if it was taken before.
+    pub const fn take_device(&mut self) -> Option<FlowDevice> {
+        self.device.take()
+    }
+
+    /// Tells the driver what it asked to be told, after a batch of sends and receives.
+    pub fn kick(&self, device: &mut FlowDevice) {
+        self.shared.kick(device);
+    }
+
+    /// Sleeps until a packet has arrived on `device` or the monotonic clock shows `until_ns`; `false`
+    /// if it did. Call-backs of the flow manager are heard meanwhile.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::Lost`] if the flow was closed by the driver or the flow manager.
+    pub fn wait(&self, device: &mut FlowDevice, until_ns: u64) -> Result<bool, Error> {
+        self.shared.kick(device);
+        let Some(seen) = device.rx().await_published(1)? else { return Ok(true) };
+        let woken = Futex::until(until_ns).sleep(&self.shared.rx_words[0], seen);
+        device.rx().awake();
+        self.shared.host.hear_notices();
+        self.shared.news()?;
+        Ok(woken)
+    }
+
+    /// Asks for another contract; it holds from the next period on.
+    ///
+    /// # Errors
+    ///
+    /// What the flow manager says; the present contract stays then.
+    pub fn adjust(&mut self, contract: Contract) -> Result<Contract, Error> {
+        match self.shared.host.call(Request::AdjustQos { flow: self.shared.id, contract })? {
+            Reply::Adjusted { contract, tardiness_ns } => {
+                (self.contract, self.tardiness_ns) = (contract, tardiness_ns);
+                Ok(contract)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Gives the flow other ends.
+    ///
+    /// # Errors
+    ///
+    /// What the flow manager says; the flow has no ends then.
+    pub fn attach(&mut self, endpoints: Endpoints) -> Result<&Fib, Error> {
+        match self.shared.host.call(Request::Attach { flow: self.shared.id, endpoints })? {
+            Reply::Attached { fib } => {
+                self.fib = fib;
+                Ok(&self.fib)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// Closes the flow and returns what it used altogether.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FlowManagerGone`], or [`Error::Lost`] if it was closed before.
+    pub fn close(self) -> Result<Bill, Error> {
+        self.shared.close()
+    }
+}
+
+impl Shared {
+    pub(crate) const fn host(&self) -> &Host {
+        &self.host
+    }
+
+    pub(crate) fn kick(&self, device: &mut FlowDevice) {
+        let [tx, rx] = device.notice();
+        if tx.post || rx.post {
+            self.domain.post(self.layout.slot);
+        }
+    }
+
+    /// News from the flow manager; whoever sleeps is woken to hear it.
+    pub(crate) fn notify(&self, notice: Result<Fib, String>) {
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        match notice {
+            Ok(fib) => latest.fib = Some(fib),
+            Err(reason) => latest.lost = Some(reason),
+        }
+        drop(latest);
+        self.news.store(true, Ordering::Release);
+        Futex::patient().wake(&self.tx_words[0]);
+        Futex::patient().wake(&self.rx_words[0]);
+    }
+
+    /// The latest news, if there is any; losing the flow is an error from then on.
+    pub(crate) fn news(&self) -> Result<Option<Fib>, Error> {
+        if !self.news.load(Ordering::Acquire) {
+            return Ok(None);
+        }
+        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(reason) = &latest.lost {
+            return Err(Error::Lost(reason.clone()));
+        }
+        self.news.store(false, Ordering::Relaxed);
+        Ok(latest.fib.take())
+    }
+
+    fn close(&self) -> Result<Bill, Error> {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return Err(Error::Lost("the flow is closed".into()));
+        }
+        self.host.unregister(self.id);
+        let reply = self.host.call(Request::Close { flow: self.id });
+        // Whatever the answer, the driver uses the memory no more: it has let go, or is gone. If
+        // the flow manager alone is gone, the driver may still write there: keep it.
+        if !matches!(reply, Err(Error::FlowManagerGone)) {
+            self.domain.give_back(&self.layout);
+        }
+        match reply? {
+            Reply::Closed { bill } => Ok(bill),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+impl Drop for Flow {
+    fn drop(&mut self) {
+        // Nobody is left to hear of a failure.
+        let _ = self.shared.close();
+    }
+}

@@ -1,0 +1,255 @@
+//! An application's connection to a flow manager, and the arenas it shares with drivers.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+
+use base_flow::FlowId;
+use base_rpc::{
+    FlowInfo, JoinOffer, LinkInfo, NeighbourInfo, Query, QueryReply, Reply, Request, RouteInfo,
+    StatusInfo,
+};
+use base_wire::Mac;
+use rbuf_domain::{Domain, Offer};
+use rbuf_shm::Connection;
+
+use crate::flow::{Flow, Shared};
+use crate::rpc::Rpc;
+use crate::{Error, Options};
+
+/// Where the flow manager listens unless told otherwise.
+pub const DEFAULT_SOCKET: &str = "/run/plumb/plumb.sock";
+
+/// The environment variable that says otherwise.
+pub const SOCKET_VARIABLE: &str = "PLUMB_SOCKET";
+
+/// Flows an application can have open at a time, unless it asks for more.
+const FLOWS_MAX: u32 = 1024;
+
+/// A connection to a flow manager; clones are the same connection.
+#[derive(Debug, Clone)]
+pub struct Host {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    rpc: Rpc,
+    links: Vec<LinkInfo>,
+    flows_max: u32,
+    domains: Mutex<HashMap<u16, Arc<Domain>>>,
+    flows: Mutex<HashMap<FlowId, Weak<Shared>>>,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The flow manager's socket: `$PLUMB_SOCKET` or the default.
+fn socket_path() -> PathBuf {
+    std::env::var_os(SOCKET_VARIABLE).map_or_else(|| DEFAULT_SOCKET.into(), PathBuf::from)
+}
+
+impl Host {
+    /// The flow manager at `$PLUMB_SOCKET`, connected to once for the whole process.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoFlowManager`].
+    pub fn shared() -> Result<Self, Error> {
+        static SHARED: Mutex<Option<Host>> = Mutex::new(None);
+        let mut shared = lock(&SHARED);
+        if let Some(host) = &*shared {
+            return Ok(host.clone());
+        }
+        let host = Self::connect(&socket_path())?;
+        *shared = Some(host.clone());
+        Ok(host)
+    }
+
+    /// A connection of its own to the flow manager at `socket`.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::NoFlowManager`], or what it says.
+    pub fn connect(socket: &Path) -> Result<Self, Error> {
+        Self::connect_for(socket, FLOWS_MAX)
+    }
+
+    /// As [`Self::connect`], for up to `flows_max` flows at a time on each link.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::connect`].
+    pub fn connect_for(socket: &Path, flows_max: u32) -> Result<Self, Error> {
+        let connection = Connection::connect(socket)
+            .map_err(|source| Error::NoFlowManager { path: socket.to_path_buf(), source })?;
+        let rpc = Rpc::new(connection);
+        let Reply::Welcome { links } = rpc.call(Request::Hello, &[])?.0 else {
+            return Err(Error::Protocol("no welcome".into()));
+        };
+        let inner =
+            Inner { rpc, links, flows_max, domains: Mutex::default(), flows: Mutex::default() };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// The links there were when the connection was made.
+    pub fn links(&self) -> &[LinkInfo] {
+        &self.inner.links
+    }
+
+    pub(crate) fn call(&self, request: Request) -> Result<Reply, Error> {
+        Ok(self.inner.rpc.call(request, &[])?.0)
+    }
+
+    /// The arenas shared with the driver of `link`, joined on first use.
+    pub(crate) fn domain(&self, link: u16) -> Result<Arc<Domain>, Error> {
+        let mut domains = lock(&self.inner.domains);
+        if let Some(domain) = domains.get(&link) {
+            return Ok(Arc::clone(domain));
+        }
+        let flows_max = self.inner.flows_max;
+        let offer = Offer::new(flows_max)?;
+        let request = Request::Join(JoinOffer { link, flows_max });
+        let (reply, descriptors) = self.inner.rpc.call(request, &offer.descriptors())?;
+        let (Reply::Joined, Ok([control_in, bell])) =
+            (reply, <[OwnedFd; 2]>::try_from(descriptors))
+        else {
+            return Err(Error::Protocol("no descriptors with the answer to a join".into()));
+        };
+        let domain = Arc::new(Domain::new(offer, control_in, bell)?);
+        domains.insert(link, Arc::clone(&domain));
+        Ok(domain)
+    }
+
+    /// The link on which `address` is ours; the first one for "any address".
+    pub(crate) fn link_of(&self, address: IpAddr) -> u16 {
+        let owns =
+            |link: &LinkInfo| link.addresses.iter().any(|prefix| prefix.address() == address);
+        self.inner.links.iter().position(owns).unwrap_or(0) as u16
+    }
+
+    pub(crate) fn register(&self, flow: FlowId, shared: &Arc<Shared>) {
+        lock(&self.inner.flows).insert(flow, Arc::downgrade(shared));
+    }
+
+    pub(crate) fn unregister(&self, flow: FlowId) {
+        lock(&self.inner.flows).remove(&flow);
+    }
+
+    /// Hands call-backs that have come to the flows they are for.
+    pub(crate) fn hear_notices(&self) {
+        for notice in self.inner.rpc.notices() {
+            let (flow, notice) = match notice {
+                Reply::Lost { flow, reason } => (flow, Err(reason)),
+                Reply::Reorganised { fib } => (fib.flow, Ok(fib)),
+                _ => continue,
+            };
+            let shared = lock(&self.inner.flows).get(&flow).and_then(Weak::upgrade);
+            if let Some(shared) = shared {
+                shared.notify(notice);
+            }
+        }
+    }
+
+    /// Opens a flow; [`Options::open`] is the pleasant way to do it.
+    ///
+    /// # Errors
+    ///
+    /// What the flow manager says.
+    pub fn open(&self, options: &Options, endpoints: base_flow::Endpoints) -> Result<Flow, Error> {
+        Flow::open(self, options, endpoints)
+    }
+
+    /// The next hop to `remote`, and our address for talking to it.
+    ///
+    /// # Errors
+    ///
+    /// No route, or the next hop does not answer.
+    pub fn resolve(&self, remote: IpAddr) -> Result<(Mac, IpAddr), Error> {
+        match self.call(Request::Resolve { remote })? {
+            Reply::Resolved { mac, source, .. } => Ok((mac, source)),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    fn query(&self, query: Query) -> Result<QueryReply, Error> {
+        match self.call(Request::Query(query))? {
+            Reply::Found(found) => Ok(found),
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The links as they are now.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FlowManagerGone`].
+    pub fn query_links(&self) -> Result<Vec<LinkInfo>, Error> {
+        match self.query(Query::Links)? {
+            QueryReply::Links(links) => Ok(links),
+            _ => Err(Error::Protocol("not links".into())),
+        }
+    }
+
+    /// All flows.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FlowManagerGone`].
+    pub fn query_flows(&self) -> Result<Vec<FlowInfo>, Error> {
+        let (mut all, mut from) = (Vec::new(), 0);
+        loop {
+            let QueryReply::Flows { flows, next } = self.query(Query::Flows { from })? else {
+                return Err(Error::Protocol("not flows".into()));
+            };
+            all.extend(flows);
+            match next {
+                Some(next) if next > from => from = next,
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    /// The routing table.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FlowManagerGone`].
+    pub fn query_routes(&self) -> Result<Vec<RouteInfo>, Error> {
+        match self.query(Query::Routes)? {
+            QueryReply::Routes(routes) => Ok(routes),
+            _ => Err(Error::Protocol("not routes".into())),
+        }
+    }
+
+    /// The neighbour cache.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FlowManagerGone`].
+    pub fn query_neighbours(&self) -> Result<Vec<NeighbourInfo>, Error> {
+        match self.query(Query::Neighbours)? {
+            QueryReply::Neighbours(neighbours) => Ok(neighbours),
+            _ => Err(Error::Protocol("not neighbours".into())),
+        }
+    }
+
+    /// Totals.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FlowManagerGone`].
+    pub fn query_status(&self) -> Result<StatusInfo, Error> {
+        match self.query(Query::Status)? {
+            QueryReply::Status(status) => Ok(status),
+            _ => Err(Error::Protocol("not a status".into())),
+        }
+    }
+}
+
+pub(crate) fn unexpected(reply: &Reply) -> Error {
+    Error::Protocol(format!("unexpected answer {reply:?}"))
+}

@@ -1,0 +1,143 @@
+//! What a flow is to be like.
+
+use std::net::{SocketAddr, ToSocketAddrs};
+
+use base_flow::{Contract, Endpoints, Sap, Transport};
+use rbuf_channel::Wait;
+use rbuf_domain::Shape;
+use stack_layer::Device;
+
+use crate::{Error, Flow, Host, Udp};
+
+/// Contract, buffers and waiting of a flow to be opened.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub(crate) contract: Contract,
+    pub(crate) send_buffers: u32,
+    pub(crate) receive_buffers: u32,
+    pub(crate) wait: Wait,
+    host: Option<Host>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            contract: Contract::BEST_EFFORT,
+            send_buffers: 64,
+            receive_buffers: 128,
+            wait: Wait::default(),
+            host: None,
+        }
+    }
+}
+
+impl Options {
+    /// Buffers a channel can have.
+    const BUFFERS_MAX: u32 = 16_384;
+
+    /// Best effort, 64 buffers to send and 128 to receive, spin a little and then sleep.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The share of the wire to ask for.
+    #[must_use]
+    pub const fn contract(mut self, contract: Contract) -> Self {
+        self.contract = contract;
+        self
+    }
+
+    /// Packets that can be on their way to the wire.
+    #[must_use]
+    pub fn send_buffers(mut self, buffers: u32) -> Self {
+        self.send_buffers = buffers.clamp(2, Self::BUFFERS_MAX);
+        self
+    }
+
+    /// Packets that can have arrived and not been read; further ones are dropped, and counted.
+    #[must_use]
+    pub fn receive_buffers(mut self, buffers: u32) -> Self {
+        self.receive_buffers = buffers.clamp(2, Self::BUFFERS_MAX);
+        self
+    }
+
+    /// How to wait for packets and for buffers.
+    #[must_use]
+    pub const fn wait(mut self, wait: Wait) -> Self {
+        self.wait = wait;
+        self
+    }
+
+    /// The flow manager to use instead of the one at `$PLUMB_SOCKET`.
+    #[must_use]
+    pub fn host(mut self, host: &Host) -> Self {
+        self.host = Some(host.clone());
+        self
+    }
+
+    pub(crate) fn chosen_host(&self) -> Result<Host, Error> {
+        self.host.clone().map_or_else(Host::shared, Ok)
+    }
+
+    /// Shape of the channels for packets of up to `mtu` bytes.
+    pub(crate) const fn shape(&self, mtu: u16) -> Shape {
+        let buffer = Device::<rbuf_shm::ShmWords, rbuf_shm::ShmData>::buffer_bytes(mtu);
+        // A packet is one range, so two words.
+        Shape {
+            tx_words: (self.send_buffers * 2).next_power_of_two(),
+            rx_words: (self.receive_buffers * 2).next_power_of_two(),
+            tx_bytes: self.send_buffers * buffer,
+            rx_bytes: self.receive_buffers * buffer,
+        }
+    }
+
+    /// Opens a flow between `endpoints`.
+    ///
+    /// # Errors
+    ///
+    /// What the flow manager says.
+    pub fn open(&self, endpoints: Endpoints) -> Result<Flow, Error> {
+        self.chosen_host()?.open(self, endpoints)
+    }
+
+    /// A UDP socket that receives from anyone at `local`.
+    ///
+    /// # Errors
+    ///
+    /// What the flow manager says.
+    pub fn bind(&self, local: impl ToSocketAddrs) -> Result<Udp, Error> {
+        let local = Sap::from(first(local)?);
+        Udp::open(self, Endpoints { transport: Transport::Udp, local, remote: None })
+    }
+
+    /// A UDP socket between a port of the flow manager's choice and `remote`.
+    ///
+    /// # Errors
+    ///
+    /// What the flow manager says.
+    pub fn connect(&self, remote: impl ToSocketAddrs) -> Result<Udp, Error> {
+        let remote = first(remote)?;
+        let local = if remote.is_ipv4() { Sap::any_v4(0) } else { Sap::any_v6(0) };
+        Udp::open(self, Endpoints { transport: Transport::Udp, local, remote: Some(remote.into()) })
+    }
+
+    /// A UDP socket between `local` and `remote`.
+    ///
+    /// # Errors
+    ///
+    /// What the flow manager says.
+    pub fn between(
+        &self,
+        local: impl ToSocketAddrs,
+        remote: impl ToSocketAddrs,
+    ) -> Result<Udp, Error> {
+        let (local, remote) = (Sap::from(first(local)?), Sap::from(first(remote)?));
+        Udp::open(self, Endpoints { transport: Transport::Udp, local, remote: Some(remote) })
+    }
+}
+
+pub(crate) fn first(address: impl ToSocketAddrs) -> Result<SocketAddr, Error> {
+    let mut addresses =
+        address.to_socket_addrs().map_err(|error| Error::Address(error.to_string()))?;
+    addresses.next().ok_or_else(|| Error::Address("the name has no address".into()))
+}

@@ -1,0 +1,348 @@
+//! The command line.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use base_flow::{Prefix, Rate};
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use plumb_net::{Contract, DEFAULT_SOCKET};
+
+/// Your own network stack, your own slice of the wire, the bill for your own protocol work.
+///
+/// Start with `plumb demo`: it needs no rights and no configuration.
+#[derive(Debug, Parser)]
+#[command(version, propagate_version = true, max_term_width = 100)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Six senders with contracts of 4 to 24 ms in 100 ms share a wire: the paper's figure 5(a), live.
+    Demo(Demo),
+    /// A lab of network namespaces: Plumb at 10.77.0.1, a Linux peer at 10.77.0.2, and a shell.
+    ///
+    /// In the lab, PLUMB_SOCKET names the flow manager's socket, and `$PLUMB_PEER cmd…` runs a command
+    /// on the peer's side. The exit status is that of the command.
+    Lab(Lab),
+    /// Start the flow manager and a driver for each link, on real interfaces.
+    Up(Up),
+    /// Run the flow manager alone.
+    Flowman(Flowman),
+    /// Run one driver alone.
+    Driver(Driver),
+    /// Show flows: who has them, their contracts, what they used.
+    Flows(Flows),
+    /// Connect standard input and output to a UDP flow.
+    Nc(Nc),
+    /// Ask a host to answer, over a flow of our own.
+    Ping(Ping),
+    /// Say what this kernel offers, and what to do about what is missing.
+    Doctor(Doctor),
+    /// Print a completion script for a shell.
+    Completions {
+        /// Which shell.
+        shell: clap_complete::Shell,
+    },
+    #[command(flatten)]
+    Hidden(Hidden),
+}
+
+/// Processes that labs and the demo are made of.
+#[derive(Debug, Subcommand)]
+pub enum Hidden {
+    #[command(name = "__peer", hide = true)]
+    Peer(Peer),
+    #[command(name = "__in-peer", hide = true)]
+    InPeer {
+        pid: u32,
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<String>,
+    },
+    #[command(name = "__sender", hide = true)]
+    Sender(Sender),
+    #[command(name = "__sink", hide = true)]
+    Sink(Sink),
+}
+
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// How long to measure, in seconds.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..=3600))]
+    pub seconds: u32,
+    /// Print one JSON object on standard output and nothing else there.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Lab {
+    /// Rate of the wire.
+    #[arg(long, default_value = "100mbit")]
+    pub rate: Rate,
+    /// Largest packet of the wire, in bytes.
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(576..=65_000))]
+    pub mtu: u32,
+    #[command(flatten)]
+    pub pace: Pace,
+    /// What to run; a shell if nothing is given.
+    #[arg(last = true)]
+    pub command: Vec<String>,
+}
+
+/// How closely the driver follows the wire.
+#[derive(Debug, Clone, Args)]
+pub struct Pace {
+    /// Hand frames to the device at most this long ahead of the wire, as in `250us`; longer means
+    /// fewer wake-ups and later deadlines.
+    #[arg(long, value_parser = duration)]
+    pub lead: Option<Duration>,
+    /// Do not sleep when there is something to do within this time, as in `100us`; costs processor
+    /// time and saves latency.
+    #[arg(long, default_value = "0us", value_parser = duration)]
+    pub spin: Duration,
+}
+
+#[derive(Debug, Args)]
+pub struct Socket {
+    /// The flow manager's socket.
+    #[arg(long, env = "PLUMB_SOCKET", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Up {
+    #[command(flatten)]
+    pub socket: Socket,
+    /// A TOML file with links and policy, instead of the options below.
+    #[arg(long, conflicts_with_all = ["dev", "addr", "gateway", "rate"])]
+    pub config: Option<PathBuf>,
+    /// Interface to drive.
+    #[arg(long, required_unless_present = "config")]
+    pub dev: Option<String>,
+    /// Address that Plumb owns on it, with prefix length, as in 192.0.2.10/24. The kernel must not own
+    /// it too.
+    #[arg(long, required_unless_present = "config")]
+    pub addr: Option<Prefix>,
+    /// Router for everything else.
+    #[arg(long)]
+    pub gateway: Option<IpAddr>,
+    /// Rate of the wire.
+    #[arg(long, default_value = "1gbit")]
+    pub rate: Rate,
+    #[command(flatten)]
+    pub pace: Pace,
+}
+
+#[derive(Debug, Args)]
+pub struct Flowman {
+    #[command(flatten)]
+    pub socket: Socket,
+    /// A TOML file with links and policy.
+    #[arg(long, conflicts_with_all = ["dev", "addr", "gateway"])]
+    pub config: Option<PathBuf>,
+    /// Name of the link's interface.
+    #[arg(long, required_unless_present = "config")]
+    pub dev: Option<String>,
+    /// Address that Plumb owns on it.
+    #[arg(long, required_unless_present = "config")]
+    pub addr: Option<Prefix>,
+    /// Router for everything else.
+    #[arg(long)]
+    pub gateway: Option<IpAddr>,
+    /// Die with the process that started this one.
+    #[arg(long, hide = true)]
+    pub supervised: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Driver {
+    #[command(flatten)]
+    pub socket: Socket,
+    /// Interface to drive.
+    #[arg(long)]
+    pub dev: String,
+    /// VLAN of the interface to use.
+    #[arg(long)]
+    pub vlan: Option<u16>,
+    /// Rate of the wire.
+    #[arg(long, default_value = "1gbit")]
+    pub rate: Rate,
+    #[command(flatten)]
+    pub pace: Pace,
+    /// Die with the process that started this one.
+    #[arg(long, hide = true)]
+    pub supervised: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Flows {
+    #[command(flatten)]
+    pub socket: Socket,
+    /// Show links, routes, neighbours and totals too.
+    #[arg(long)]
+    pub all: bool,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Nc {
+    #[command(flatten)]
+    pub socket: Socket,
+    /// UDP; the only protocol there is yet.
+    #[arg(short, long, required = true)]
+    pub udp: bool,
+    /// Listen at this port, or address and port, and talk to who speaks first.
+    #[arg(short, long, conflicts_with = "destination")]
+    pub listen: Option<String>,
+    /// Address and port to talk to, as in 10.77.0.2:5000.
+    #[arg(required_unless_present = "listen")]
+    pub destination: Option<SocketAddr>,
+    /// Share of the wire to ask for, as in `4ms/100ms`; best effort if not given.
+    #[arg(long, value_parser = contract)]
+    pub contract: Option<Contract>,
+    /// Seconds to wait for more after the end of standard input.
+    #[arg(short = 'w', long, default_value_t = 1)]
+    pub wait: u32,
+}
+
+#[derive(Debug, Args)]
+pub struct Ping {
+    #[command(flatten)]
+    pub socket: Socket,
+    /// The host.
+    pub host: IpAddr,
+    /// How many requests to send.
+    #[arg(short, long, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub count: u32,
+    /// Time between requests.
+    #[arg(short, long, default_value = "1s", value_parser = duration)]
+    pub interval: Duration,
+    /// Data bytes in a request.
+    #[arg(short, long, default_value_t = 56)]
+    pub size: u16,
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Peer {
+    /// Name the interface will have.
+    #[arg(long)]
+    pub dev: String,
+    /// The kernel's address on it.
+    #[arg(long)]
+    pub addr: Prefix,
+}
+
+#[derive(Debug, Args)]
+pub struct Sender {
+    #[command(flatten)]
+    pub socket: Socket,
+    #[arg(long)]
+    pub to: SocketAddr,
+    #[arg(long, value_parser = contract)]
+    pub contract: Contract,
+    #[arg(long, default_value_t = 1472)]
+    pub bytes: usize,
+}
+
+#[derive(Debug, Args)]
+pub struct Sink {
+    /// First port; one socket per flow.
+    #[arg(long)]
+    pub port: u16,
+    #[arg(long)]
+    pub flows: u16,
+    /// Whom to ping meanwhile.
+    #[arg(long)]
+    pub ping: std::net::Ipv4Addr,
+}
+
+/// A time with its unit: `250us`, `4ms`, `1s`, `1.5ms`.
+pub fn duration(text: &str) -> Result<Duration, String> {
+    let wrong = || format!("`{text}` is no time: write a number and ns, us, ms or s, as in 250us");
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).ok_or_else(wrong)?;
+    let (number, unit) = text.split_at(split);
+    let scale: u64 = match unit {
+        "ns" => 1,
+        "us" => 1_000,
+        "ms" => 1_000_000,
+        "s" => 1_000_000_000,
+        _ => return Err(wrong()),
+    };
+    let (whole, fraction) = number.split_once('.').unwrap_or((number, ""));
+    let digits = |text: &str| text.len() <= 9 && text.bytes().all(|byte| byte.is_ascii_digit());
+    if whole.is_empty() || !digits(whole) || !digits(fraction) {
+        return Err(wrong());
+    }
+    let parse =
+        |text: &str| if text.is_empty() { Ok(0) } else { text.parse::<u64>().map_err(|_| wrong()) };
+    let parts = parse(fraction)? * scale / 10u64.pow(fraction.len() as u32);
+    Ok(Duration::from_nanos(parse(whole)? * scale + parts))
+}
+
+/// A contract: `4ms/100ms`, with `+slack` or as `slack` alone.
+pub fn contract(text: &str) -> Result<Contract, String> {
+    if text == "slack" {
+        return Ok(Contract::BEST_EFFORT);
+    }
+    let (share, slack) = text.strip_suffix("+slack").map_or((text, false), |share| (share, true));
+    let (slice, period) = share
+        .split_once('/')
+        .ok_or_else(|| format!("`{text}` is no contract: write slice/period, as in 4ms/100ms or 4ms/100ms+slack, or slack"))?;
+    let ns = |text| duration(text).map(|time| time.as_nanos() as u64);
+    let contract =
+        Contract::guaranteed(ns(slice)?, ns(period)?).map_err(|error| error.to_string())?;
+    Ok(contract.with_slack(slack))
+}
+
+/// A contract as [`contract`] reads it.
+pub fn contract_argument(contract: &Contract) -> String {
+    if !contract.is_guaranteed() {
+        return "slack".into();
+    }
+    let slack = if contract.slack { "+slack" } else { "" };
+    format!("{}ns/{}ns{slack}", contract.slice_ns, contract.period_ns)
+}
+
+pub fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
+    clap_complete::generate(shell, &mut Cli::command(), "plumb", &mut std::io::stdout());
+    Ok(ExitCode::SUCCESS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn contracts_read_as_they_are_written() {
+        for text in ["4ms/100ms", "1.5ms/20ms", "4ms/100ms+slack", "slack", "250us/1ms"] {
+            let read = contract(text).unwrap();
+            assert_eq!(contract(&contract_argument(&read)), Ok(read), "{text}");
+        }
+        for bad in
+            ["4ms", "4/100", "5ms/4ms", "0ms/4ms", "4ms/2s", "x/y", "-1ms/4ms", "4ms/100ms+more"]
+        {
+            assert!(contract(bad).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,88 @@
+//! The daemons as subcommands.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result, bail};
+use base_flow::Rate;
+use driver_core::Limits;
+use driver_daemon::Options;
+use driver_link_packet::PacketLink;
+use flowman_core::{Config, LinkConfig};
+use rbuf_shm::Connection;
+use rustix::process::Signal;
+
+use crate::cli;
+
+/// Ends with the process that started this one.
+pub fn die_with_parent() -> Result<()> {
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))
+        .context("prctl(PR_SET_PDEATHSIG)")?;
+    Ok(())
+}
+
+/// Runs the flow manager.
+pub fn flowman(arguments: &cli::Flowman) -> Result<ExitCode> {
+    if arguments.supervised {
+        die_with_parent()?;
+    }
+    let config = match (&arguments.config, &arguments.dev, arguments.addr) {
+        (Some(file), ..) => read_config(file)?,
+        (None, Some(dev), Some(addr)) => {
+            let link = LinkConfig {
+                dev: dev.clone(),
+                addresses: vec![addr],
+                gateway: arguments.gateway,
+                rate: None,
+                vlan: None,
+            };
+            Config { links: vec![link], ..Config::default() }.validated()?
+        }
+        _ => bail!("give --config, or --dev and --addr"),
+    };
+    let socket = &arguments.socket.socket;
+    if let Some(folder) = socket.parent() {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot create {}", folder.display()))?;
+    }
+    let mut daemon = flowman_daemon::Daemon::new(config, socket)?;
+    daemon.run()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Runs a driver.
+pub fn driver(arguments: &cli::Driver) -> Result<ExitCode> {
+    if arguments.supervised {
+        die_with_parent()?;
+    }
+    let link = PacketLink::open(&arguments.dev, arguments.vlan)?;
+    let socket = flowman_daemon::driver_socket(&arguments.socket.socket);
+    let connection = Connection::connect(&socket).with_context(|| {
+        format!(
+            "no flow manager listens for drivers at {}; start `plumb flowman` first",
+            socket.display()
+        )
+    })?;
+    let options = options(&arguments.dev, arguments.rate, &arguments.pace);
+    driver_daemon::serve(link, connection, &options)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(dev: &str, rate: Rate, pace: &cli::Pace) -> Options {
+    Options {
+        name: dev.to_string(),
+        kind: "packet".to_string(),
+        rate,
+        lead_ns: pace.lead.map(|lead| lead.as_nanos() as u64),
+        spin_ns: pace.spin.as_nanos() as u64,
+        limits: Limits::default(),
+        confine: true,
+    }
+}
+
+/// Reads a configuration file.
+pub fn read_config(file: &Path) -> Result<Config> {
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
+    Config::parse(&text).with_context(|| format!("in {}", file.display()))
+}

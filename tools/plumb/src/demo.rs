@@ -1,0 +1,225 @@
+//! `plumb demo`: the paper's figure 5(a), live, in a lab.
+//!
+//! Six sender applications saturate their contracts of 4, 8, … 24 ms in every 100 ms; ordinary kernel
+//! sockets on the other side of the wire count what arrives, and ping meanwhile. What is reported
+//! was counted by the receiver.
+
+mod report;
+pub mod sender;
+pub mod sink;
+
+use std::io::{BufRead, BufReader, IsTerminal};
+use std::process::{Child, Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use base_flow::Rate;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use plumb_net::{Contract, Host};
+
+use crate::cli::{self, contract_argument};
+use crate::demo::report::{Before, Report};
+use crate::demo::sink::{BIN_NS, Bin};
+use crate::lab::{self, Lab, Shape};
+use crate::signals::Asked;
+
+/// The wire of the demo.
+const RATE: Rate = Rate::mbit(100);
+/// First port of the receiver.
+const PORT: u16 = 5000;
+/// Payload of a datagram that fills a frame.
+const PAYLOAD_BYTES: usize = 1472;
+/// Bins before the measurement begins: several whole periods.
+const WARM_UP_BINS: u64 = 3;
+
+/// The contracts of the paper's figure 5(a).
+fn contracts() -> Vec<Contract> {
+    let ms = 1_000_000;
+    (1..=6).map(|i| Contract::guaranteed(4 * i * ms, 100 * ms).expect("a valid contract")).collect()
+}
+
+/// Runs the demo.
+pub fn run(arguments: &cli::Demo) -> Result<ExitCode> {
+    let contracts = contracts();
+    if let Err(refused) = lab::enter() {
+        eprintln!("plumb demo: {refused}; running on the simulated link instead");
+        bail!("no simulated link");
+    }
+    let asked = Asked::listen()?;
+    let pace = cli::Pace { lead: None, spin: std::time::Duration::ZERO };
+    let lab = Lab::start(&Shape { rate: RATE, mtu: 1500, pace })?;
+    let host = Host::connect(lab.socket())?;
+    let program = lab::this_program()?;
+    let mut sink = Process::start(
+        lab.peer_command(&program)?
+            .arg("__sink")
+            .args(["--port", &PORT.to_string(), "--flows", &contracts.len().to_string()])
+            .args(["--ping", &lab::prefix(lab::OUR_ADDRESS).address().to_string()]),
+    )?;
+    sink.line()?;
+    let peer = lab::prefix(lab::PEER_ADDRESS).address();
+    let mut senders = Vec::new();
+    for (index, contract) in contracts.iter().enumerate() {
+        let mut sender = Process::start(
+            lab.command(&program)
+                .arg("__sender")
+                .args(["--to", &format!("{peer}:{}", PORT + index as u16)])
+                .args([
+                    "--contract",
+                    &contract_argument(contract),
+                    "--bytes",
+                    &PAYLOAD_BYTES.to_string(),
+                ]),
+        )?;
+        ensure!(
+            sender.line()?.starts_with("ready"),
+            "a sender could not start; its message is above"
+        );
+        senders.push(sender);
+    }
+    let report = watch(&host, &mut sink, &contracts, arguments, &asked)?;
+    drop((senders, sink, lab));
+    match report {
+        Some(report) => finish(&report, arguments.json),
+        None => bail!("interrupted"),
+    }
+}
+
+fn finish(report: &Report, json: bool) -> Result<ExitCode> {
+    if json {
+        println!("{}", serde_json::to_string(report)?);
+    } else {
+        report.print();
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Follows the receiver's bins until the measurement is complete; `None` if interrupted.
+fn watch(
+    host: &Host,
+    sink: &mut Process,
+    contracts: &[Contract],
+    arguments: &cli::Demo,
+    asked: &Asked,
+) -> Result<Option<Report>> {
+    let mut display = Display::new(contracts, arguments);
+    let measured = u64::from(arguments.seconds) * 1_000_000_000 / BIN_NS;
+    let first = sink.bin()?.bin + WARM_UP_BINS;
+    let mut before = None;
+    let mut bins: Vec<Bin> = Vec::new();
+    loop {
+        if asked.yet() {
+            return Ok(None);
+        }
+        let bin = sink.bin()?;
+        if bin.bin + 1 == first {
+            before = Some(Before::new(host, bin)?);
+            continue;
+        }
+        if bin.bin < first {
+            continue;
+        }
+        bins.push(bin);
+        display.show(&bins, measured);
+        if bins.len() as u64 == measured {
+            break;
+        }
+    }
+    display.finish();
+    let before = before.context("the measurement began too early")?;
+    Ok(Some(Report::new(contracts, RATE, &before, &bins, host)?))
+}
+
+/// A process of the demo and what it prints.
+struct Process {
+    child: Child,
+    output: BufReader<std::process::ChildStdout>,
+}
+
+impl Process {
+    fn start(command: &mut Command) -> Result<Self> {
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .context("cannot start a process")?;
+        let output = BufReader::new(child.stdout.take().context("no pipe")?);
+        Ok(Self { child, output })
+    }
+
+    fn line(&mut self) -> Result<String> {
+        let mut line = String::new();
+        let bytes = self.output.read_line(&mut line)?;
+        ensure!(bytes > 0, "a process of the demo ended; its message is above");
+        Ok(line)
+    }
+
+    fn bin(&mut self) -> Result<Bin> {
+        Ok(serde_json::from_str(&self.line()?)?)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Bars on a terminal, plain lines otherwise.
+struct Display {
+    bars: Option<(MultiProgress, Vec<ProgressBar>)>,
+    contracts: Vec<Contract>,
+    quiet: bool,
+}
+
+impl Display {
+    fn new(contracts: &[Contract], arguments: &cli::Demo) -> Self {
+        let bars = std::io::stderr().is_terminal().then(|| {
+            let all = MultiProgress::new();
+            let style = ProgressStyle::with_template("{prefix:>16} [{bar:40}] {msg}")
+                .unwrap_or_else(|_| ProgressStyle::default_bar())
+                .progress_chars("=> ");
+            let bars = contracts.iter().map(|contract| {
+                let share = contract.slice_ns * 1_000_000 / contract.period_ns;
+                let bar = all.add(ProgressBar::new(share * RATE.bits_per_s() / 1_000_000 / 1_000));
+                bar.set_style(style.clone());
+                bar.set_prefix(contract.to_string());
+                bar
+            });
+            let bars = bars.collect();
+            (all, bars)
+        });
+        Self { bars, contracts: contracts.to_vec(), quiet: arguments.json }
+    }
+
+    /// Shows the last second.
+    fn show(&self, bins: &[Bin], measured: u64) {
+        let last = &bins[bins.len().saturating_sub(5)..];
+        let mbit = |flow: usize| {
+            let frames: u64 = last.iter().map(|bin| bin.frames[flow]).sum();
+            report::wire_mbit(frames, last.len() as u64 * BIN_NS)
+        };
+        if let Some((_, bars)) = &self.bars {
+            for (flow, bar) in bars.iter().enumerate() {
+                bar.set_position((mbit(flow) * 1_000.0) as u64);
+                bar.set_message(format!(
+                    "{:6.2} of {:5.2} Mbit/s   {}/{measured}",
+                    mbit(flow),
+                    report::expected_mbit(&self.contracts[flow], RATE),
+                    bins.len()
+                ));
+            }
+        } else if bins.len().is_multiple_of(5) {
+            let rates: Vec<String> =
+                (0..self.contracts.len()).map(|flow| format!("{:.2}", mbit(flow))).collect();
+            let line = format!("{:3} s: {} Mbit/s", bins.len() / 5, rates.join("  "));
+            if self.quiet { eprintln!("{line}") } else { println!("{line}") }
+        }
+    }
+
+    fn finish(&self) {
+        if let Some((all, _)) = &self.bars {
+            let _ = all.clear();
+        }
+    }
+}

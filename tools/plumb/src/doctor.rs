@@ -1,0 +1,94 @@
+//! `plumb doctor`: what this kernel offers, what is missing, and the remedy.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::Result;
+use rbuf_shm::{Access, Arena};
+use rustix::thread::CapabilitySet;
+
+use crate::{cli, lab};
+
+struct Finding {
+    name: &'static str,
+    ok: bool,
+    detail: String,
+}
+
+/// Looks at everything Plumb needs.
+pub fn run(arguments: &cli::Doctor) -> Result<ExitCode> {
+    let findings = [kernel(), shared_memory(), namespaces()?, packet_sockets(), forwarding()];
+    if arguments.json {
+        let list: Vec<_> = findings
+            .iter()
+            .map(|finding| serde_json::json!({"name": finding.name, "ok": finding.ok, "detail": finding.detail}))
+            .collect();
+        println!("{}", serde_json::to_string(&list)?);
+    } else {
+        for Finding { name, ok, detail } in &findings {
+            println!("{} {name}: {detail}", if *ok { "ok     " } else { "missing" });
+        }
+    }
+    let lab =
+        findings.iter().filter(|finding| finding.name != "interfaces").all(|finding| finding.ok);
+    Ok(if lab { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn kernel() -> Finding {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).filter_map(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    // PACKET_IGNORE_OUTGOING came with 4.20, F_SEAL_FUTURE_WRITE with 5.1.
+    let ok = version >= (5, 1);
+    let detail = if ok { release } else { format!("{release}: Linux 5.1 or newer is needed") };
+    Finding { name: "kernel", ok, detail }
+}
+
+fn shared_memory() -> Finding {
+    let arena = Arena::create("plumb-doctor", 4096, 1 << 32, Access::Read);
+    let (ok, detail) = match arena {
+        Ok(_) => (true, "sealed memfd areas of up to 4 GiB can be mapped".into()),
+        Err(error) => (false, format!("{error}: is address space limited (`ulimit -v`)?")),
+    };
+    Finding { name: "shared memory", ok, detail }
+}
+
+/// Tries it in another process: this one could not come back.
+fn namespaces() -> Result<Finding> {
+    let output = Command::new(lab::this_program()?).args(["lab", "--", "true"]).output()?;
+    let detail = if output.status.success() {
+        "a lab can be made: try `plumb demo` or `plumb lab`".to_string()
+    } else {
+        String::from_utf8_lossy(&output.stderr)
+            .lines()
+            .next()
+            .unwrap_or("a lab cannot be made")
+            .to_string()
+    };
+    Ok(Finding { name: "lab", ok: output.status.success(), detail })
+}
+
+fn packet_sockets() -> Finding {
+    let effective = rustix::thread::capabilities(None)
+        .map(|sets| sets.effective)
+        .unwrap_or(CapabilitySet::empty());
+    let ok = effective.contains(CapabilitySet::NET_RAW);
+    let detail = if ok {
+        "CAP_NET_RAW is there: `plumb up` can drive real interfaces".into()
+    } else {
+        "CAP_NET_RAW is missing: run `plumb up` as root, or `setcap cap_net_raw+ep` the program; labs do not need it".into()
+    };
+    Finding { name: "interfaces", ok, detail }
+}
+
+fn forwarding() -> Finding {
+    let on = std::fs::read_to_string("/proc/sys/net/ipv4/ip_forward")
+        .is_ok_and(|text| text.trim() == "1");
+    let detail = if on {
+        "this kernel forwards packets, also those for Plumb's addresses on an interface it shares: give Plumb an interface of its own, or drop them with a firewall".into()
+    } else {
+        "the kernel keeps out of packets for Plumb's addresses".into()
+    };
+    Finding { name: "forwarding", ok: true, detail }
+}

@@ -1,0 +1,117 @@
+//! `plumb flows`: who has what, and what it used.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use plumb_net::{FlowInfo, Host};
+
+use crate::cli;
+
+/// Shows flows, and with `--all` everything else.
+pub fn run(arguments: &cli::Flows) -> Result<ExitCode> {
+    let host = Host::connect(&arguments.socket.socket)?;
+    let flows = host.query_flows()?;
+    if arguments.json {
+        let mut report = serde_json::json!({ "flows": flows });
+        if arguments.all {
+            report["links"] = serde_json::to_value(host.query_links()?)?;
+            report["routes"] = serde_json::to_value(host.query_routes()?)?;
+            report["neighbours"] = serde_json::to_value(host.query_neighbours()?)?;
+            report["status"] = serde_json::to_value(host.query_status()?)?;
+        }
+        println!("{}", serde_json::to_string(&report)?);
+        return Ok(ExitCode::SUCCESS);
+    }
+    if arguments.all {
+        show_surroundings(&host)?;
+    }
+    show_flows(&flows);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn show_surroundings(host: &Host) -> Result<()> {
+    for link in host.query_links()? {
+        let addresses: Vec<String> = link.addresses.iter().map(ToString::to_string).collect();
+        println!(
+            "link {} ({}), {} at {}, mtu {}",
+            link.facts.name,
+            link.facts.kind,
+            addresses.join(" "),
+            link.facts.mac,
+            link.facts.mtu
+        );
+        println!(
+            "  {} scheduled, {:.1} of {:.1} % promised, a guaranteed frame is at most {} us late, line stood still {} ms",
+            link.facts.rate,
+            link.promised_ppm as f64 / 1e4,
+            link.promisable_ppm as f64 / 1e4,
+            link.facts.tardiness_ns / 1_000,
+            link.stall_ns / 1_000_000
+        );
+        show_drops("  frames of no flow dropped", &link.bill);
+    }
+    for route in host.query_routes()? {
+        match route.gateway {
+            Some(gateway) => println!("route {} over {gateway} on {}", route.prefix, route.link),
+            None => println!("route {} on {}", route.prefix, route.link),
+        }
+    }
+    for neighbour in host.query_neighbours()? {
+        let mac = neighbour.mac.map_or_else(|| "-".to_string(), |mac| mac.to_string());
+        let state = format!("{:?}", neighbour.state).to_lowercase();
+        println!(
+            "neighbour {} {mac} {state} for {} s on {}",
+            neighbour.address,
+            neighbour.age_ms / 1000,
+            neighbour.link
+        );
+    }
+    let status = host.query_status()?;
+    println!(
+        "answered: {} ARP, {} echo, {} unreachable, {} resets; {} held back; {} address conflicts",
+        status.arp_answered,
+        status.echo_answered,
+        status.unreachable_sent,
+        status.resets_sent,
+        status.replies_suppressed,
+        status.conflicts
+    );
+    println!();
+    Ok(())
+}
+
+fn show_flows(flows: &[FlowInfo]) {
+    println!(
+        "{:>8} {:>7} {:>5}  {:<44} {:<22} {:>10} {:>10} {:>9}",
+        "FLOW", "PID", "UID", "ENDS", "CONTRACT", "SENT", "RECEIVED", "DROPPED"
+    );
+    for info in flows {
+        let ends = match (&info.endpoints, info.pid) {
+            (Some(ends), _) => ends.to_string(),
+            (None, 0) => "last resort".to_string(),
+            (None, _) => "not attached".to_string(),
+        };
+        let number =
+            |value: Option<u64>| value.map_or_else(|| "-".into(), |value| value.to_string());
+        let bill = info.bill.as_ref();
+        println!(
+            "{:>8} {:>7} {:>5}  {ends:<44} {:<22} {:>10} {:>10} {:>9}",
+            info.flow.to_string(),
+            info.pid,
+            info.uid,
+            info.contract.to_string(),
+            number(bill.map(|bill| bill.tx_frames)),
+            number(bill.map(|bill| bill.rx_frames)),
+            number(bill.map(plumb_net::Bill::dropped_total)),
+        );
+        if let Some(bill) = bill {
+            show_drops("          dropped", bill);
+        }
+    }
+}
+
+fn show_drops(what: &str, bill: &plumb_net::Bill) {
+    for (reason, count) in &bill.drops {
+        println!("{what}: {count} {reason} ({})", reason.meaning());
+    }
+}

@@ -1,0 +1,271 @@
+//! The lab: two network namespaces, a wire between them, Plumb on one side and Linux on the other.
+//!
+//! Made by this program over netlink, as root or as an ordinary user in a user namespace; gone when
+//! the program ends, however it ends: every process of the lab dies with its parent, and
+//! namespaces and interfaces die with their last process.
+
+mod namespace;
+pub mod peer;
+
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, ExitCode, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use base_flow::{Prefix, Rate};
+use base_wire::Mac;
+use driver_netlink::Netlink;
+use plumb_net::Host;
+
+pub use namespace::{Refused, enter};
+
+use crate::cli;
+use crate::signals::Asked;
+
+/// Plumb's interface, and the peer's.
+const OUR_DEV: &str = "plumb0";
+const PEER_DEV: &str = "plumb1";
+const OUR_MAC: Mac = Mac([0x02, 0x50, 0x4c, 0x55, 0x4d, 0x01]);
+const PEER_MAC: Mac = Mac([0x02, 0x50, 0x4c, 0x55, 0x4d, 0x02]);
+/// Plumb's address in a lab.
+pub const OUR_ADDRESS: &str = "10.77.0.1/24";
+/// The peer's address in a lab.
+pub const PEER_ADDRESS: &str = "10.77.0.2/24";
+
+/// How long daemons may take to be ready.
+const READY: Duration = Duration::from_secs(10);
+
+/// A running lab. Everything ends when it is dropped.
+#[derive(Debug)]
+pub struct Lab {
+    folder: PathBuf,
+    socket: PathBuf,
+    peer: Child,
+    /// The peer lives until this is closed.
+    _peer_input: ChildStdin,
+    daemons: Vec<Child>,
+}
+
+/// What a lab is to be like.
+#[derive(Debug, Clone)]
+pub struct Shape {
+    pub rate: Rate,
+    pub mtu: u32,
+    pub pace: cli::Pace,
+}
+
+/// Runs a command, or a shell, in a lab.
+pub fn run(arguments: &cli::Lab) -> Result<ExitCode> {
+    enter().map_err(|refused| anyhow::anyhow!("{refused}"))?;
+    let _asked = Asked::listen()?;
+    let shape = Shape { rate: arguments.rate, mtu: arguments.mtu, pace: arguments.pace.clone() };
+    let lab = Lab::start(&shape)?;
+    // Whatever the command leaves behind becomes ours, and ends with the lab.
+    let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
+    let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".into());
+    let mut words = arguments.command.iter().map(String::as_str);
+    let program = words.next().unwrap_or_else(|| {
+        eprintln!("plumb lab: Plumb is 10.77.0.1, the Linux peer 10.77.0.2; try `plumb ping 10.77.0.2` or `$PLUMB_PEER ping 10.77.0.1`");
+        &shell
+    });
+    let status = lab
+        .command(program)
+        .args(words)
+        .status()
+        .with_context(|| format!("cannot run `{program}`"))?;
+    let keep: Vec<u32> = lab.processes();
+    reap_strays(&keep);
+    drop(lab);
+    Ok(exit_code(status))
+}
+
+/// The exit code a shell would give.
+fn exit_code(status: ExitStatus) -> ExitCode {
+    use std::os::unix::process::ExitStatusExt;
+    let code = status.code().or_else(|| status.signal().map(|signal| 128 + signal)).unwrap_or(1);
+    ExitCode::from(code as u8)
+}
+
+/// Ends processes that were left behind and became our children.
+fn reap_strays(keep: &[u32]) {
+    let children = || -> Vec<u32> {
+        let text = std::fs::read_to_string("/proc/thread-self/children").unwrap_or_default();
+        text.split_whitespace()
+            .filter_map(|pid| pid.parse().ok())
+            .filter(|pid| !keep.contains(pid))
+            .collect()
+    };
+    // A killed process hands its own children to us: until none is left.
+    for _ in 0..64 {
+        let strays = children();
+        if strays.is_empty() {
+            return;
+        }
+        for stray in strays {
+            if let Some(pid) = rustix::process::Pid::from_raw(stray as i32) {
+                let _ = rustix::process::kill_process(pid, rustix::process::Signal::KILL);
+                let _ = rustix::process::waitpid(Some(pid), rustix::process::WaitOptions::empty());
+            }
+        }
+    }
+}
+
+/// This program, to be started again as another process.
+pub fn this_program() -> Result<PathBuf> {
+    std::env::current_exe().context("cannot find this program's own file")
+}
+
+impl Lab {
+    /// Brings everything up. The process must be in its own namespaces already: [`enter`].
+    pub fn start(shape: &Shape) -> Result<Self> {
+        let program = this_program()?;
+        let (peer, mut peer_input, mut peer_output) = start_peer(&program)?;
+        // From here on an error drops `lab`, which ends the peer.
+        let netlink = Netlink::open()?;
+        netlink.add_veth(OUR_DEV, OUR_MAC, PEER_DEV, PEER_MAC, shape.mtu)?;
+        netlink.move_to_namespace(netlink.interface(PEER_DEV)?.index, peer.id())?;
+        say(&mut peer_input, "configure")?;
+        expect(&mut peer_output, "configured")?;
+        // The kernel must not speak on our side of the wire.
+        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{OUR_DEV}/disable_ipv6"), "1");
+        netlink.set_up(netlink.interface("lo")?.index)?;
+        netlink.set_up(netlink.interface(OUR_DEV)?.index)?;
+        let folder = private_folder()?;
+        let socket = folder.join("plumb.sock");
+        let mut lab = Self { folder, socket, peer, _peer_input: peer_input, daemons: Vec::new() };
+        lab.start_daemons(&program, shape)?;
+        Ok(lab)
+    }
+
+    fn start_daemons(&mut self, program: &Path, shape: &Shape) -> Result<()> {
+        let socket = self.socket.clone();
+        let flowman = Command::new(program)
+            .args(["flowman", "--supervised", "--dev", OUR_DEV, "--addr", OUR_ADDRESS, "--socket"])
+            .arg(&socket)
+            .stdin(Stdio::null())
+            .spawn()
+            .context("cannot start the flow manager")?;
+        self.daemons.push(flowman);
+        self.wait_until("the flow manager listens", || {
+            flowman_daemon::driver_socket(&socket).exists()
+        })?;
+        let mut driver = Command::new(program);
+        driver.args([
+            "driver",
+            "--supervised",
+            "--dev",
+            OUR_DEV,
+            "--rate",
+            &shape.rate.to_string(),
+        ]);
+        driver.arg("--spin").arg(format!("{}ns", shape.pace.spin.as_nanos()));
+        if let Some(lead) = shape.pace.lead {
+            driver.arg("--lead").arg(format!("{}ns", lead.as_nanos()));
+        }
+        let driver = driver
+            .arg("--socket")
+            .arg(&socket)
+            .stdin(Stdio::null())
+            .spawn()
+            .context("cannot start the driver")?;
+        self.daemons.push(driver);
+        self.wait_until("the driver is connected", || {
+            Host::connect(&socket).is_ok_and(|host| !host.links().is_empty())
+        })
+    }
+
+    /// Waits for a daemon; fails at once if one has died.
+    fn wait_until(&mut self, what: &str, ready: impl Fn() -> bool) -> Result<()> {
+        let begun = Instant::now();
+        while !ready() {
+            for daemon in &mut self.daemons {
+                if let Some(status) = daemon.try_wait()? {
+                    bail!("a daemon ended ({status}) before {what}; its message is above");
+                }
+            }
+            ensure!(begun.elapsed() < READY, "waited {} s in vain until {what}", READY.as_secs());
+            std::thread::sleep(Duration::from_millis(2));
+        }
+        Ok(())
+    }
+
+    /// The flow manager's socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Processes of the lab.
+    fn processes(&self) -> Vec<u32> {
+        self.daemons.iter().chain([&self.peer]).map(Child::id).collect()
+    }
+
+    /// A command on Plumb's side.
+    pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
+        let mut command = Command::new(program);
+        command.env("PLUMB_SOCKET", &self.socket);
+        if let Ok(this) = this_program() {
+            command.env("PLUMB_PEER", format!("{} __in-peer {}", this.display(), self.peer.id()));
+        }
+        command
+    }
+
+    /// A command on the peer's side.
+    pub fn peer_command(&self, program: &Path) -> Result<Command> {
+        let mut command = Command::new(this_program()?);
+        command.arg("__in-peer").arg(self.peer.id().to_string()).arg(program);
+        Ok(command)
+    }
+}
+
+impl Drop for Lab {
+    fn drop(&mut self) {
+        for process in self.daemons.iter_mut().rev().chain([&mut self.peer]) {
+            let _ = process.kill();
+            let _ = process.wait();
+        }
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// A folder only this user can look into.
+fn private_folder() -> Result<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt;
+    let folder = std::env::temp_dir().join(format!("plumb-lab-{}", std::process::id()));
+    let _ = std::fs::remove_dir_all(&folder);
+    std::fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&folder)
+        .with_context(|| format!("cannot create {}", folder.display()))?;
+    Ok(folder)
+}
+
+/// Starts the process that holds the peer's namespace.
+fn start_peer(program: &Path) -> Result<(Child, ChildStdin, impl BufRead + use<>)> {
+    let mut peer = Command::new(program)
+        .args(["__peer", "--dev", PEER_DEV, "--addr", PEER_ADDRESS])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot start the peer")?;
+    let input = peer.stdin.take().context("no pipe to the peer")?;
+    let mut output = BufReader::new(peer.stdout.take().context("no pipe from the peer")?);
+    expect(&mut output, "ready")?;
+    Ok((peer, input, output))
+}
+
+fn say(to: &mut ChildStdin, word: &str) -> Result<()> {
+    writeln!(to, "{word}").context("the peer does not listen")
+}
+
+fn expect(from: &mut impl BufRead, word: &str) -> Result<()> {
+    let mut line = String::new();
+    from.read_line(&mut line)?;
+    ensure!(line.trim() == word, "the peer could not be set up; its message is above");
+    Ok(())
+}
+
+/// The prefix of an address in the lab.
+pub fn prefix(text: &str) -> Prefix {
+    text.parse().expect("the lab's addresses are valid")
+}

@@ -1,0 +1,73 @@
+//! The Linux peer of a lab: a process that holds a network namespace of its own.
+
+use std::io::{BufRead, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use driver_netlink::Netlink;
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+
+use crate::cli;
+use crate::daemons::die_with_parent;
+use crate::lab::namespace::leave;
+
+/// Holds the peer's namespace until standard input ends.
+pub fn hold(arguments: &cli::Peer) -> Result<ExitCode> {
+    die_with_parent()?;
+    leave(UnshareFlags::NEWNET).context("the peer gets no network namespace")?;
+    println!("ready");
+    let mut input = std::io::stdin().lock();
+    let mut line = String::new();
+    input.read_line(&mut line)?;
+    if line.trim() == "configure" {
+        configure(arguments)?;
+        println!("configured");
+        std::io::stdout().flush()?;
+    }
+    // An interrupt at the keyboard is for the command in the lab; the lab's end closes this.
+    let _asked = crate::signals::Asked::listen()?;
+    loop {
+        line.clear();
+        match input.read_line(&mut line) {
+            Ok(0) => return Ok(ExitCode::SUCCESS),
+            Err(error) if error.kind() != std::io::ErrorKind::Interrupted => {
+                return Ok(ExitCode::SUCCESS);
+            }
+            _ => {}
+        }
+    }
+}
+
+fn configure(arguments: &cli::Peer) -> Result<()> {
+    let netlink = Netlink::open()?;
+    netlink.set_up(netlink.interface("lo")?.index)?;
+    // What the kernel sends must look as on a wire: whole checksums, frames of at most the MTU. On
+    // kernels without this interface the receiver knows from the ring that checksums are partial.
+    for feature in [
+        "tx-checksum-ip-generic",
+        "tx-tcp-segmentation",
+        "tx-tcp6-segmentation",
+        "tx-generic-segmentation",
+    ] {
+        let _ = netlink.turn_off(&arguments.dev, &[feature]);
+    }
+    let index = netlink.interface(&arguments.dev)?.index;
+    netlink.add_address(index, arguments.addr)?;
+    netlink.set_up(index)?;
+    Ok(())
+}
+
+/// Runs a command in the namespace of process `pid`; does not return.
+pub fn enter(pid: u32, command: &[String]) -> Result<ExitCode> {
+    let namespace =
+        std::fs::File::open(format!("/proc/{pid}/ns/net")).context("the lab is gone")?;
+    move_into_link_name_space(
+        std::os::fd::AsFd::as_fd(&namespace),
+        Some(LinkNameSpaceType::Network),
+    )
+    .context("cannot enter the peer's namespace")?;
+    let (program, arguments) = command.split_first().context("no command")?;
+    let error = Command::new(program).args(arguments).exec();
+    Err(error).with_context(|| format!("cannot run `{program}`"))
+}

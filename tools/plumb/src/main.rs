@@ -1,0 +1,48 @@
+//! `plumb`: one program for everything a person does with Plumb.
+//!
+//! Each subcommand is a module. The daemons are subcommands too (`plumb flowman`, `plumb driver`), and so
+//! are the processes that a lab and the demo are made of; those are not shown in the help.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+mod daemons;
+mod demo;
+mod doctor;
+mod flows;
+mod lab;
+mod nc;
+mod ping;
+mod signals;
+mod up;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command, Hidden};
+
+fn main() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Demo(arguments) => demo::run(&arguments),
+        Command::Lab(arguments) => lab::run(&arguments),
+        Command::Up(arguments) => up::run(&arguments),
+        Command::Flowman(arguments) => daemons::flowman(&arguments),
+        Command::Driver(arguments) => daemons::driver(&arguments),
+        Command::Flows(arguments) => flows::run(&arguments),
+        Command::Nc(arguments) => nc::run(&arguments),
+        Command::Ping(arguments) => ping::run(&arguments),
+        Command::Doctor(arguments) => doctor::run(&arguments),
+        Command::Completions { shell } => cli::completions(shell),
+        Command::Hidden(hidden) => match hidden {
+            Hidden::Peer(arguments) => lab::peer::hold(&arguments),
+            Hidden::InPeer { pid, command } => lab::peer::enter(pid, &command),
+            Hidden::Sender(arguments) => demo::sender::run(&arguments),
+            Hidden::Sink(arguments) => demo::sink::run(&arguments),
+        },
+    };
+    result.unwrap_or_else(|error| {
+        eprintln!("plumb: {error:#}");
+        ExitCode::FAILURE
+    })
+}

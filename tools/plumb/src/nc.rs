@@ -1,0 +1,97 @@
+//! `plumb nc -u`: standard input and output over a UDP flow.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::SocketAddr;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use plumb_net::{Host, Udp};
+
+use crate::cli;
+
+/// Talks over a UDP flow until standard input ends and nothing more comes.
+pub fn run(arguments: &cli::Nc) -> Result<ExitCode> {
+    let host = Host::connect(&arguments.socket.socket)?;
+    let mut options = Udp::options().host(&host);
+    if let Some(contract) = arguments.contract {
+        options = options.contract(contract);
+    }
+    let (socket, first) = match (&arguments.listen, arguments.destination) {
+        (Some(at), _) => {
+            let at = local(at)?;
+            let socket = options.bind(at)?;
+            // Whoever speaks first is talked to.
+            let mut buffer = vec![0; 65_536];
+            let (bytes, from) = socket.recv_from(&mut buffer)?;
+            socket.connect(from)?;
+            (socket, buffer[..bytes].to_vec())
+        }
+        (None, Some(to)) => (options.connect(to)?, Vec::new()),
+        (None, None) => anyhow::bail!("give a destination, or --listen"),
+    };
+    std::io::stdout().write_all(&first)?;
+    std::io::stdout().flush()?;
+    let socket = Arc::new(socket);
+    let ended = Arc::new(AtomicBool::new(false));
+    let sender = {
+        let (socket, ended) = (Arc::clone(&socket), Arc::clone(&ended));
+        std::thread::spawn(move || {
+            let result = pump(&socket);
+            ended.store(true, Ordering::Release);
+            result
+        })
+    };
+    receive(&socket, &ended, Duration::from_secs(arguments.wait.into()))?;
+    sender.join().map_err(|_| anyhow::anyhow!("the sending thread failed"))??;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// A port, or an address and a port.
+fn local(text: &str) -> Result<SocketAddr> {
+    if let Ok(port) = text.parse::<u16>() {
+        return Ok(SocketAddr::from(([0, 0, 0, 0], port)));
+    }
+    text.parse().with_context(|| format!("`{text}` is neither a port nor an address with a port"))
+}
+
+/// Sends standard input, a datagram for what each read gives.
+fn pump(socket: &Udp) -> Result<()> {
+    let mut buffer = vec![0; socket.payload_bytes_max()];
+    let mut input = std::io::stdin().lock();
+    loop {
+        let bytes = input.read(&mut buffer)?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        socket.send(&buffer[..bytes])?;
+    }
+}
+
+/// Writes what comes to standard output, until `wait` after standard input ended.
+fn receive(socket: &Udp, ended: &AtomicBool, wait: Duration) -> Result<()> {
+    socket.set_read_timeout(Some(Duration::from_millis(50)));
+    let mut buffer = vec![0; 65_536];
+    let mut quiet_since = None;
+    loop {
+        match socket.recv(&mut buffer) {
+            Ok(bytes) => {
+                let mut output = std::io::stdout().lock();
+                output.write_all(&buffer[..bytes])?;
+                output.flush()?;
+                quiet_since = None;
+            }
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                if ended.load(Ordering::Acquire) {
+                    let since = *quiet_since.get_or_insert_with(Instant::now);
+                    if since.elapsed() >= wait {
+                        return Ok(());
+                    }
+                }
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}

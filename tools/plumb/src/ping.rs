@@ -1,0 +1,155 @@
+//! `plumb ping`: echo requests over a flow of our own.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use base_wire::{Header, Icmp, IcmpV4Type, Protocol, checksum};
+use plumb_net::layer::{Ether, Ip4, Layer};
+use plumb_net::{Endpoints, Flow, FlowDevice, Host, Options, Sap, Transport};
+use rbuf_shm::monotonic_ns;
+
+use crate::cli;
+use crate::signals::Asked;
+
+type Stack = Ip4<Ether<FlowDevice>>;
+
+/// How long the last answer is waited for.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// Pings a host.
+pub fn run(arguments: &cli::Ping) -> Result<ExitCode> {
+    let IpAddr::V4(host) = arguments.host else { bail!("only IPv4 hosts can be pinged yet") };
+    let asked = Asked::listen()?;
+    let mut pinger = Pinger::open(&arguments.socket.socket, host)?;
+    let limit = pinger.stack.payload_bytes_max() - size_of::<Icmp>();
+    if usize::from(arguments.size) > limit {
+        bail!("{} bytes do not fit a packet of this link; at most {limit} do", arguments.size);
+    }
+    let mut times = Vec::new();
+    let mut sent = 0u32;
+    while sent < arguments.count && !asked.yet() {
+        let begun = monotonic_ns();
+        pinger.ask(sent as u16, usize::from(arguments.size))?;
+        sent += 1;
+        let pause = if sent == arguments.count {
+            PATIENCE.max(arguments.interval)
+        } else {
+            arguments.interval
+        };
+        let until = begun + pause.as_nanos() as u64;
+        while let Some((sequence, at)) = pinger.answer(until)? {
+            if sequence != (sent - 1) as u16 {
+                continue;
+            }
+            let time_us = (at - begun) / 1_000;
+            times.push(time_us);
+            if !arguments.json {
+                println!(
+                    "{} bytes from {host}: seq={sequence} time={:.3} ms",
+                    arguments.size + 8,
+                    time_us as f64 / 1e3
+                );
+            }
+            if sent == arguments.count {
+                break;
+            }
+        }
+    }
+    times.sort_unstable();
+    report(arguments, sent, &times)?;
+    Ok(if times.is_empty() { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn report(arguments: &cli::Ping, sent: u32, times: &[u64]) -> Result<()> {
+    let at =
+        |part: usize| times.get((times.len().saturating_sub(1)) * part / 100).copied().unwrap_or(0);
+    if arguments.json {
+        let report = serde_json::json!({
+            "host": arguments.host.to_string(), "sent": sent, "answered": times.len(),
+            "min_us": at(0), "p50_us": at(50), "p99_us": at(99), "max_us": at(100),
+        });
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        let lost = (sent as usize - times.len()) * 100 / sent.max(1) as usize;
+        println!(
+            "{sent} sent, {} answered, {lost}% lost; min/median/max {}/{}/{} us",
+            times.len(),
+            at(0),
+            at(50),
+            at(100)
+        );
+    }
+    Ok(())
+}
+
+struct Pinger {
+    flow: Flow,
+    stack: Stack,
+    identifier: u16,
+}
+
+impl Pinger {
+    fn open(socket: &std::path::Path, host: Ipv4Addr) -> Result<Self> {
+        let connection = Host::connect(socket)?;
+        let endpoints = Endpoints {
+            transport: Transport::Icmp,
+            local: Sap::any_v4(0),
+            remote: Some(Sap::new(host.into(), 0)),
+        };
+        let options = Options::new().send_buffers(8).receive_buffers(32);
+        let mut flow = connection.open(&options, endpoints)?;
+        let device = flow.take_device().context("a new flow has its device")?;
+        let fib = *flow.fib();
+        let stack =
+            Ip4::new(Ether::new(device, &fib), &fib, Protocol::ICMP).context("the flow is IPv4")?;
+        Ok(Self { identifier: fib.endpoints.local.port, flow, stack })
+    }
+
+    fn ask(&mut self, sequence: u16, bytes: usize) -> Result<()> {
+        let Some(mut packet) = self.stack.packet()? else { bail!("the wire takes nothing") };
+        let data: Vec<u8> = (0..bytes).map(|at| at as u8).collect();
+        let mut icmp = Icmp {
+            kind: IcmpV4Type::ECHO_REQUEST,
+            code: 0,
+            checksum: 0.into(),
+            id: self.identifier.into(),
+            sequence: sequence.into(),
+        };
+        let mut head = [0; size_of::<Icmp>()];
+        icmp.put(&mut head);
+        icmp.checksum = checksum::finish(checksum::sum(&head) + checksum::sum(&data)).into();
+        icmp.put(&mut head);
+        packet.write(&head);
+        packet.write(&data);
+        self.stack.send(packet)?;
+        self.flow.kick(self.stack.lower().lower());
+        Ok(())
+    }
+
+    /// The next answer before `until_ns`, and when it came.
+    fn answer(&mut self, until_ns: u64) -> Result<Option<(u16, u64)>> {
+        loop {
+            if let Some(packet) = self.stack.receive()? {
+                let at = monotonic_ns();
+                let mut bytes = vec![0; packet.len()];
+                packet.read(&mut bytes);
+                self.stack.give_back(packet)?;
+                let intact = checksum::is_valid(checksum::sum(&bytes));
+                if let Some((icmp, _)) = Icmp::split(&bytes)
+                    && intact
+                    && icmp.kind == IcmpV4Type::ECHO_REPLY
+                    && icmp.id.get() == self.identifier
+                {
+                    return Ok(Some((icmp.sequence.get(), at)));
+                }
+                continue;
+            }
+            if monotonic_ns() >= until_ns {
+                return Ok(None);
+            }
+            self.flow.wait(self.stack.lower().lower(), until_ns)?;
+        }
+    }
+}
