@@ -33,10 +33,13 @@ pub enum Next {
         /// When it should have left the wire, on the scheduler's clock.
         key_ns: i64,
     },
-    /// Nothing may be sent before this time of the caller's clock.
+    /// Nothing may be sent for now. Times are of the caller's clock.
     Sleep {
-        /// When to ask again; `None` if only a wake-up changes anything.
+        /// When something may be sent; `None` if only a wake-up changes anything.
         until_ns: Option<i64>,
+        /// When the wire will stand idle if nothing was sent by then; not before `until_ns` less
+        /// the lead. A caller that sleeps may do so until shortly before this.
+        idle_ns: i64,
     },
 }
 
@@ -335,7 +338,10 @@ impl Atropos {
     /// Nothing to do before `until`; if there is work then, the line would stand idle from then on.
     fn sleep(&mut self, until: Option<(i64, bool)>) -> Next {
         self.due = until.filter(|&(_, work)| work).map(|(at, _)| at.max(self.free_at));
-        Next::Sleep { until_ns: until.map(|(at, _)| at + self.stall) }
+        Next::Sleep {
+            until_ns: until.map(|(at, _)| at + self.stall),
+            idle_ns: until.map_or(i64::MAX, |(at, _)| at.max(self.free_at) + self.stall),
+        }
     }
 
     /// The scheduler's time, which stands still while the line should have been busy and was not.

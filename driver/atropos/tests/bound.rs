@@ -173,7 +173,7 @@ fn run(seed: u64, frames: u64) -> Outcome {
                 outcome.frames += 1;
                 now += cost as i64;
             }
-            Next::Sleep { until_ns } => {
+            Next::Sleep { until_ns, .. } => {
                 let arrival = sources.iter().map(|source| source.next_at).min().unwrap_or(i64::MAX);
                 now = until_ns.unwrap_or(i64::MAX).min(arrival).max(now + 1);
             }

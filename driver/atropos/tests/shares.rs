@@ -50,7 +50,7 @@ impl Flood {
                     );
                     self.sent[flow as usize] += 1;
                 }
-                Next::Sleep { until_ns } => {
+                Next::Sleep { until_ns, .. } => {
                     self.now = until_ns.unwrap_or(end).min(end).max(self.now + 1)
                 }
             }
@@ -152,7 +152,7 @@ fn a_steady_sender_with_gaps_keeps_its_latency() {
                     flood.now,
                 );
             }
-            Next::Sleep { until_ns } => {
+            Next::Sleep { until_ns, .. } => {
                 flood.now = until_ns.unwrap().min(next_at.max(flood.now + 1))
             }
         }
@@ -214,7 +214,7 @@ fn a_refused_frame_costs_its_sender_budget_but_nobody_line_time() {
                 );
                 sent += 1;
             }
-            Next::Sleep { until_ns } => flood.now = until_ns.unwrap(),
+            Next::Sleep { until_ns, .. } => flood.now = until_ns.unwrap(),
         }
     }
     assert!(

@@ -37,8 +37,11 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
             }
             match self.atropos.next(now_ns as i64) {
                 Next::Serve { flow, slack, .. } => self.serve(flow, slack, now_ns),
-                Next::Sleep { until_ns } => {
-                    until = until_ns.map(|at| at as u64);
+                Next::Sleep { until_ns, idle_ns } => {
+                    // Half of the lead is slept away, so that several frames go out at once; the
+                    // other half is there to be late in.
+                    let late = idle_ns - self.atropos.line().lead_ns() as i64 / 2;
+                    until = until_ns.map(|at| at.max(late) as u64);
                     break;
                 }
             }

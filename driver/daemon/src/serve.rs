@@ -70,8 +70,8 @@ fn os(call: &'static str) -> impl Fn(rustix::io::Errno) -> ServeError {
     move |errno| ServeError::Os { call, source: errno.into() }
 }
 
-/// A driver that sleeps is woken within this time, nearly always.
-const WAKE_UP_NS: u64 = 250_000;
+/// Lead of a driver that sleeps: it is woken within half of this, nearly always.
+const SLEEPER_LEAD_NS: u64 = 1_000_000;
 
 /// With work all the time, other things are looked after this often.
 const ROUNDS_MAX: u32 = 64;
@@ -98,7 +98,9 @@ pub fn serve<L: Polled>(
     let counters = Arena::create("plumb-bills", bytes, bytes, Access::Read)?;
     let secret = secret().map_err(os("getrandom"))?;
     let frame_ns = options.rate.wire_ns(link.facts().frame_bytes_max());
-    let lead_ns = options.lead_ns.unwrap_or_else(|| frame_ns.max(WAKE_UP_NS));
+    let lead_ns = options.lead_ns.unwrap_or_else(|| {
+        if options.spin_ns > 0 { frame_ns } else { SLEEPER_LEAD_NS.max(2 * frame_ns) }
+    });
     let driver = counters.words(0, words).and_then(|words| {
         Driver::new(link, options.rate, lead_ns, options.limits, words, secret, monotonic_ns())
     });

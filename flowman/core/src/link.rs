@@ -7,9 +7,10 @@ use base_rpc::DomainId;
 
 use crate::config::LinkConfig;
 
-/// The flow manager's own use of a link: a fiftieth of it, out of what is kept back from promises.
-const OWN_SLICE_NS: u64 = 2_000_000;
-const OWN_PERIOD_NS: u64 = 100_000_000;
+/// The flow manager's own use of a link: one longest frame in fifty, a fiftieth of the line; and by
+/// a deadline that makes its density a twentieth, the part that is kept back from promises.
+const OWN_PERIOD_FRAMES: u64 = 50;
+const OWN_DEADLINE_FRAMES: u64 = 20;
 
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -54,13 +55,18 @@ impl Link {
 }
 
 impl Driver {
-    /// The contract of the flow manager's own flow: enough for the longest frame, however slow the
-    /// line.
+    /// The contract of the flow manager's own flow: prompt answers to ARP and echo, however busy
+    /// the line is.
     pub(crate) fn own_contract(facts: &LinkFacts) -> Contract {
-        let frame_ns = longest_frame_ns(facts);
-        let slice_ns = OWN_SLICE_NS.max(frame_ns).min(Contract::PERIOD_NS_MAX);
-        let period_ns = OWN_PERIOD_NS.max(frame_ns.saturating_mul(50)).min(Contract::PERIOD_NS_MAX);
-        Contract { slice_ns, period_ns, deadline_ns: period_ns, slack: true, weight: 1 }
+        let slice_ns = longest_frame_ns(facts).clamp(1, Contract::PERIOD_NS_MAX);
+        let times = |frames: u64| slice_ns.saturating_mul(frames).min(Contract::PERIOD_NS_MAX);
+        Contract {
+            slice_ns,
+            period_ns: times(OWN_PERIOD_FRAMES),
+            deadline_ns: times(OWN_DEADLINE_FRAMES),
+            slack: true,
+            weight: 1,
+        }
     }
 }
 

@@ -267,6 +267,9 @@ pub struct Sink {
     pub port: u16,
     #[arg(long)]
     pub flows: u16,
+    /// How long to count.
+    #[arg(long)]
+    pub seconds: u32,
     /// Whom to ping meanwhile.
     #[arg(long)]
     pub ping: std::net::Ipv4Addr,

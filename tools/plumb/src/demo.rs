@@ -10,6 +10,7 @@ pub mod sink;
 
 use std::io::{BufRead, BufReader, IsTerminal};
 use std::process::{Child, Command, ExitCode, Stdio};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use base_flow::Rate;
@@ -28,6 +29,11 @@ const RATE: Rate = Rate::mbit(100);
 const PORT: u16 = 5000;
 /// Payload of a datagram that fills a frame.
 const PAYLOAD_BYTES: usize = 1472;
+/// Frames are handed to the kernel this far ahead of the wire, so that a machine that does other
+/// things meanwhile seldom lets the wire stand still.
+const LEAD: Duration = Duration::from_millis(4);
+/// Time the receiver counts beyond what is measured: warm-up, and time the line stood still.
+const SPARE_S: u32 = 60;
 /// Bins before the measurement begins: several whole periods.
 const WARM_UP_BINS: u64 = 3;
 
@@ -45,7 +51,9 @@ pub fn run(arguments: &cli::Demo) -> Result<ExitCode> {
         bail!("no simulated link");
     }
     let asked = Asked::listen()?;
-    let pace = cli::Pace { lead: None, spin: std::time::Duration::ZERO };
+    let lead =
+        std::env::var("LEADUS").ok().map(|v| std::time::Duration::from_micros(v.parse().unwrap()));
+    let pace = cli::Pace { lead, spin: std::time::Duration::ZERO };
     let lab = Lab::start(&Shape { rate: RATE, mtu: 1500, pace })?;
     let host = Host::connect(lab.socket())?;
     let program = lab::this_program()?;
@@ -53,6 +61,7 @@ pub fn run(arguments: &cli::Demo) -> Result<ExitCode> {
         lab.peer_command(&program)?
             .arg("__sink")
             .args(["--port", &PORT.to_string(), "--flows", &contracts.len().to_string()])
+            .args(["--seconds", &(arguments.seconds + SPARE_S).to_string()])
             .args(["--ping", &lab::prefix(lab::OUR_ADDRESS).address().to_string()]),
     )?;
     sink.line()?;
@@ -94,6 +103,9 @@ fn finish(report: &Report, json: bool) -> Result<ExitCode> {
 }
 
 /// Follows the receiver's bins until the measurement is complete; `None` if interrupted.
+///
+/// What is measured is time in which the line could run: the measurement is longer than was asked
+/// for by the time the line stood still, so that it holds a whole number of the scheduler's periods.
 fn watch(
     host: &Host,
     sink: &mut Process,
@@ -101,8 +113,7 @@ fn watch(
     arguments: &cli::Demo,
     asked: &Asked,
 ) -> Result<Option<Report>> {
-    let mut display = Display::new(contracts, arguments);
-    let measured = u64::from(arguments.seconds) * 1_000_000_000 / BIN_NS;
+    let display = Display::new(contracts, arguments);
     let first = sink.bin()?.bin + WARM_UP_BINS;
     let mut before = None;
     let mut bins: Vec<Bin> = Vec::new();
@@ -112,21 +123,21 @@ fn watch(
         }
         let bin = sink.bin()?;
         if bin.bin + 1 == first {
-            before = Some(Before::new(host, bin)?);
-            continue;
+            before = Some(Before::new(host, &bin)?);
         }
         if bin.bin < first {
             continue;
         }
         bins.push(bin);
-        display.show(&bins, measured);
-        if bins.len() as u64 == measured {
-            break;
+        display.show(&bins, arguments.seconds);
+        let Some(before) = &before else { bail!("the measurement began too early") };
+        let available_ns = u64::from(arguments.seconds) * 1_000_000_000;
+        let needed_ns = available_ns + before.stall_since(host)?;
+        if bins.len() as u64 * BIN_NS >= needed_ns + BIN_NS {
+            display.finish();
+            return Ok(Some(Report::new(contracts, RATE, before, &bins, needed_ns, host)?));
         }
     }
-    display.finish();
-    let before = before.context("the measurement began too early")?;
-    Ok(Some(Report::new(contracts, RATE, &before, &bins, host)?))
 }
 
 /// A process of the demo and what it prints.
@@ -193,26 +204,27 @@ impl Display {
     }
 
     /// Shows the last second.
-    fn show(&self, bins: &[Bin], measured: u64) {
+    fn show(&self, bins: &[Bin], seconds: u32) {
         let last = &bins[bins.len().saturating_sub(5)..];
         let mbit = |flow: usize| {
-            let frames: u64 = last.iter().map(|bin| bin.frames[flow]).sum();
+            let frames =
+                last.iter().flat_map(|bin| &bin.frames[flow]).map(|&count| u64::from(count)).sum();
             report::wire_mbit(frames, last.len() as u64 * BIN_NS)
         };
+        let second = bins.len() as u64 * BIN_NS / 1_000_000_000;
         if let Some((_, bars)) = &self.bars {
             for (flow, bar) in bars.iter().enumerate() {
+                let expected = report::expected_mbit(&self.contracts[flow], RATE);
                 bar.set_position((mbit(flow) * 1_000.0) as u64);
                 bar.set_message(format!(
-                    "{:6.2} of {:5.2} Mbit/s   {}/{measured}",
-                    mbit(flow),
-                    report::expected_mbit(&self.contracts[flow], RATE),
-                    bins.len()
+                    "{:6.2} of {expected:5.2} Mbit/s   {second}/{seconds} s",
+                    mbit(flow)
                 ));
             }
         } else if bins.len().is_multiple_of(5) {
             let rates: Vec<String> =
                 (0..self.contracts.len()).map(|flow| format!("{:.2}", mbit(flow))).collect();
-            let line = format!("{:3} s: {} Mbit/s", bins.len() / 5, rates.join("  "));
+            let line = format!("{second:3} s: {} Mbit/s", rates.join("  "));
             if self.quiet { eprintln!("{line}") } else { println!("{line}") }
         }
     }

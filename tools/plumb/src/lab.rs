@@ -18,7 +18,7 @@ use base_wire::Mac;
 use driver_netlink::Netlink;
 use plumb_net::Host;
 
-pub use namespace::{Refused, enter};
+pub use namespace::enter;
 
 use crate::cli;
 use crate::signals::Asked;

@@ -1,7 +1,8 @@
 //! What the demo reports: wire occupancy by flow, as the receiver counted it.
 //!
 //! Everything in Mbit/s counts the same: what frames occupy on the wire, check sequence, preamble and
-//! gap included. Time the line stood still is taken out of what is expected, and reported.
+//! gap included. Rates are over time in which the line could run: what it stood still for is taken
+//! out, and reported.
 
 use anyhow::Result;
 use base_flow::Rate;
@@ -11,7 +12,7 @@ use plumb_net::{Bill, Contract, DropReason, Host};
 use serde::Serialize;
 
 use super::PAYLOAD_BYTES;
-use super::sink::{BIN_NS, Bin};
+use super::sink::{BIN_MS, Bin};
 
 /// Headers of a datagram's frame.
 const HEADER_BYTES: usize = 42;
@@ -100,9 +101,15 @@ fn rejected(bill: &Bill) -> u64 {
 }
 
 impl Before {
-    pub fn new(host: &Host, bin: Bin) -> Result<Self> {
+    pub fn new(host: &Host, bin: &Bin) -> Result<Self> {
         let (driver, stall_ns) = totals(host)?;
         Ok(Self { stall_ns, driver, pings: bin.pings, pongs: bin.pongs })
+    }
+
+    /// For how long the line has stood still since.
+    pub fn stall_since(&self, host: &Host) -> Result<u64> {
+        let stall_ns: u64 = host.query_links()?.iter().map(|link| link.stall_ns).sum();
+        Ok(stall_ns - self.stall_ns)
     }
 }
 
@@ -118,24 +125,27 @@ pub fn expected_mbit(contract: &Contract, rate: Rate) -> f64 {
 }
 
 impl Report {
+    /// The report on the first `measured_ns` of `bins`.
     pub fn new(
         contracts: &[Contract],
         rate: Rate,
         before: &Before,
         bins: &[Bin],
+        measured_ns: u64,
         host: &Host,
     ) -> Result<Self> {
-        let (driver, stall_ns) = totals(host)?;
-        let stall_ns = stall_ns - before.stall_ns;
-        let measured_ns = bins.len() as u64 * BIN_NS;
-        let available = 1.0 - stall_ns as f64 / measured_ns as f64;
+        let (driver, stalled) = totals(host)?;
+        let stall_ns = stalled - before.stall_ns;
+        let available_ns = measured_ns - stall_ns.min(measured_ns);
         let flows: Vec<FlowReport> = contracts
             .iter()
             .enumerate()
             .map(|(flow, contract)| {
-                let counts: Vec<u64> = bins.iter().map(|bin| bin.frames[flow]).collect();
+                let all =
+                    bins.iter().flat_map(|bin| &bin.frames[flow]).map(|&count| u64::from(count));
+                let counts: Vec<u64> = all.take((measured_ns / 1_000_000) as usize).collect();
                 let lost = bins.last().map_or(0, |bin| bin.lost[flow]);
-                flow_report(contract, expected_mbit(contract, rate) * available, &counts, lost)
+                flow_report(contract, rate, counts, available_ns, lost)
             })
             .collect();
         let mut times = Histogram::<u64>::new(3)?;
@@ -143,11 +153,10 @@ impl Report {
             times.record(*time)?;
         }
         let last = bins.last();
+        let pings = last.map_or(0, |bin| bin.pings) - before.pings;
         let answered = last.map_or(0, |bin| bin.pongs) - before.pongs;
-        // A request that was just sent is not lost.
-        let sent = (last.map_or(0, |bin| bin.pings) - before.pings).min(answered + 1).max(answered);
-        let missing = last.map_or(0, |bin| bin.pings - before.pings).saturating_sub(answered);
-        let sent = if missing > 1 { answered + missing } else { sent.min(answered) };
+        // One request may be under way.
+        let sent = if pings == answered + 1 { answered } else { pings };
         let done = Totals {
             cpu_ns: driver.cpu_ns - before.driver.cpu_ns,
             tx: driver.tx - before.driver.tx,
@@ -225,12 +234,30 @@ impl Report {
     }
 }
 
-fn flow_report(contract: &Contract, expected: f64, counts: &[u64], lost: u64) -> FlowReport {
+/// The `length` milliseconds of `counts` that begin and end where the flow pauses, as near to the
+/// start as can be: a window whose edges cut through a slice would count a part of it.
+fn whole_periods<'a>(counts: &'a [u64], length: usize, contract: &Contract) -> &'a [u64] {
+    let period_ms = (contract.period_ns / 1_000_000) as usize;
+    let busy = |at: usize| counts.iter().skip(at.saturating_sub(3)).take(6).sum::<u64>();
+    let last = counts.len().saturating_sub(length).min(period_ms);
+    let start = (0..=last).min_by_key(|&start| busy(start) + busy(start + length)).unwrap_or(0);
+    counts.get(start..start + length).unwrap_or(counts)
+}
+
+/// `counts` are frames per millisecond.
+fn flow_report(
+    contract: &Contract,
+    rate: Rate,
+    counts: &[u64],
+    available_ns: u64,
+    lost: u64,
+) -> FlowReport {
     let frames: u64 = counts.iter().sum();
-    let achieved = wire_mbit(frames, counts.len() as u64 * BIN_NS);
-    let mean = frames as f64 / counts.len().max(1) as f64;
-    let variance = counts.iter().map(|&count| (count as f64 - mean).powi(2)).sum::<f64>()
-        / counts.len().max(1) as f64;
+    let (achieved, expected) = (wire_mbit(frames, available_ns), expected_mbit(contract, rate));
+    let bins: Vec<u64> = counts.chunks_exact(BIN_MS as usize).map(|bin| bin.iter().sum()).collect();
+    let count = bins.len().max(1) as f64;
+    let mean = bins.iter().sum::<u64>() as f64 / count;
+    let variance = bins.iter().map(|&bin| (bin as f64 - mean).powi(2)).sum::<f64>() / count;
     FlowReport {
         slice_ms: contract.slice_ns / 1_000_000,
         period_ms: contract.period_ns / 1_000_000,

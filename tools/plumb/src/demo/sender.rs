@@ -12,7 +12,10 @@ use crate::daemons::die_with_parent;
 pub fn run(arguments: &cli::Sender) -> Result<ExitCode> {
     die_with_parent()?;
     let host = Host::connect(&arguments.socket.socket)?;
-    let socket = Udp::options().host(&host).contract(arguments.contract).connect(arguments.to)?;
+    // Enough for the longest slice of the demo, so that a sender that is not given the processor in
+    // time loses nothing of its contract.
+    let options = Udp::options().host(&host).contract(arguments.contract).send_buffers(256);
+    let socket = options.connect(arguments.to)?;
     let mut payload = vec![0; arguments.bytes.max(8)];
     println!("ready {}", socket.flow_id().index);
     for number in 0u64.. {

@@ -1,10 +1,11 @@
 //! The receiver of the demo: ordinary kernel UDP sockets, and a pinger, on the peer's side.
 //!
-//! Prints one line of JSON at the end of every bin; counts are per bin and flow, by time of arrival.
+//! Prints one line of JSON at the end of every bin; counts are per millisecond and flow, by time of
+//! arrival on the clock that all processes of the machine share.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ use crate::daemons::die_with_parent;
 
 /// Length of a bin: what the paper integrates bandwidth over.
 pub const BIN_NS: u64 = 200_000_000;
-/// Bins kept: more than the longest demo has.
-const BINS: usize = 5 * 3600 + 100;
+/// Milliseconds in a bin.
+pub const BIN_MS: u64 = BIN_NS / 1_000_000;
 /// Time between echo requests.
 const PING_INTERVAL: Duration = Duration::from_millis(50);
 
@@ -29,10 +30,10 @@ const PING_INTERVAL: Duration = Duration::from_millis(50);
 pub struct Bin {
     /// Its number.
     pub bin: u64,
-    /// Frames of each flow that arrived in it.
-    pub frames: Vec<u64>,
-    /// Payload bytes of a datagram.
-    pub bytes: Vec<u64>,
+    /// When it began, in nanoseconds of the monotonic clock.
+    pub began_ns: u64,
+    /// Frames of each flow that arrived in each of its milliseconds.
+    pub frames: Vec<Vec<u32>>,
     /// Datagrams of each flow that are missing so far.
     pub lost: Vec<u64>,
     /// Echo requests sent and answered so far, and round-trip times of this bin in microseconds.
@@ -42,8 +43,7 @@ pub struct Bin {
 }
 
 struct Counters {
-    frames: Vec<AtomicU64>,
-    bytes: AtomicU64,
+    frames: Vec<AtomicU32>,
     received: AtomicU64,
     next_number: AtomicU64,
 }
@@ -59,14 +59,14 @@ struct Pings {
 pub fn run(arguments: &cli::Sink) -> Result<ExitCode> {
     die_with_parent()?;
     let begun = monotonic_ns();
+    let bins = u64::from(arguments.seconds) * 1_000_000_000 / BIN_NS;
     let mut all = Vec::new();
     for index in 0..arguments.flows {
         let at = SocketAddr::from(([0, 0, 0, 0], arguments.port + index));
         let socket = UdpSocket::bind(at).with_context(|| format!("cannot bind {at}"))?;
         let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, 4 << 20);
         let counters = Arc::new(Counters {
-            frames: (0..BINS).map(|_| AtomicU64::new(0)).collect(),
-            bytes: AtomicU64::new(0),
+            frames: (0..bins * BIN_MS).map(|_| AtomicU32::new(0)).collect(),
             received: AtomicU64::new(0),
             next_number: AtomicU64::new(0),
         });
@@ -79,20 +79,23 @@ pub fn run(arguments: &cli::Sink) -> Result<ExitCode> {
         std::thread::spawn(move || ping(host, &pings));
     }
     println!("ready");
-    for bin in 0..BINS as u64 {
+    for bin in 0..bins {
         let end = begun + (bin + 1) * BIN_NS;
         std::thread::sleep(Duration::from_nanos(end.saturating_sub(monotonic_ns())));
-        let each = |value: fn(&Counters, usize) -> u64| {
-            all.iter().map(|c| value(c, bin as usize)).collect()
+        let first = (bin * BIN_MS) as usize;
+        let counts = |counters: &Arc<Counters>| -> Vec<u32> {
+            let bin = &counters.frames[first..first + BIN_MS as usize];
+            bin.iter().map(|count| count.load(Ordering::Relaxed)).collect()
+        };
+        let missing = |counters: &Arc<Counters>| {
+            let received = counters.received.load(Ordering::Acquire);
+            counters.next_number.load(Ordering::Relaxed).saturating_sub(received)
         };
         let line = Bin {
             bin,
-            frames: each(|c, bin| c.frames[bin].load(Ordering::Relaxed)),
-            bytes: each(|c, _| c.bytes.load(Ordering::Relaxed)),
-            lost: each(|c, _| {
-                let received = c.received.load(Ordering::Acquire);
-                c.next_number.load(Ordering::Relaxed).saturating_sub(received)
-            }),
+            began_ns: begun + bin * BIN_NS,
+            frames: all.iter().map(counts).collect(),
+            lost: all.iter().map(missing).collect(),
             pings: pings.sent.load(Ordering::Relaxed),
             pongs: pings.answered.load(Ordering::Relaxed),
             round_trips_us: std::mem::take(
@@ -107,15 +110,14 @@ pub fn run(arguments: &cli::Sink) -> Result<ExitCode> {
 fn receive(socket: &UdpSocket, counters: &Counters, begun: u64) {
     let mut buffer = [0; 65_536];
     while let Ok(bytes) = socket.recv(&mut buffer) {
-        let bin = ((monotonic_ns() - begun) / BIN_NS) as usize;
+        let at_ms = ((monotonic_ns() - begun) / 1_000_000) as usize;
         let Some(number) = buffer[..bytes].first_chunk().map(|number| u64::from_be_bytes(*number))
         else {
             continue;
         };
         counters.next_number.fetch_max(number + 1, Ordering::Relaxed);
-        counters.bytes.store(bytes as u64, Ordering::Relaxed);
         counters.received.fetch_add(1, Ordering::Release);
-        if let Some(frames) = counters.frames.get(bin) {
+        if let Some(frames) = counters.frames.get(at_ms) {
             frames.fetch_add(1, Ordering::Relaxed);
         }
     }
