@@ -201,6 +201,11 @@ impl FlowManager {
         }
     }
 
+    /// What was answered so far; the counts of tables are filled in for queries only.
+    pub const fn status(&self) -> &StatusInfo {
+        &self.status
+    }
+
     /// What the daemon is to do next.
     pub fn poll_output(&mut self) -> Option<Output> {
         self.outputs.pop_front()

@@ -10,6 +10,7 @@ use base_wire::wire_bytes;
 use hdrhistogram::Histogram;
 use plumb_net::{Bill, Contract, DropReason, Host};
 use serde::Serialize;
+use tools_sim::World;
 
 use super::PAYLOAD_BYTES;
 use super::sink::{BIN_MS, Bin};
@@ -119,6 +120,71 @@ pub fn wire_mbit(frames: u64, ns: u64) -> f64 {
     bits as f64 * 1_000.0 / ns.max(1) as f64
 }
 
+/// The same experiment in virtual time: where no lab can be made.
+pub fn simulated(contracts: &[Contract], rate: Rate, seconds: u32) -> Result<Report> {
+    const PING_NS: u64 = 50_000_000;
+    let mut world = World::new(rate, 1);
+    let port = |flow: usize| super::PORT + flow as u16;
+    let mut apps = Vec::new();
+    for (flow, contract) in contracts.iter().enumerate() {
+        apps.push(world.connect(*contract, port(flow))?);
+    }
+    for &app in &apps {
+        world.saturate(app, PAYLOAD_BYTES);
+    }
+    let (begun, end) = (world.now_ns(), world.now_ns() + (u64::from(seconds) + 1) * 1_000_000_000);
+    let mut asked = Vec::new();
+    while world.now_ns() < end {
+        asked.push(world.now_ns());
+        world.peer().ping(tools_sim::OUR_ADDRESS, asked.len() as u16 - 1);
+        world.run_for(PING_NS);
+    }
+    let measured_ns = u64::from(seconds) * 1_000_000_000;
+    let flow = |(flow, contract): (usize, &Contract)| {
+        let mut counts = vec![0; ((end - begun) / 1_000_000) as usize];
+        for arrived in world.peer().received(port(flow)) {
+            if let Some(count) = arrived
+                .at_ns
+                .checked_sub(begun)
+                .and_then(|at| counts.get_mut((at / 1_000_000) as usize))
+            {
+                *count += 1;
+            }
+        }
+        let counts = whole_periods(&counts, (measured_ns / 1_000_000) as usize, contract);
+        flow_report(contract, rate, counts, measured_ns, 0)
+    };
+    let flows: Vec<FlowReport> = contracts.iter().enumerate().map(flow).collect();
+    let mut times = Histogram::<u64>::new(3)?;
+    for &(sequence, at) in world.peer().echoes() {
+        times.record((at - asked[usize::from(sequence)]) / 1_000)?;
+    }
+    let bills: Vec<Bill> = apps.iter().map(|&app| world.bill(app)).collect();
+    Ok(Report {
+        link: LinkReport {
+            kind: "sim".into(),
+            line_mbit: rate.bits_per_s() as f64 / 1e6,
+            peer: "simulated-host".into(),
+        },
+        total_mbit: round(flows.iter().map(|flow| flow.achieved_mbit).sum()),
+        flows,
+        ping: PingReport {
+            sent: asked.len() as u64,
+            answered: world.peer().echoes().len() as u64,
+            p50_us: times.value_at_quantile(0.5),
+            p99_us: times.value_at_quantile(0.99),
+        },
+        arp_answered: world.arp_answered(),
+        driver: DriverReport {
+            cpu_ns_per_frame: 0,
+            frames_tx: bills.iter().map(|bill| bill.tx_frames).sum(),
+            frames_rx: bills.iter().map(|bill| bill.rx_frames).sum(),
+            rejected: bills.iter().map(rejected).sum(),
+        },
+        stall_ms: 0.0,
+    })
+}
+
 /// What a contract is of a line.
 pub fn expected_mbit(contract: &Contract, rate: Rate) -> f64 {
     rate.bits_per_s() as f64 / 1e6 * contract.slice_ns as f64 / contract.period_ns as f64
@@ -141,9 +207,9 @@ impl Report {
             .iter()
             .enumerate()
             .map(|(flow, contract)| {
-                let all =
-                    bins.iter().flat_map(|bin| &bin.frames[flow]).map(|&count| u64::from(count));
-                let counts: Vec<u64> = all.take((measured_ns / 1_000_000) as usize).collect();
+                let all = bins.iter().flat_map(|bin| &bin.frames[flow]);
+                let all: Vec<u64> = all.map(|&count| u64::from(count)).collect();
+                let counts = whole_periods(&all, (measured_ns / 1_000_000) as usize, contract);
                 let lost = bins.last().map_or(0, |bin| bin.lost[flow]);
                 flow_report(contract, rate, counts, available_ns, lost)
             })

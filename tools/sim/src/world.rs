@@ -1,0 +1,403 @@
+//! The world: a flow manager, a driver, applications, a wire and a peer, and the time they share.
+
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+
+use base_flow::{Bill, Contract, Endpoints, Rate, Sap, Transport};
+use base_rpc::{Answer, Call, DomainId, FromDriver, JoinOffer, Refusal, Reply, Request, ToDriver};
+use base_wire::Mac;
+use driver_core::{Arenas, Driver, HeapArenas, Limits, bill_words};
+use driver_link::sim::{Impairments, Side, SimLink, Wire};
+use flowman_core::{
+    ClientId, Config, Counters, FlowManager, LinkConfig, LinkId, OWN_SHAPE, Output,
+};
+use rbuf_channel::{
+    Data, End, FifoWriter, HeapWords, IoRec, Pair, block_words, fifo_words, flow_block_bytes,
+    rx_block_offset,
+};
+
+use crate::app::{App, AppId, Opening, lay_out};
+use crate::peer::Peer;
+
+/// Plumb's address in a world.
+pub const OUR_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+/// The peer's address.
+pub const PEER_ADDRESS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+
+const OUR_MAC: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const PEER_MAC: Mac = Mac([2, 0, 0, 0, 0, 2]);
+const MTU: u16 = 1500;
+const LINK: LinkId = LinkId(0);
+/// Applications look after their channels this often; the driver looks when there is something.
+const APP_NS: u64 = 500_000;
+
+/// A whole system in virtual time.
+pub struct World {
+    now: u64,
+    wire: Wire,
+    peer: Peer,
+    driver: Driver<SimLink, HeapArenas, HeapWords>,
+    manager: FlowManager,
+    own: Option<Own>,
+    apps: Vec<App>,
+    openings: HashMap<ClientId, Opening>,
+    answers: HashMap<ClientId, Vec<Reply>>,
+    own_arenas: Option<(DomainId, HeapArenas)>,
+    clients: u64,
+}
+
+/// The flow manager's own flow.
+struct Own {
+    tx: End<HeapWords>,
+    rx: End<HeapWords>,
+    arenas: HeapArenas,
+    events: FifoWriter<HeapWords>,
+    next: u32,
+}
+
+const OWN_BUFFER: u32 = 2048;
+
+struct NoCounters;
+
+impl Counters for NoCounters {
+    fn bill(&self, _link: LinkId, _flow: u32) -> Bill {
+        Bill::default()
+    }
+
+    fn link(&self, _link: LinkId) -> (Bill, u64, u64) {
+        (Bill::default(), 0, 0)
+    }
+}
+
+impl World {
+    /// A world with a wire of `rate`; whatever is left to chance follows from `seed`.
+    ///
+    /// # Panics
+    ///
+    /// Never: all its parts are of the right size.
+    pub fn new(rate: Rate, seed: u64) -> Self {
+        let wire = Wire::new(rate, seed);
+        let limits = Limits { flows_max: 1024, ..Limits::default() };
+        let link = wire.link(Side::Left, OUR_MAC, MTU);
+        let counters = HeapWords::new(bill_words(limits.flows_max));
+        let driver = Driver::new(link, rate, 0, limits, counters, [seed, !seed], 0)
+            .expect("counters of the right size");
+        let config = LinkConfig {
+            dev: "sim".into(),
+            addresses: vec![format!("{OUR_ADDRESS}/24").parse().expect("a valid prefix")],
+            gateway: None,
+            rate: None,
+            vlan: None,
+        };
+        let manager = FlowManager::new(Config { links: vec![config], ..Config::default() });
+        let peer = Peer::new(wire.clone(), PEER_MAC, PEER_ADDRESS);
+        let mut world = Self {
+            now: 0,
+            wire,
+            peer,
+            driver,
+            manager,
+            own: None,
+            apps: Vec::new(),
+            openings: HashMap::new(),
+            answers: HashMap::new(),
+            own_arenas: None,
+            clients: 0,
+        };
+        let facts = world.driver.facts("sim", "sim");
+        world.manager.driver_joined(facts);
+        world.carry_out();
+        // The peer finds us as hosts do, and hears our announcement.
+        world.peer.ask(OUR_ADDRESS);
+        world.run_for(1_000_000);
+        world
+    }
+
+    /// Virtual time, in nanoseconds.
+    pub const fn now_ns(&self) -> u64 {
+        self.now
+    }
+
+    /// The host at the other end.
+    pub const fn peer(&self) -> &Peer {
+        &self.peer
+    }
+
+    /// The host at the other end, to configure it.
+    pub const fn peer_mut(&mut self) -> &mut Peer {
+        &mut self.peer
+    }
+
+    /// Sets what happens to frames that `from` sends.
+    pub fn impair(&self, from: Side, impairments: Impairments) {
+        self.wire.impair(from, impairments);
+    }
+
+    /// An application that opens a UDP flow to `port` of the peer under `contract`.
+    ///
+    /// # Errors
+    ///
+    /// What the flow manager says.
+    pub fn connect(&mut self, contract: Contract, port: u16) -> Result<AppId, Refusal> {
+        self.clients += 1;
+        let client = ClientId(self.clients);
+        let (arenas, layout) = lay_out(MTU);
+        self.manager.client_joined(client, self.clients as i32, 0);
+        self.openings.insert(client, Opening { arenas, layout, domain: None });
+        self.ask(client, Request::Hello, 0);
+        self.ask(client, Request::Join(JoinOffer { link: 0, flows_max: 1 }), 4);
+        let endpoints = Endpoints {
+            transport: Transport::Udp,
+            local: Sap::any_v4(port),
+            remote: Some(Sap::new(PEER_ADDRESS.into(), port)),
+        };
+        self.ask(
+            client,
+            Request::Open { link: 0, contract, layout, endpoints: Some(endpoints) },
+            0,
+        );
+        // The answer may wait for ARP, which is retried.
+        for _ in 0..100 {
+            for reply in self.answers.remove(&client).unwrap_or_default() {
+                match reply {
+                    Reply::Opened { fib: Some(fib), .. } => {
+                        let opening = &self.openings[&client];
+                        let app = App::new(&opening.arenas, &opening.layout, &fib);
+                        self.apps.push(app.ok_or_else(|| Refusal::Unsupported("layout".into()))?);
+                        return Ok(AppId(self.apps.len() - 1));
+                    }
+                    Reply::Refused(refusal) => return Err(refusal),
+                    _ => {}
+                }
+            }
+            self.run_for(100_000_000);
+        }
+        Err(Refusal::Unreachable { address: PEER_ADDRESS.into() })
+    }
+
+    /// From now on the application sends datagrams of `bytes` as fast as it can.
+    pub fn saturate(&mut self, app: AppId, bytes: usize) {
+        self.apps[app.0].saturate_bytes = bytes;
+    }
+
+    /// Sends one datagram; `false` if no buffer is free.
+    pub fn send(&mut self, app: AppId, payload: &[u8]) -> bool {
+        self.apps[app.0].send(payload)
+    }
+
+    /// Takes what the application has received.
+    pub fn received(&mut self, app: AppId) -> Vec<Vec<u8>> {
+        std::mem::take(&mut self.apps[app.0].received)
+    }
+
+    /// The application's bill.
+    pub fn bill(&self, app: AppId) -> Bill {
+        self.driver.flow_bill(self.apps[app.0].flow).unwrap_or_default()
+    }
+
+    /// ARP requests the flow manager has answered.
+    pub fn arp_answered(&self) -> u64 {
+        self.manager.status().arp_answered
+    }
+
+    /// Lets `ns` nanoseconds pass.
+    pub fn run_for(&mut self, ns: u64) {
+        let end = self.now + ns;
+        let mut apps_at = self.now;
+        while self.now < end {
+            self.wire.advance(self.now);
+            self.peer.poll();
+            if self.now >= apps_at {
+                for app in &mut self.apps {
+                    app.work();
+                }
+                apps_at = self.now + APP_NS;
+            }
+            while self.driver.receive(self.now) > 0 {}
+            self.hear_strays();
+            self.manager.tick(self.now);
+            self.carry_out();
+            let driver = self.driver.transmit(self.now);
+            self.driver.bill(0);
+            let events = [
+                driver,
+                self.wire.next_arrival(Side::Left),
+                self.wire.next_arrival(Side::Right),
+                self.manager.next_deadline(),
+                Some(apps_at),
+            ];
+            let next =
+                events.into_iter().flatten().filter(|&at| at > self.now).min().unwrap_or(end);
+            self.now = if driver == Some(self.now) { self.now + 1 } else { next.min(end) };
+        }
+    }
+
+    fn ask(&mut self, client: ClientId, request: Request, descriptors: usize) {
+        let call = Call { tag: 1, request };
+        self.manager.request(self.now, client, call, descriptors, &NoCounters);
+        self.carry_out();
+    }
+
+    /// Frames nobody claimed go to the flow manager.
+    fn hear_strays(&mut self) {
+        let Some(own) = &mut self.own else { return };
+        let mut frames = Vec::new();
+        while let Ok(Some(rec)) = own.rx.take() {
+            let pair = rec.pairs()[0];
+            let mut frame = vec![0; pair.len as usize];
+            if let Some(area) = own.arenas.rx_data(0, OWN_SHAPE.buffers * OWN_BUFFER) {
+                area.read(pair.offset, &mut frame);
+            }
+            frames.push(frame);
+            let _ = own.rx.put(&IoRec::single(
+                rec.cookie,
+                Pair { offset: u32::from(rec.cookie) * OWN_BUFFER, len: OWN_BUFFER },
+            ));
+        }
+        for frame in frames {
+            self.manager.frame(self.now, LINK, &frame);
+        }
+    }
+
+    /// Does what the flow manager decided.
+    fn carry_out(&mut self) {
+        while let Some(output) = self.manager.poll_output() {
+            match output {
+                Output::Answer { client, answer: Answer { reply, .. }, .. } => {
+                    self.answers.entry(client).or_default().push(reply);
+                }
+                Output::Disconnect { client } => self.manager.client_left(client),
+                Output::Driver { message, .. } => self.tell_driver(message),
+                Output::OfferOwn { domain, .. } => self.offer_own(domain),
+                Output::OpenOwn { domain, flow, contract, rx_cpu_ppb, .. } => {
+                    self.open_own(domain, flow, &contract, rx_cpu_ppb);
+                }
+                Output::Frame { frame, .. } => self.send_own(&frame),
+            }
+        }
+    }
+
+    fn tell_driver(&mut self, message: ToDriver) {
+        let failed = match message {
+            ToDriver::AddDomain { domain, flows_max } => {
+                let opening = self.openings.values_mut().find(|opening| opening.domain.is_none());
+                if let Some(opening) = opening {
+                    opening.domain = Some(domain);
+                    let result = self.driver.add_domain(domain, opening.arenas.clone(), flows_max);
+                    self.manager.driver_message(LINK, FromDriver::DomainAdded { domain, result });
+                }
+                None
+            }
+            ToDriver::RemoveDomain { domain } => {
+                self.driver.remove_domain(domain);
+                self.manager.driver_message(LINK, FromDriver::DomainRemoved { domain });
+                None
+            }
+            ToDriver::AddFlow { flow, domain, layout, contract, rx_cpu_ppb } => self
+                .driver
+                .add_flow(flow, domain, &layout, &contract, rx_cpu_ppb)
+                .err()
+                .map(|error| (flow, error)),
+            ToDriver::Attach { fib } => {
+                self.driver.attach(&fib, self.now).err().map(|error| (fib.flow, error))
+            }
+            ToDriver::Detach { flow } => {
+                self.driver.detach(flow);
+                None
+            }
+            ToDriver::RemoveFlow { flow } => {
+                let bill = self.driver.remove_flow(flow).unwrap_or_default();
+                self.manager.driver_message(LINK, FromDriver::FlowRemoved { flow, bill });
+                None
+            }
+            ToDriver::SetContract { flow, contract } => {
+                self.driver.set_contract(flow, &contract, self.now);
+                None
+            }
+            ToDriver::SetAddresses { addresses } => {
+                self.driver.set_addresses(&addresses);
+                None
+            }
+            ToDriver::SetLastResort { flow } => {
+                self.driver.set_last_resort(flow, self.now).err().map(|error| (flow, error))
+            }
+            ToDriver::Inject { frame } => {
+                self.driver.inject_frame(&frame, self.now);
+                None
+            }
+            ToDriver::Ping { .. } => None,
+        };
+        if let Some((flow, error)) = failed {
+            self.manager.driver_message(LINK, FromDriver::FlowFailed { flow, error });
+        }
+    }
+
+    fn offer_own(&mut self, domain: DomainId) {
+        let words = OWN_SHAPE.words;
+        let bytes = OWN_SHAPE.buffers * OWN_BUFFER;
+        let fifo = (fifo_words(1) as u64 * 8).next_multiple_of(64);
+        let arenas = HeapArenas::new(fifo + flow_block_bytes(words, words), bytes, bytes);
+        let result = self.driver.add_domain(domain, arenas.clone(), 1);
+        self.own_arenas = Some((domain, arenas));
+        self.manager.driver_message(LINK, FromDriver::DomainAdded { domain, result });
+    }
+
+    fn open_own(
+        &mut self,
+        domain: DomainId,
+        flow: base_flow::FlowId,
+        contract: &Contract,
+        rx_cpu_ppb: u32,
+    ) {
+        let Some((_, arenas)) = self.own_arenas.take() else { return };
+        let words = OWN_SHAPE.words;
+        let bytes = OWN_SHAPE.buffers * OWN_BUFFER;
+        let offset = (fifo_words(1) as u64 * 8).next_multiple_of(64);
+        let region = base_rpc::Region { offset: 0, bytes };
+        let layout = base_rpc::FlowLayout {
+            slot: 0,
+            control_offset: offset,
+            tx_words: words,
+            rx_words: words,
+            tx_data: region,
+            rx_data: region,
+        };
+        let end = |offset| {
+            let mine = arenas.control_out(offset, block_words(words))?;
+            End::new(mine, arenas.control_in(offset, block_words(words))?, bytes)
+        };
+        let make = || {
+            let events = FifoWriter::new(arenas.control_out(0, fifo_words(1))?)?;
+            Some((end(offset)?, end(offset + rx_block_offset(words))?, events))
+        };
+        let Some((tx, mut rx, events)) = make() else { return };
+        for index in 0..OWN_SHAPE.buffers {
+            let pair = Pair { offset: index * OWN_BUFFER, len: OWN_BUFFER };
+            let _ = rx.put(&IoRec::single(index as u16, pair));
+        }
+        self.own = Some(Own { tx, rx, arenas, events, next: 0 });
+        self.tell_driver(ToDriver::AddFlow {
+            flow,
+            domain,
+            layout,
+            contract: *contract,
+            rx_cpu_ppb,
+        });
+        self.tell_driver(ToDriver::SetLastResort { flow });
+    }
+
+    fn send_own(&mut self, frame: &[u8]) {
+        let Some(own) = &mut self.own else { return };
+        while let Ok(Some(_)) = own.tx.take() {}
+        let offset = own.next % OWN_SHAPE.buffers * OWN_BUFFER;
+        let Some(area) = own.arenas.tx_data(0, OWN_SHAPE.buffers * OWN_BUFFER) else { return };
+        area.write(offset, frame);
+        let rec = IoRec::single(own.next as u16, Pair { offset, len: frame.len() as u32 });
+        if matches!(own.tx.put(&rec), Ok(true)) {
+            own.next = own.next.wrapping_add(1);
+        }
+        if own.tx.notice().post {
+            own.events.post(0);
+        }
+    }
+}
