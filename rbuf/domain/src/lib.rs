@@ -287,6 +287,12 @@ impl Domain {
         &self.offer.bell
     }
 
+    /// The first `count` words that this domain writes: its event FIFO, and then the blocks of its
+    /// flows. `None` if there are not so many.
+    pub fn control_out(&self, count: usize) -> Option<ShmWords> {
+        self.offer.control_out.words(0, count)
+    }
+
     /// Bytes of shared memory in use by flows: control, transmit data, receive data.
     pub fn in_use(&self) -> [u64; 3] {
         let plan = lock(&self.plan);

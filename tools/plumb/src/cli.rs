@@ -76,6 +76,9 @@ pub struct Demo {
     /// Print one JSON object on standard output and nothing else there.
     #[arg(long)]
     pub json: bool,
+    /// Run on a simulated wire in virtual time, as where no lab can be made.
+    #[arg(long)]
+    pub sim: bool,
 }
 
 #[derive(Debug, Args)]

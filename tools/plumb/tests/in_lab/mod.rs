@@ -1,0 +1,99 @@
+//! Tests inside a lab: real daemons, a real interface, a Linux kernel as the peer.
+//!
+//! A test runs itself again as the command of `plumb lab`, in the lab's namespaces, and passes if
+//! that does. A machine that permits no lab fails the test, loudly, with the remedy.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, UdpSocket};
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::process::Command;
+
+use plumb_net::Host;
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+
+pub const OURS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+pub const THEIRS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+
+const INSIDE: &str = "PLUMB_TEST_INSIDE";
+
+pub fn program() -> &'static str {
+    env!("CARGO_BIN_EXE_plumb")
+}
+
+/// Runs `test`, which is called `name`, in a lab made with `options`.
+pub fn in_lab(name: &str, options: &[&str], test: impl FnOnce()) {
+    if std::env::var(INSIDE).as_deref() == Ok(name) {
+        return test();
+    }
+    let this = std::env::current_exe().unwrap();
+    let status = Command::new(program())
+        .arg("lab")
+        .args(options)
+        .arg("--")
+        .arg(this)
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env(INSIDE, name)
+        .env("RUST_BACKTRACE", "0")
+        .status()
+        .unwrap();
+    assert!(status.success(), "{name} failed in the lab ({status}); see above");
+}
+
+pub fn socket() -> PathBuf {
+    std::env::var_os("PLUMB_SOCKET").unwrap().into()
+}
+
+pub fn host() -> Host {
+    Host::connect(&socket()).unwrap()
+}
+
+/// Runs `work` on the peer's side of the wire: sockets made there stay there.
+pub fn on_peer<T: Send>(work: impl FnOnce() -> T + Send) -> T {
+    let words = std::env::var("PLUMB_PEER").unwrap();
+    let pid: u32 = words.split_whitespace().last().unwrap().parse().unwrap();
+    let namespace = std::fs::File::open(format!("/proc/{pid}/ns/net")).unwrap();
+    std::thread::scope(|scope| {
+        let entered = scope.spawn(move || {
+            // Only this thread moves.
+            move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network)).unwrap();
+            work()
+        });
+        entered.join().unwrap()
+    })
+}
+
+/// A kernel socket on the peer's side.
+pub fn kernel_socket(port: u16) -> UdpSocket {
+    on_peer(|| UdpSocket::bind((THEIRS, port)).unwrap())
+}
+
+/// The lab's processes by subcommand: `driver`, `flowman`, `__peer`.
+pub fn processes() -> BTreeMap<String, u32> {
+    let lab = rustix::process::getppid().unwrap().as_raw_nonzero();
+    let children = std::fs::read_to_string(format!("/proc/{lab}/task/{lab}/children")).unwrap();
+    let name = |pid: u32| {
+        let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
+        let word = line.split(|&byte| byte == 0).nth(1)?.to_vec();
+        String::from_utf8(word).ok()
+    };
+    let pids = children.split_whitespace().filter_map(|pid| pid.parse().ok());
+    pids.filter_map(|pid| Some((name(pid)?, pid))).collect()
+}
+
+/// What a process holds: descriptors and mappings.
+pub fn holdings(pid: u32) -> (usize, usize) {
+    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let mappings = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().lines().count();
+    (descriptors, mappings)
+}
+
+/// Asks again and again until `condition` holds; fails after ten seconds.
+pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
+    let begun = std::time::Instant::now();
+    while !condition() {
+        assert!(begun.elapsed().as_secs() < 10, "waited in vain until {what}");
+        std::thread::yield_now();
+    }
+}

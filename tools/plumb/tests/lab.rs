@@ -1,0 +1,227 @@
+//! Applications with their own stacks against a Linux kernel.
+
+mod in_lab;
+
+use std::io::ErrorKind;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::process::Command;
+use std::time::Duration;
+
+use in_lab::{OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer, processes, program};
+use plumb_net::{Contract, DropReason, Refusal, Udp};
+
+#[test]
+fn datagrams_of_every_size_go_there_and_come_back() {
+    in_lab("datagrams_of_every_size_go_there_and_come_back", &[], || {
+        let kernel = kernel_socket(7000);
+        kernel.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let ours = Udp::options().host(&host()).connect((THEIRS, 7000)).unwrap();
+        ours.set_read_timeout(Some(Duration::from_secs(5)));
+        let mut buffer = [0; 2000];
+        for bytes in [0, 1, 2, 17, 18, 19, 511, 512, 1000, 1471, 1472] {
+            let sent: Vec<u8> = (0..bytes).map(|at| (at * 7) as u8).collect();
+            assert_eq!(ours.send(&sent).unwrap(), bytes);
+            let (received, from) = kernel.recv_from(&mut buffer).unwrap();
+            assert_eq!(buffer[..received], sent, "{bytes} bytes there");
+            kernel.send_to(&sent, from).unwrap();
+            let received = ours.recv(&mut buffer).unwrap();
+            assert_eq!(buffer[..received], sent, "{bytes} bytes back");
+        }
+        assert_eq!(ours.send(&[0; 1473]).unwrap_err().kind(), ErrorKind::InvalidInput);
+        assert_eq!(ours.errors(), (0, 0));
+    });
+}
+
+#[test]
+fn a_bound_socket_talks_to_everybody() {
+    in_lab("a_bound_socket_talks_to_everybody", &[], || {
+        let ours = Udp::options().host(&host()).bind(("0.0.0.0", 7001)).unwrap();
+        let (a, b) = (kernel_socket(8001), kernel_socket(8002));
+        let mut buffer = [0; 100];
+        for kernel in [&a, &b] {
+            kernel.send_to(b"who are you?", (OURS, 7001)).unwrap();
+            let (bytes, from) = ours.recv_from(&mut buffer).unwrap();
+            assert_eq!(
+                (&buffer[..bytes], from),
+                (&b"who are you?"[..], kernel.local_addr().unwrap())
+            );
+            ours.send_to(b"plumb", from).unwrap();
+            let (bytes, from) = kernel.recv_from(&mut buffer).unwrap();
+            assert_eq!((&buffer[..bytes], from), (&b"plumb"[..], SocketAddr::from((OURS, 7001))));
+        }
+        ours.connect(a.local_addr().unwrap()).unwrap();
+        ours.send(b"only you").unwrap();
+        assert_eq!(a.recv(&mut buffer).unwrap(), 8);
+        b.send_to(b"and me?", (OURS, 7001)).unwrap();
+        a.send_to(b"yes", (OURS, 7001)).unwrap();
+        assert_eq!(ours.recv(&mut buffer).unwrap(), 3, "a connected socket hears only its peer");
+    });
+}
+
+#[test]
+fn two_applications_of_this_host_talk_without_the_wire() {
+    in_lab("two_applications_of_this_host_talk_without_the_wire", &[], || {
+        let host = host();
+        let server = Udp::options().host(&host).bind((OURS, 7002)).unwrap();
+        let client = Udp::options().host(&host).connect((OURS, 7002)).unwrap();
+        client.send(b"hello").unwrap();
+        let mut buffer = [0; 100];
+        let (bytes, from) = server.recv_from(&mut buffer).unwrap();
+        assert_eq!((&buffer[..bytes], from), (&b"hello"[..], client.local_addr()));
+        server.send_to(b"hello yourself", from).unwrap();
+        assert_eq!(client.recv(&mut buffer).unwrap(), 14);
+        assert_eq!(client.close().unwrap().tx_local_frames, 1);
+    });
+}
+
+#[test]
+fn what_nobody_owns_is_answered_as_hosts_do() {
+    in_lab("what_nobody_owns_is_answered_as_hosts_do", &[], || {
+        on_peer(|| {
+            let refused =
+                TcpStream::connect_timeout(&SocketAddr::from((OURS, 9999)), Duration::from_secs(5));
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused, "a reset");
+            let udp = UdpSocket::bind((THEIRS, 0)).unwrap();
+            udp.connect((OURS, 9999)).unwrap();
+            udp.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            udp.send(b"anybody?").unwrap();
+            let error = udp.recv(&mut [0; 10]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionRefused, "port unreachable");
+        });
+        let status = host().query_status().unwrap();
+        assert!(
+            status.resets_sent >= 1 && status.unreachable_sent == 1 && status.arp_answered >= 1,
+            "{status:?}"
+        );
+    });
+}
+
+#[test]
+fn refusals_say_what_would_be_possible() {
+    in_lab("refusals_say_what_would_be_possible", &[], || {
+        let host = host();
+        let options = || Udp::options().host(&host);
+        let ms = |slice: u64, period: u64| {
+            Contract::guaranteed(slice * 1_000_000, period * 1_000_000).unwrap()
+        };
+        let _most = options().contract(ms(90, 100)).bind((OURS, 7100)).unwrap();
+        let refusal = |result: Result<Udp, plumb_net::Error>| match result {
+            Err(plumb_net::Error::Refused(refusal)) => refusal,
+            other => panic!("{other:?}"),
+        };
+        let over = refusal(options().contract(ms(20, 100)).bind((OURS, 7101)));
+        let Refusal::OverAllocation { counter_slice_ns, .. } = over else { panic!("{over}") };
+        assert_eq!(counter_slice_ns, 5_000_000);
+        let short = Contract::guaranteed(10_000, 1_000_000).unwrap();
+        let short = refusal(options().contract(short).bind((OURS, 7101)));
+        let Refusal::SliceTooShort { counter_slice_ns, counter_period_ns, .. } = short else {
+            panic!("{short}")
+        };
+        let counter = Contract::guaranteed(counter_slice_ns, counter_period_ns).unwrap();
+        options().contract(counter).bind((OURS, 7101)).unwrap();
+        assert!(matches!(refusal(options().bind((OURS, 7100))), Refusal::InUse { .. }));
+        assert!(matches!(
+            refusal(options().bind(("10.77.0.9", 7102))),
+            Refusal::NotOurAddress { .. }
+        ));
+        assert!(matches!(refusal(options().connect("192.0.2.1:9")), Refusal::NoRoute { .. }));
+        assert!(matches!(refusal(options().connect("10.77.0.99:9")), Refusal::Unreachable { .. }));
+        assert!(matches!(refusal(options().bind("[::]:7103")), Refusal::Unsupported(_)));
+        eventually("refusals have left nothing behind", || {
+            let status = host.query_status().unwrap();
+            (status.flows, status.ports) == (2, 1)
+        });
+    });
+}
+
+#[test]
+fn an_application_that_does_not_read_loses_only_its_own_frames_and_all_are_counted() {
+    in_lab(
+        "an_application_that_does_not_read_loses_only_its_own_frames_and_all_are_counted",
+        &[],
+        || {
+            let host = host();
+            let deaf = Udp::options().host(&host).receive_buffers(16).bind((OURS, 7200)).unwrap();
+            let good = Udp::options().host(&host).receive_buffers(512).bind((OURS, 7201)).unwrap();
+            let kernel = kernel_socket(8200);
+            const COUNT: u64 = 2_000;
+            let mut buffer = [0; 100];
+            for number in 0..COUNT {
+                kernel.send_to(b"to the deaf one", (OURS, 7200)).unwrap();
+                kernel.send_to(&number.to_be_bytes(), (OURS, 7201)).unwrap();
+                assert_eq!(good.recv(&mut buffer).unwrap(), 8);
+                assert_eq!(buffer[..8], number.to_be_bytes(), "in order, none lost");
+            }
+            deaf.set_nonblocking(true);
+            let mut delivered = 0;
+            while deaf.recv(&mut buffer).is_ok() {
+                delivered += 1;
+            }
+            let bill = deaf.close().unwrap();
+            assert_eq!(delivered, 16, "as many as it had buffers for");
+            assert_eq!((bill.rx_offered, bill.rx_frames), (COUNT, delivered));
+            assert_eq!(bill.dropped(DropReason::NoFreeBuffer), COUNT - delivered);
+            assert_eq!(good.close().unwrap().dropped_total(), 0);
+        },
+    );
+}
+
+#[test]
+fn flows_go_on_without_the_flow_manager() {
+    in_lab("flows_go_on_without_the_flow_manager", &[], || {
+        let kernel = kernel_socket(7300);
+        let host = host();
+        let ours = Udp::options().host(&host).connect((THEIRS, 7300)).unwrap();
+        let mut buffer = [0; 100];
+        let mut echo = || {
+            ours.send(b"still there?").unwrap();
+            let (bytes, from) = kernel.recv_from(&mut buffer).unwrap();
+            kernel.send_to(&buffer[..bytes], from).unwrap();
+            assert_eq!(ours.recv(&mut buffer).unwrap(), 12);
+        };
+        echo();
+        let manager = rustix::process::Pid::from_raw(processes()["flowman"] as i32).unwrap();
+        rustix::process::kill_process(manager, rustix::process::Signal::KILL).unwrap();
+        eventually("the flow manager is gone", || host.query_status().is_err());
+        for _ in 0..100 {
+            echo();
+        }
+    });
+}
+
+#[test]
+fn the_kernel_and_plumb_ping_each_other() {
+    in_lab("the_kernel_and_plumb_ping_each_other", &["--rate", "1gbit"], || {
+        let output = Command::new(program())
+            .args(["ping", "-c", "20", "-i", "5ms", "--json", "10.77.0.2"])
+            .output()
+            .unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains("\"answered\":20"), "{text}");
+        let lost =
+            Command::new(program()).args(["ping", "-c", "1", "10.77.0.77"]).output().unwrap();
+        assert!(!lost.status.success());
+        assert!(String::from_utf8_lossy(&lost.stderr).contains("does not answer"), "{lost:?}");
+    });
+}
+
+#[test]
+fn a_labs_exit_status_is_the_commands_and_nothing_is_left() {
+    let run = |command: &str| {
+        Command::new(program()).args(["lab", "--", "sh", "-c", command]).output().unwrap()
+    };
+    assert_eq!(run("exit 7").status.code(), Some(7));
+    let output =
+        run("echo $PPID; echo $PLUMB_SOCKET; sleep 1000 & (setsid sleep 1000 &) ; kill -9 $$");
+    assert_eq!(output.status.code(), Some(128 + 9));
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut lines = text.lines();
+    let (lab, socket) = (lines.next().unwrap(), lines.next().unwrap());
+    assert!(!std::path::Path::new(socket).exists(), "the folder is gone");
+    let ours = |pid: &std::fs::DirEntry| {
+        let environment = std::fs::read(pid.path().join("environ")).unwrap_or_default();
+        environment.windows(socket.len()).any(|window| window == socket.as_bytes())
+    };
+    let left: Vec<_> = std::fs::read_dir("/proc").unwrap().flatten().filter(ours).collect();
+    assert!(left.is_empty(), "processes of lab {lab} are left: {left:?}");
+}
