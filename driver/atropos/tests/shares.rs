@@ -130,7 +130,7 @@ fn a_steady_sender_with_gaps_keeps_its_latency() {
     let mut flood = Flood::new(&[ms(80, 100), Contract::BEST_EFFORT]);
     let cost = flood.atropos.line().cost_ns(200);
     flood.atropos.add(2, &ms(1, 10));
-    let (mut worst, mut next_at, mut pending) = (0, 1 * MS as i64, None);
+    let (mut worst, mut next_at, mut pending) = (0, MS as i64, None);
     for _ in 0..20_000 {
         if flood.now >= next_at && pending.is_none() {
             flood.atropos.wake(2, cost, flood.now);

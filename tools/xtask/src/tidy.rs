@@ -1,0 +1,196 @@
+//! Checks of the tree that no compiler makes.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+
+/// Crates that may hold `unsafe`.
+const UNSAFE: [&str; 2] = ["rbuf/shm", "driver/link-packet"];
+
+/// Lines after which a file is two.
+const LINES_MAX: usize = 900;
+
+/// Runs all checks; says everything that is wrong.
+pub fn run() -> Result<ExitCode> {
+    let root = root()?;
+    let crates = crates(&root)?;
+    let mut wrong = Vec::new();
+    for member in &crates {
+        dependencies(member, &mut wrong);
+    }
+    sources(&root, &mut wrong)?;
+    architecture(&root, &crates, &mut wrong)?;
+    promises(&root, &mut wrong)?;
+    for problem in &wrong {
+        eprintln!("tidy: {problem}");
+    }
+    println!("tidy: {} crates, {} problems", crates.len(), wrong.len());
+    Ok(if wrong.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn root() -> Result<PathBuf> {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    Ok(manifest
+        .parent()
+        .and_then(Path::parent)
+        .context("the workspace is two levels up")?
+        .to_path_buf())
+}
+
+/// A crate: its folder below the root, and the folders of the crates it is built from.
+struct Member {
+    folder: String,
+    needs: Vec<String>,
+}
+
+fn crates(root: &Path) -> Result<Vec<Member>> {
+    let output = Command::new("cargo")
+        .args(["metadata", "--no-deps", "--format-version", "1", "--offline"])
+        .current_dir(root)
+        .output()
+        .context("cannot run cargo metadata")?;
+    let metadata: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let packages = metadata["packages"].as_array().context("no packages")?;
+    let folder = |package: &serde_json::Value| {
+        let manifest = PathBuf::from(package["manifest_path"].as_str().unwrap_or_default());
+        let below = manifest.strip_prefix(root).unwrap_or(&manifest);
+        below.parent().map(|folder| folder.display().to_string()).unwrap_or_default()
+    };
+    let folders: BTreeMap<&str, String> = packages
+        .iter()
+        .map(|package| (package["name"].as_str().unwrap_or_default(), folder(package)))
+        .collect();
+    let needs = |package: &serde_json::Value| -> Vec<String> {
+        let all = package["dependencies"].as_array().cloned().unwrap_or_default();
+        let built = all.iter().filter(|dependency| dependency["kind"].is_null());
+        built.filter_map(|dependency| folders.get(dependency["name"].as_str()?).cloned()).collect()
+    };
+    Ok(packages
+        .iter()
+        .map(|package| Member { folder: folder(package), needs: needs(package) })
+        .collect())
+}
+
+/// The law of dependencies: tools over domains over channels over nouns, and domains never name
+/// each other.
+fn dependencies(member: &Member, wrong: &mut Vec<String>) {
+    let part = |folder: &str| folder.split('/').next().unwrap_or_default().to_string();
+    let level = |part: &str| match part {
+        "base" => 0,
+        "rbuf" => 1,
+        "driver" | "flowman" | "stack" => 2,
+        _ => 3,
+    };
+    let own = part(&member.folder);
+    for need in &member.needs {
+        let other = part(need);
+        let allowed = own == other || level(&other) < level(&own);
+        if !allowed {
+            wrong.push(format!(
+                "{} must not depend on {need}: dependencies point one way",
+                member.folder
+            ));
+        }
+    }
+}
+
+fn sources(root: &Path, wrong: &mut Vec<String>) -> Result<()> {
+    for file in files(root, "rs")? {
+        let text = std::fs::read_to_string(&file)?;
+        let name = file.strip_prefix(root).unwrap_or(&file).display().to_string();
+        let below = |folder: &str| name.starts_with(folder);
+        let test = name.contains("/tests/") || name.contains("/benches/");
+        let code = text.lines().filter(|line| !line.trim_start().starts_with("//"));
+        let unsafe_word = concat!("uns", "afe {");
+        let holds_unsafe = code
+            .clone()
+            .any(|line| line.contains(unsafe_word) || line.contains(concat!("uns", "afe impl")));
+        if holds_unsafe && !test && !UNSAFE.iter().any(|folder| below(folder)) {
+            wrong.push(format!("{name} holds unsafe code; only {} may", UNSAFE.join(" and ")));
+        }
+        if text.lines().count() > LINES_MAX {
+            wrong.push(format!("{name} has more than {LINES_MAX} lines: it is two files"));
+        }
+        for (number, line) in text.lines().enumerate() {
+            let sleeps = line.contains(concat!("thread::", "sleep"));
+            if sleeps && test {
+                wrong.push(format!("{name}:{}: tests do not sleep", number + 1));
+            }
+        }
+        if below("base") || below("flowman/core") || below("driver/core") || below("driver/atropos")
+        {
+            for clock in [concat!("Instant::", "now"), concat!("SystemTime::", "now")] {
+                if !test && text.contains(clock) {
+                    wrong.push(format!("{name} reads a clock: time is an argument there"));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn architecture(root: &Path, crates: &[Member], wrong: &mut Vec<String>) -> Result<()> {
+    let text = std::fs::read_to_string(root.join("ARCHITECTURE.md")).context("ARCHITECTURE.md")?;
+    for member in crates {
+        if !text.contains(&format!("`{}`", member.folder)) {
+            wrong.push(format!("ARCHITECTURE.md does not name `{}`", member.folder));
+        }
+    }
+    Ok(())
+}
+
+/// Every promise in `specs/paper.md` says where it is kept and where it is tested, and those
+/// places exist.
+fn promises(root: &Path, wrong: &mut Vec<String>) -> Result<()> {
+    let text = std::fs::read_to_string(root.join("specs/paper.md")).context("specs/paper.md")?;
+    let sources: Vec<(String, String)> = files(root, "rs")?
+        .into_iter()
+        .filter_map(|file| {
+            Some((
+                file.strip_prefix(root).ok()?.display().to_string(),
+                std::fs::read_to_string(&file).ok()?,
+            ))
+        })
+        .collect();
+    for section in text.split("\n### ").skip(1) {
+        let title = section.lines().next().unwrap_or_default();
+        for (what, marker) in [("Kept", "Kept: "), ("Tested", "Tested: ")] {
+            let Some(line) = section.lines().find_map(|line| line.strip_prefix(marker)) else {
+                wrong.push(format!("specs/paper.md, {title}: no line `{what}:`"));
+                continue;
+            };
+            for place in line.split('`').skip(1).step_by(2) {
+                let found = sources
+                    .iter()
+                    .any(|(name, text)| name == place || text.contains(&format!("fn {place}(")));
+                if !found {
+                    wrong.push(format!(
+                        "specs/paper.md, {title}: `{place}` is neither a file nor a function"
+                    ));
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn files(root: &Path, extension: &str) -> Result<Vec<PathBuf>> {
+    let (mut found, mut folders) = (Vec::new(), vec![root.to_path_buf()]);
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(&folder)? {
+            let path = entry?.path();
+            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            if path.is_dir() {
+                if name != "target" && !name.starts_with('.') {
+                    folders.push(path);
+                }
+            } else if path.extension().is_some_and(|found| found == extension) {
+                found.push(path);
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
