@@ -51,6 +51,9 @@ pub(crate) struct Buckets {
     len: usize,
     /// The member last found by searching a coarse bucket, while the coarse tier has not changed.
     earliest: u32,
+    /// The member that [`Self::first`] found, while it is still the first, and its bucket.
+    front: u32,
+    front_bucket: i64,
 }
 
 impl Buckets {
@@ -63,6 +66,8 @@ impl Buckets {
             shift,
             len: 0,
             earliest: NONE,
+            front: NONE,
+            front_bucket: i64::MAX,
         }
     }
 
@@ -70,6 +75,11 @@ impl Buckets {
         let place = self.place_for(key_ns);
         self.link(members, index, place);
         self.len += 1;
+        // Last in, first out: a member of the front's own bucket goes before it.
+        let bucket = (key_ns >> self.shift).max(self.low);
+        if self.front != NONE && bucket <= self.front_bucket {
+            (self.front, self.front_bucket) = (index, bucket);
+        }
     }
 
     fn place_for(&mut self, key_ns: i64) -> usize {
@@ -101,6 +111,9 @@ impl Buckets {
     }
 
     pub(crate) fn remove<M: Member>(&mut self, members: &mut [M], index: u32) {
+        if self.front == index {
+            self.front = NONE;
+        }
         self.unlink(members, index);
         self.len -= 1;
     }
@@ -136,16 +149,19 @@ impl Buckets {
 
     /// The member with the smallest key, to within a bucket; `now_ns` moves the window.
     pub(crate) fn first<M: Member>(&mut self, members: &mut [M], now_ns: i64) -> Option<u32> {
+        if self.front != NONE {
+            return Some(self.front);
+        }
         if self.len == 0 {
             self.low = self.low.max((now_ns >> self.shift) - BACK);
             return None;
         }
         self.advance(members, now_ns);
         let from = (self.low & (FINE as i64 - 1)) as usize;
-        match self.fine.first_from(from) {
-            Some(place) => Some(self.heads[place] - 1),
-            None => self.earliest_coarse(members),
-        }
+        let Some(place) = self.fine.first_from(from) else { return self.earliest_coarse(members) };
+        self.front = self.heads[place] - 1;
+        self.front_bucket = self.low + ((place as i64 - from as i64) & (FINE as i64 - 1));
+        Some(self.front)
     }
 
     /// Moves the window up to the present, or to the earliest member if that is late, and lets in

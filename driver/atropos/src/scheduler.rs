@@ -59,6 +59,8 @@ pub struct Atropos {
     stall: i64,
     /// When the wire would begin to stand idle although there is work.
     due: Option<i64>,
+    /// No waiting flow's period begins before this.
+    quiet_until: i64,
 }
 
 /// A delay of the loop below this is not counted as a stall of the line.
@@ -77,6 +79,7 @@ impl Atropos {
             free_at: now_ns,
             stall: 0,
             due: None,
+            quiet_until: i64::MIN,
         }
     }
 
@@ -285,6 +288,7 @@ impl Atropos {
             flow.set_state(State::Wait);
             let (at, slack) = (flow.next_period, flow.takes_slack() && flow.cost > 0);
             self.wait.insert(&mut self.flows, index, at);
+            self.quiet_until = self.quiet_until.min(at);
             if slack {
                 self.slack.insert(index);
             }
@@ -304,8 +308,15 @@ impl Atropos {
 
     /// Begins the periods that are due.
     fn replenish(&mut self, t: i64) {
+        if t < self.quiet_until {
+            return;
+        }
+        self.quiet_until = i64::MAX;
         while let Some(index) = self.wait.first(&mut self.flows, t) {
-            if self.flows[index as usize].next_period > t {
+            let at = self.flows[index as usize].next_period;
+            if at > t {
+                // Others of its bucket may be due up to a bucket's width before it.
+                self.quiet_until = self.quiet_until.min(at - (1 << self.line.shift()));
                 return;
             }
             self.wait.remove(&mut self.flows, index);
