@@ -17,8 +17,11 @@ use etherparse::{NetSlice, SlicedPacket};
 use flowman_core::{ClientId, Config, Counters, FlowManager, LinkConfig, LinkId, Output};
 use rbuf_channel::{Data, End, HeapData, HeapWords, IoRec, Pair, block_words};
 
-/// A target: its name, which is that of its corpus, and its body.
-pub const TARGETS: [(&str, fn(&[u8])); 5] = [
+/// A target's body.
+pub type Body = fn(&[u8]);
+
+/// Every target: its name, which is that of its corpus, and its body.
+pub const TARGETS: [(&str, Body); 5] = [
     ("iorec", iorec),
     ("receive", receive),
     ("transmit", transmit),
