@@ -1,4 +1,4 @@
-//! Admission: contracts are admitted before they are given (law 6 of the design).
+//! Admission: contracts are admitted before they are given.
 //!
 //! The test is sufficient and simple: while the densities `slice / deadline` of all contracts sum
 //! to at most one, every guaranteed frame finishes by its deadline plus one longest frame, whatever

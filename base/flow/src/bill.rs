@@ -1,4 +1,4 @@
-//! The bill of a flow: what it used of the wire and of the driver (law 7 of the design).
+//! The bill of a flow: what it used of the wire and of the driver.
 
 use crate::DropReason;
 

@@ -59,6 +59,8 @@ reasons! {
     BufferTooSmall = "buffer_too_small",
     /// Received: the flow used up its budget of driver time.
     RxBudget = "rx_budget",
+    /// Received: the flow's channel is closed, because its owner broke the rules of the channel.
+    ChannelClosed = "channel_closed",
     /// Received: the link's own ring was full, because the driver did not run for too long.
     RingOverflow = "ring_overflow",
     /// Sent: the flow has no endpoints attached yet.

@@ -7,7 +7,7 @@
 //! | Flow Information Block | §4.1 | [`Fib`] |
 //! | QoS guarantee: slice, period, slack | §4.4 | [`Contract`] |
 //! | why a frame was not passed on | §3.4 | [`DropReason`] |
-//! | what a flow used | §6 (law 7 of the design) | [`Bill`] |
+//! | what a flow used | §6 | [`Bill`] |
 //!
 //! Times are nanoseconds in `u64` or `i64`, on a clock that never runs backwards. Nothing here
 //! reads a clock, allocates on a data path or does I/O.

@@ -49,11 +49,11 @@ pub enum Request {
         /// As in the answer to `Bind`.
         local: Sap,
     },
-    /// Open a flow on link `link`; with endpoints, attach it at once. Answered by [`Reply::Opened`].
+    /// Open a flow on a link; with endpoints, attach it at once. Answered by [`Reply::Opened`].
     ///
     /// A local port that this application has not bound is bound for the life of the flow.
     Open {
-        /// Index in [`Reply::Welcome`]'s links.
+        /// Number of a link in [`Reply::Welcome`].
         link: u16,
         /// Contract to admit.
         contract: Contract,
@@ -98,7 +98,7 @@ pub enum Request {
 /// How an application offers its arenas to a driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinOffer {
-    /// Index in [`Reply::Welcome`]'s links.
+    /// Number of a link in [`Reply::Welcome`].
     pub link: u16,
     /// How many flows the application wants to have at a time; sizes the event FIFOs.
     pub flows_max: u32,
@@ -218,6 +218,8 @@ pub enum QueryReply {
 /// A link and its addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkInfo {
+    /// The number by which requests name it.
+    pub link: u16,
     /// What the driver told.
     pub facts: base_flow::LinkFacts,
     /// Our addresses on it.
@@ -326,6 +328,12 @@ pub enum Refusal {
     /// The message could not be read; the connection is closed.
     #[error("message refused: {0}")]
     Message(String),
+    /// The application shares no arenas with the link's driver, or no longer does.
+    #[error("link {link} was not joined, or its driver has gone since: join it")]
+    NotJoined {
+        /// The link.
+        link: u16,
+    },
     /// Requests came in the wrong order.
     #[error("{0}")]
     Order(String),

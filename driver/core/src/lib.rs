@@ -15,8 +15,10 @@
 //! # Invariants
 //!
 //! 1. After set-up nothing on the data path allocates (`tests/allocation.rs` counts).
-//! 2. Cost per call grows with active flows, never with idle ones.
-//! 3. A lie of a domain closes the channel it was told in, and nothing else happens.
+//! 2. Cost per call grows with active flows and, by a look at one word each, with domains; never
+//!    with idle flows.
+//! 3. A lie of a domain closes the channel it was told in; a lie in its event FIFO, all channels of
+//!    that domain. Nothing else happens.
 //! 4. Every frame is delivered, sent, or counted under one [`base_flow::DropReason`].
 //! 5. The bills close: what they sum to is what the loop spent.
 //!

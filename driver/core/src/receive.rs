@@ -94,7 +94,7 @@ impl<A: Arenas, W: Words> Table<'_, A, W> {
                 self.bills.note(index, Side::Rx, 0);
             }
             Delivery::Fault(fault) => {
-                self.bills.count_drop(index, DropReason::NoFreeBuffer, 1);
+                self.bills.count_drop(index, DropReason::ChannelClosed, 1);
                 if !flow.faulted {
                     flow.faulted = true;
                     self.faults.push((flow.id, fault));
@@ -113,7 +113,7 @@ impl<A: Arenas> Flow<A> {
     /// Copies a frame into the flow's next free buffer, headers first.
     fn accept(&mut self, arrival: &Arrival<'_>, header_bytes: usize, now_ns: u64) -> Delivery {
         if self.faulted {
-            return Delivery::Dropped(DropReason::NoFreeBuffer);
+            return Delivery::Dropped(DropReason::ChannelClosed);
         }
         if !self.receive_budget.is_open(now_ns) {
             return Delivery::Dropped(DropReason::RxBudget);

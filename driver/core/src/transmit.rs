@@ -169,8 +169,8 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
 
     /// Returns the buffers of frames that the link is done with.
     fn complete(&mut self) {
-        let Self { link, in_flight, flows, bills, touched, .. } = self;
-        let mut broken = None;
+        let Self { link, in_flight, flows, bills, touched, faults, .. } = self;
+        let known = faults.len();
         link.complete(&mut |sent| {
             let Some(InFlight { flow: id, mut rec }) = in_flight.pop_front() else { return };
             let Some(Some(flow)) = flows.get_mut(id.index as usize) else { return };
@@ -188,11 +188,13 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
                 touched.push(id.index);
             }
             if let Err(fault) = flow.tx.put(&rec) {
-                broken = Some((id.index, fault));
+                flow.faulted = true;
+                flow.head = None;
+                faults.push((id, fault));
             }
         });
-        if let Some((index, fault)) = broken {
-            self.fault(index, fault);
+        for at in known..self.faults.len() {
+            self.silence(self.faults[at].0.index);
         }
     }
 

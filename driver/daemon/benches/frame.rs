@@ -72,7 +72,7 @@ impl Bench {
         let arenas = ShmArenas::accept(files).unwrap();
         let control_in = arenas.control_in_arena().file().try_clone_to_owned().unwrap();
         driver.add_domain(DomainId(1), arenas, flows).unwrap();
-        let bell = rbuf_shm::Doorbell::new().unwrap().as_fd().try_clone_to_owned().unwrap();
+        let bell = rbuf_shm::Doorbell::new().unwrap().1.as_fd().try_clone_to_owned().unwrap();
         let domain = Domain::new(offer, control_in, bell).unwrap();
 
         let mut bench = Self {

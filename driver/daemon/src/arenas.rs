@@ -6,7 +6,7 @@ use base_rpc::InstallError;
 use driver_core::Arenas;
 use rbuf_channel::{AtomicU64, Park};
 use rbuf_domain::{CONTROL_BYTES_MAX, DATA_BYTES_MAX};
-use rbuf_shm::{Access, Arena, ArenaError, Doorbell, Futex, ShmData, ShmWords};
+use rbuf_shm::{Access, Arena, ArenaError, Futex, Ringer, ShmData, ShmWords};
 
 /// Arenas in memory shared with the domain.
 #[derive(Debug)]
@@ -15,7 +15,7 @@ pub struct ShmArenas {
     control_in: Arena,
     tx_data: Arena,
     rx_data: Arena,
-    bell: Doorbell,
+    bell: Ringer,
 }
 
 impl ShmArenas {
@@ -39,10 +39,7 @@ impl ShmArenas {
                 problem: "four descriptors are needed".into(),
             });
         };
-        let bell = Doorbell::from_descriptor(bell).map_err(|error| InstallError::Arena {
-            arena: "doorbell".into(),
-            problem: error.to_string(),
-        })?;
+        let bell = Ringer::from(bell);
         Ok(Self {
             control_out: Arena::open(control_out, Access::Read, CONTROL_BYTES_MAX)
                 .map_err(problem("control-out"))?,

@@ -136,9 +136,9 @@ impl Control {
                 arena: "control-in".into(),
                 problem: problem.to_string(),
             };
-            let bell = Doorbell::new().map_err(os)?;
+            let (bell, ringer) = Doorbell::new().map_err(os)?;
             let control = arenas.control_in_arena().file().try_clone_to_owned().map_err(os)?;
-            let theirs = bell.as_fd().try_clone_to_owned().map_err(os)?;
+            let theirs = ringer.as_fd().try_clone_to_owned().map_err(os)?;
             driver.add_domain(domain, arenas, flows_max)?;
             Ok((bell, vec![control, theirs]))
         });

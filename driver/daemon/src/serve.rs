@@ -232,8 +232,20 @@ impl<L: Polled> Server<L> {
             Err(rustix::io::Errno::INTR) => 0,
             Err(errno) => return Err(os("epoll_wait")(errno)),
         };
-        // Bells are edge-triggered: that they rang is all there is to know.
-        let control = events[..count].iter().any(|event| event.data.u64() == CONTROL);
+        let mut control = false;
+        for event in &events[..count] {
+            match event.data.u64() {
+                CONTROL => control = true,
+                LINK => {}
+                domain => {
+                    if let Some(bell) =
+                        u32::try_from(domain).ok().and_then(|id| self.bells.get(&DomainId(id)))
+                    {
+                        bell.answer();
+                    }
+                }
+            }
+        }
         if control || behind {
             self.obey()?;
         }
@@ -254,14 +266,13 @@ impl<L: Polled> Server<L> {
             match change {
                 Change::None => {}
                 Change::Joined(domain, bell) => {
-                    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+                    let flags = epoll::EventFlags::IN;
                     let data = epoll::EventData::new_u64(domain.0.into());
                     epoll::add(&self.epoll, &bell, data, flags).map_err(os("epoll_ctl"))?;
                     self.bells.insert(domain, bell);
                 }
                 Change::Left(domain) => {
                     if let Some(bell) = self.bells.remove(&domain) {
-                        // The domain holds a duplicate, which would keep it in the set.
                         epoll::delete(&self.epoll, &bell).map_err(os("epoll_ctl"))?;
                     }
                 }

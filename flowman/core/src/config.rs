@@ -79,6 +79,8 @@ pub struct Rights {
     pub reserved_ports: bool,
     /// Sum of the user's guarantees on a line, in parts per million.
     pub guarantee_ppm_max: u64,
+    /// Connections the user's applications may have to the flow manager.
+    pub connections_max: u32,
     /// Flows the user may have open.
     pub flows_max: u32,
     /// Access points the user may hold.
@@ -94,6 +96,7 @@ impl Rights {
     pub const ALL: Self = Self {
         reserved_ports: true,
         guarantee_ppm_max: 1_000_000,
+        connections_max: 65_536,
         flows_max: 65_536,
         ports_max: 65_536,
         receive_ns_per_s: 500_000_000,
@@ -104,6 +107,7 @@ impl Rights {
     pub const ORDINARY: Self = Self {
         reserved_ports: false,
         guarantee_ppm_max: 500_000,
+        connections_max: 256,
         flows_max: 4_096,
         ports_max: 4_096,
         receive_ns_per_s: 200_000_000,

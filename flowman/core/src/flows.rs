@@ -16,6 +16,8 @@ pub(crate) struct Flow {
     pub(crate) id: FlowId,
     /// Its owner; `None` for the flow manager itself.
     pub(crate) client: Option<ClientId>,
+    /// The user its share and its place are counted for.
+    pub(crate) uid: u32,
     pub(crate) link: LinkId,
     pub(crate) contract: Contract,
     /// Its ends, with the reserved port.
@@ -44,6 +46,7 @@ impl Flows {
     pub(crate) fn add(
         &mut self,
         client: Option<ClientId>,
+        uid: u32,
         link: LinkId,
         contract: Contract,
     ) -> Option<FlowId> {
@@ -57,8 +60,16 @@ impl Flows {
         };
         let (generation, place) = &mut self.places[index as usize];
         let id = FlowId { index, generation: *generation };
-        *place =
-            Some(Flow { id, client, link, contract, endpoints: None, hop: None, closing: None });
+        *place = Some(Flow {
+            id,
+            client,
+            uid,
+            link,
+            contract,
+            endpoints: None,
+            hop: None,
+            closing: None,
+        });
         self.count += 1;
         Some(id)
     }

@@ -162,7 +162,18 @@ pub struct FlowManager {
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) status: StatusInfo,
     pub(crate) replies: Allowance,
+    /// What users have open, for their quotas.
+    pub(crate) accounts: HashMap<u32, Account>,
     next_domain: u32,
+}
+
+/// What a user has open.
+#[derive(Debug, Default)]
+pub(crate) struct Account {
+    pub(crate) connections: u32,
+    pub(crate) flows: u32,
+    /// Guarantees on each link, in parts per million.
+    pub(crate) guaranteed_ppm: BTreeMap<LinkId, u64>,
 }
 
 impl FlowManager {
@@ -197,6 +208,7 @@ impl FlowManager {
             outputs: VecDeque::new(),
             status: StatusInfo::default(),
             replies: Allowance::new(REPLIES_PER_S, REPLIES_AT_ONCE),
+            accounts: HashMap::new(),
             next_domain: 0,
         }
     }
@@ -211,24 +223,35 @@ impl FlowManager {
         self.outputs.pop_front()
     }
 
-    /// An application connected; the kernel says who it is.
+    /// An application connected; the kernel says who it is. One too many of a user is told so and
+    /// sent away.
     pub fn client_joined(&mut self, client: ClientId, pid: i32, uid: u32) {
-        self.clients.insert(
-            client,
-            Client {
-                pid,
-                uid,
-                greeted: false,
-                domains: BTreeMap::new(),
-                flows: HashSet::new(),
-                waiting: 0,
-            },
-        );
+        let limit = self.policy.rights(uid).connections_max;
+        let account = self.accounts.entry(uid).or_default();
+        account.connections += 1;
+        let over = account.connections > limit;
+        let known = Client {
+            pid,
+            uid,
+            greeted: false,
+            domains: BTreeMap::new(),
+            flows: HashSet::new(),
+            waiting: 0,
+        };
+        self.clients.insert(client, known);
+        if over {
+            let text = format!("user {uid} has {limit} connections, no more are allowed");
+            self.tell(client, 0, Reply::Refused(Refusal::Quota(text)));
+            self.outputs.push_back(Output::Disconnect { client });
+        }
     }
 
     /// An application is gone, at whatever moment: everything it held is given back.
     pub fn client_left(&mut self, client: ClientId) {
         let Some(gone) = self.clients.remove(&client) else { return };
+        if let Some(account) = self.accounts.get_mut(&gone.uid) {
+            account.connections -= 1;
+        }
         for flow in gone.flows {
             self.close(flow, None);
         }
@@ -240,6 +263,7 @@ impl FlowManager {
             waiters.retain(|waiter| waiter.client != client);
         }
         self.waiting.retain(|_, waiters| !waiters.is_empty());
+        self.accounts.retain(|_, account| account.connections > 0 || account.flows > 0);
     }
 
     /// The link that a driver of interface `name` would drive.
@@ -255,7 +279,7 @@ impl FlowManager {
             return None;
         }
         let contract = Driver::own_contract(&facts);
-        let own_flow = self.flows.add(None, id, contract)?;
+        let own_flow = self.flows.add(None, 0, id, contract)?;
         let own_domain = self.new_domain();
         let admission = Admission::new(longest_frame_ns(&facts), self.policy.promisable_ppm);
         let link = &mut self.links[usize::from(id.0)];
@@ -273,8 +297,12 @@ impl FlowManager {
         for id in lost {
             self.forget_flow(id, Some("the driver of its link is gone"));
         }
-        for client in self.clients.values_mut() {
-            client.domains.remove(&link);
+        let joined = |(&id, client): (&ClientId, &mut Client)| {
+            Some((id, client.domains.remove(&link)?.joining?))
+        };
+        let joining: Vec<(ClientId, u32)> = self.clients.iter_mut().filter_map(joined).collect();
+        for (client, tag) in joining {
+            self.tell(client, tag, Reply::Refused(Refusal::NoLink { link: link.0 }));
         }
         self.links[usize::from(link.0)].driver = None;
     }
@@ -373,11 +401,9 @@ impl FlowManager {
             return;
         }
         flow.closing = Some(tag);
-        let (link, client, contract) = (flow.link, flow.client, flow.contract);
+        let (link, client, contract, uid) = (flow.link, flow.client, flow.contract, flow.uid);
         self.release_endpoints(id);
-        if let Some(driver) = &mut self.links[usize::from(link.0)].driver {
-            driver.admission.release(&contract);
-        }
+        self.unadmit(link, uid, &contract);
         if let Some(client) = client.and_then(|client| self.clients.get_mut(&client)) {
             client.flows.remove(&id);
         }
@@ -391,11 +417,8 @@ impl FlowManager {
         self.release_endpoints(id);
         self.drop_waiters(id);
         let Some(flow) = self.flows.remove(id) else { return };
-        if flow.closing.is_none()
-            && flow.client.is_some()
-            && let Some(driver) = &mut self.links[usize::from(flow.link.0)].driver
-        {
-            driver.admission.release(&flow.contract);
+        if flow.closing.is_none() && flow.client.is_some() {
+            self.unadmit(flow.link, flow.uid, &flow.contract);
         }
         let Some(client) = flow.client else { return };
         if let Some(owner) = self.clients.get_mut(&client) {
@@ -423,9 +446,23 @@ impl FlowManager {
         }
     }
 
+    /// Requests that wait for a neighbour on behalf of a flow that is gone are answered.
     fn drop_waiters(&mut self, id: FlowId) {
+        let mut dropped = Vec::new();
         for waiters in self.waiting.values_mut() {
-            waiters.retain(|waiter| !matches!(waiter.purpose, Purpose::Open(flow) | Purpose::Attach(flow) if flow == id));
+            waiters.retain(|waiter| {
+                let its = matches!(waiter.purpose, Purpose::Open(flow) | Purpose::Attach(flow) if flow == id);
+                if its {
+                    dropped.push((waiter.client, waiter.tag));
+                }
+                !its
+            });
+        }
+        for (client, tag) in dropped {
+            if let Some(known) = self.clients.get_mut(&client) {
+                known.waiting = known.waiting.saturating_sub(1);
+                self.tell(client, tag, Reply::Refused(Refusal::UnknownFlow));
+            }
         }
     }
 

@@ -28,6 +28,7 @@ struct Holding {
 pub(crate) struct Ports {
     holdings: HashMap<(Transport, u16), Vec<Holding>>,
     count: usize,
+    held: HashMap<ClientId, usize>,
     next_dynamic: u16,
 }
 
@@ -43,6 +44,11 @@ fn overlap(a: IpAddr, b: IpAddr) -> bool {
 }
 
 impl Ports {
+    /// Number of reservations of `client`.
+    pub(crate) fn held_by(&self, client: ClientId) -> usize {
+        self.held.get(&client).copied().unwrap_or(0)
+    }
+
     /// Number of reservations.
     pub(crate) const fn len(&self) -> usize {
         self.count
@@ -103,7 +109,7 @@ impl Ports {
             holdings.retain(|holding| holding.client != client);
             !holdings.is_empty()
         });
-        self.count = self.holdings.values().map(Vec::len).sum();
+        self.count -= self.held.remove(&client).unwrap_or(0);
     }
 
     fn choose(&mut self, client: ClientId, transport: Transport, sap: Sap) -> Result<Sap, Taken> {
@@ -153,6 +159,7 @@ impl Ports {
         let at = at.unwrap_or_else(|| {
             holdings.push(Holding { address: sap.address, client, flows: 0, bound: false });
             self.count += 1;
+            *self.held.entry(client).or_default() += 1;
             holdings.len() - 1
         });
         holdings.get_mut(at).ok_or(Taken::InUse)
@@ -160,9 +167,17 @@ impl Ports {
 
     fn sweep(&mut self, transport: Transport, port: u16) {
         if let Some(holdings) = self.holdings.get_mut(&(transport, port)) {
-            let before = holdings.len();
-            holdings.retain(|holding| holding.bound || holding.flows > 0);
-            self.count -= before - holdings.len();
+            let (count, held) = (&mut self.count, &mut self.held);
+            holdings.retain(|holding| {
+                let keep = holding.bound || holding.flows > 0;
+                if !keep {
+                    *count -= 1;
+                    if let Some(held) = held.get_mut(&holding.client) {
+                        *held -= 1;
+                    }
+                }
+                keep
+            });
             if holdings.is_empty() {
                 self.holdings.remove(&(transport, port));
             }

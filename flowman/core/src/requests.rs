@@ -123,6 +123,10 @@ impl FlowManager {
         self.clients.get_mut(&client).ok_or_else(|| Refusal::Order("not connected".into()))
     }
 
+    fn client_uid(&self, client: ClientId) -> Option<u32> {
+        self.clients.get(&client).map(|known| known.uid)
+    }
+
     fn rights(&self, client: ClientId) -> Rights {
         self.clients.get(&client).map_or(Rights::ORDINARY, |known| self.policy.rights(known.uid))
     }
@@ -172,8 +176,13 @@ impl FlowManager {
                 local.port
             )));
         }
-        if self.ports.len() >= usize::try_from(rights.ports_max).unwrap_or(usize::MAX) {
-            return Err(Refusal::Quota(format!("{} access points are in use", self.ports.len())));
+        let uid = self.client_uid(client);
+        let same_user = self.clients.iter().filter(|(_, known)| Some(known.uid) == uid);
+        let held: usize = same_user.map(|(&id, _)| self.ports.held_by(id)).sum();
+        if held >= usize::try_from(rights.ports_max).unwrap_or(usize::MAX) {
+            return Err(Refusal::Quota(format!(
+                "{held} access points are held, no more are allowed"
+            )));
         }
         Ok(local)
     }
@@ -192,21 +201,18 @@ impl FlowManager {
         let contract = contract.validated().map_err(Refusal::Contract)?;
         let domain = match self.client(client)?.domains.get(&link) {
             Some(ClientDomain { id, joining: None }) => *id,
-            _ => {
-                return Err(Refusal::Order(format!(
-                    "join link {} before opening flows on it",
-                    link.0
-                )));
-            }
+            _ => return Err(Refusal::NotJoined { link: link.0 }),
         };
-        let rights = self.rights(client);
-        let flows = self.client(client)?.flows.len();
-        if flows >= usize::try_from(rights.flows_max).unwrap_or(usize::MAX) {
-            return Err(Refusal::Quota(format!("{flows} flows are open, no more are allowed")));
+        let (rights, uid) = (self.rights(client), self.client(client)?.uid);
+        let flows = self.accounts.get(&uid).map_or(0, |account| account.flows);
+        if flows >= rights.flows_max {
+            return Err(Refusal::Quota(format!(
+                "user {uid} has {flows} flows open, no more are allowed"
+            )));
         }
         self.admit(client, link, &contract, None)?;
-        let Some(flow) = self.flows.add(Some(client), link, contract) else {
-            self.unadmit(link, &contract);
+        let Some(flow) = self.flows.add(Some(client), uid, link, contract) else {
+            self.unadmit(link, uid, &contract);
             return Err(Refusal::Quota("the flow manager's table is full".into()));
         };
         self.client(client)?.flows.insert(flow);
@@ -384,12 +390,12 @@ impl FlowManager {
         flow: FlowId,
         mac: Option<Mac>,
     ) {
-        let (Some(link), Some(fib)) =
-            (self.flows.get(flow).map(|found| found.link), self.fib(flow, mac))
-        else {
-            return;
+        let Some(fib) = self.fib(flow, mac) else {
+            return self.tell(client, tag, Reply::Refused(Refusal::UnknownFlow));
         };
-        self.tell_driver(link, ToDriver::Attach { fib });
+        if let Some(link) = self.flows.get(flow).map(|found| found.link) {
+            self.tell_driver(link, ToDriver::Attach { fib });
+        }
         self.tell(client, tag, Reply::Attached { fib });
     }
 
@@ -420,20 +426,13 @@ impl FlowManager {
     ) -> Result<(), Refusal> {
         let (rights, uid) = (self.rights(client), self.client(client)?.uid);
         let released = instead_of.map_or(0, Contract::density_ppm);
-        let held: u64 = self
-            .flows
-            .iter_from(0)
-            .filter(|flow| flow.link == link && flow.closing.is_none())
-            .filter(|flow| {
-                flow.client
-                    .and_then(|owner| self.clients.get(&owner))
-                    .is_some_and(|owner| owner.uid == uid)
-            })
-            .filter(|_| rights.guarantee_ppm_max < 1_000_000)
-            .map(|flow| flow.contract.density_ppm())
-            .sum();
-        let wanted = held - released + contract.density_ppm();
-        if wanted > rights.guarantee_ppm_max && contract.is_guaranteed() {
+        let account = self.accounts.get(&uid);
+        let held =
+            account.and_then(|account| account.guaranteed_ppm.get(&link)).copied().unwrap_or(0);
+        let wanted = held.saturating_sub(released) + contract.density_ppm();
+        // A right to the whole line needs no check of its own: admission is stricter.
+        let limited = rights.guarantee_ppm_max < 1_000_000;
+        if limited && wanted > rights.guarantee_ppm_max && contract.is_guaranteed() {
             return Err(Refusal::Policy(format!(
                 "user {uid} would have {wanted} ppm of the link guaranteed, {} are allowed",
                 rights.guarantee_ppm_max
@@ -443,29 +442,42 @@ impl FlowManager {
             .driver
             .as_mut()
             .ok_or(Refusal::NoLink { link: link.0 })?;
-        driver.admission.admit(contract, instead_of).map_err(|refused| match refused {
-            Refused::SliceTooShort { frame_ns, counter_slice_ns, counter_period_ns } => {
-                Refusal::SliceTooShort {
-                    slice_ns: contract.slice_ns,
-                    frame_ns,
-                    counter_slice_ns,
-                    counter_period_ns,
+        let admitted =
+            driver.admission.admit(contract, instead_of).map_err(|refused| match refused {
+                Refused::SliceTooShort { frame_ns, counter_slice_ns, counter_period_ns } => {
+                    Refusal::SliceTooShort {
+                        slice_ns: contract.slice_ns,
+                        frame_ns,
+                        counter_slice_ns,
+                        counter_period_ns,
+                    }
                 }
-            }
-            Refused::OverAllocation { needed_ppm, left_ppm, counter_slice_ns } => {
-                Refusal::OverAllocation {
-                    needed_ppm,
-                    left_ppm,
-                    counter_slice_ns,
-                    period_ns: contract.period_ns,
+                Refused::OverAllocation { needed_ppm, left_ppm, counter_slice_ns } => {
+                    Refusal::OverAllocation {
+                        needed_ppm,
+                        left_ppm,
+                        counter_slice_ns,
+                        period_ns: contract.period_ns,
+                    }
                 }
-            }
-        })
+            });
+        admitted?;
+        let account = self.accounts.entry(uid).or_default();
+        account.flows += u32::from(instead_of.is_none());
+        account.guaranteed_ppm.insert(link, wanted);
+        Ok(())
     }
 
-    fn unadmit(&mut self, link: LinkId, contract: &Contract) {
+    /// Takes back what was admitted for a flow.
+    pub(crate) fn unadmit(&mut self, link: LinkId, uid: u32, contract: &Contract) {
         if let Some(driver) = &mut self.links[usize::from(link.0)].driver {
             driver.admission.release(contract);
+        }
+        if let Some(account) = self.accounts.get_mut(&uid) {
+            account.flows = account.flows.saturating_sub(1);
+            if let Some(held) = account.guaranteed_ppm.get_mut(&link) {
+                *held = held.saturating_sub(contract.density_ppm());
+            }
         }
     }
 
@@ -513,6 +525,7 @@ impl FlowManager {
             let driver = link.driver.as_ref()?;
             let (bill, stall_ns, driver_ns) = counters.link(LinkId(index as u16));
             Some(LinkInfo {
+                link: index as u16,
                 facts: driver.facts.clone(),
                 addresses: link.config.addresses.clone(),
                 up: true,

@@ -99,6 +99,8 @@ pub struct Daemon {
     next: u64,
     /// Own flows that had more frames than a round may handle.
     unfinished: Vec<u64>,
+    /// Whether connections wait because there are no descriptors left for them.
+    full: bool,
 }
 
 /// The counters of all drivers.
@@ -154,6 +156,7 @@ impl Daemon {
             epoll,
             next: 1,
             unfinished: Vec::new(),
+            full: false,
         };
         daemon.watch(daemon.applications.as_fd(), APPLICATIONS)?;
         daemon.watch(daemon.drivers.as_fd(), DRIVERS)?;
@@ -223,8 +226,15 @@ impl Daemon {
     }
 
     fn accept_client(&mut self) -> Result<(), ServeError> {
-        // Out of descriptors: the connection waits in the queue until one is free.
-        let Ok(Some(connection)) = self.applications.accept() else { return Ok(()) };
+        let connection = match self.applications.accept() {
+            Ok(Some(connection)) => connection,
+            Ok(None) => return Ok(()),
+            Err(_) => {
+                // Out of descriptors: connections wait in the queue until one is free.
+                self.full = true;
+                return epoll::delete(&self.epoll, &self.applications).map_err(os("epoll_ctl"));
+            }
+        };
         let Ok(peer) = connection.peer() else { return Ok(()) };
         let id = ClientId(self.number());
         self.watch(connection.as_fd(), CLIENT | id.0)?;
@@ -292,6 +302,9 @@ impl Daemon {
         if self.clients.remove(&id).is_some() {
             self.core.client_left(id);
             self.carry_out(Vec::new());
+            if std::mem::take(&mut self.full) {
+                self.full = self.watch(self.applications.as_fd(), APPLICATIONS).is_err();
+            }
         }
     }
 

@@ -21,7 +21,7 @@ use base_rpc::{FlowLayout, Region};
 use rbuf_channel::{
     End, Fault, FifoReader, FifoWriter, block_words, fifo_words, flow_block_bytes, rx_block_offset,
 };
-use rbuf_shm::{Access, Arena, ArenaError, Doorbell, ShmData, ShmWords};
+use rbuf_shm::{Access, Arena, ArenaError, Doorbell, Ringer, ShmData, ShmWords};
 
 use crate::regions::Regions;
 
@@ -63,6 +63,8 @@ pub struct Offer {
     tx_data: Arena,
     rx_data: Arena,
     bell: Doorbell,
+    /// The end of the bell that goes to the driver.
+    ringer: Ringer,
     flows_max: u32,
 }
 
@@ -74,12 +76,14 @@ impl Offer {
     /// Out of memory or descriptors.
     pub fn new(flows_max: u32) -> Result<Self, DomainError> {
         let flows_max = flows_max.max(1);
+        let (bell, ringer) = Doorbell::new()?;
         let fifo = fifo_bytes(flows_max);
         Ok(Self {
             control_out: Arena::create("plumb-control-out", fifo, CONTROL_BYTES_MAX, Access::Read)?,
             tx_data: Arena::create("plumb-tx-data", GROWTH_BYTES, DATA_BYTES_MAX, Access::Read)?,
             rx_data: Arena::create("plumb-rx-data", GROWTH_BYTES, DATA_BYTES_MAX, Access::Write)?,
-            bell: Doorbell::new()?,
+            bell,
+            ringer,
             flows_max,
         })
     }
@@ -91,7 +95,7 @@ impl Offer {
 
     /// What to send to the driver, in the order the protocol wants.
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
-        [self.control_out.file(), self.tx_data.file(), self.rx_data.file(), self.bell.as_fd()]
+        [self.control_out.file(), self.tx_data.file(), self.rx_data.file(), self.ringer.as_fd()]
     }
 }
 
@@ -126,7 +130,7 @@ pub struct Ends {
 pub struct Domain {
     offer: Offer,
     control_in: Arena,
-    driver_bell: Doorbell,
+    driver_bell: Ringer,
     posts: Mutex<FifoWriter<ShmWords>>,
     events: Mutex<FifoReader<ShmWords>>,
     plan: Mutex<Plan>,
@@ -139,6 +143,46 @@ struct Plan {
     control: Regions,
     tx_data: Regions,
     rx_data: Regions,
+}
+
+/// Bytes of each arena that a flow needs.
+struct Wanted {
+    control: u64,
+    tx_data: u64,
+    rx_data: u64,
+}
+
+impl Wanted {
+    fn of(shape: &Shape) -> Self {
+        Self {
+            control: flow_block_bytes(shape.tx_words, shape.rx_words),
+            tx_data: shape.tx_bytes.into(),
+            rx_data: shape.rx_bytes.into(),
+        }
+    }
+}
+
+impl Plan {
+    /// Takes a region of each arena, or none.
+    fn take(&mut self, wanted: &Wanted) -> Option<[u64; 3]> {
+        let control = self.control.take(wanted.control)?;
+        let Some(tx) = self.tx_data.take(wanted.tx_data) else {
+            self.control.give(control, wanted.control);
+            return None;
+        };
+        let Some(rx) = self.rx_data.take(wanted.rx_data) else {
+            self.control.give(control, wanted.control);
+            self.tx_data.give(tx, wanted.tx_data);
+            return None;
+        };
+        Some([control, tx, rx])
+    }
+
+    fn give(&mut self, wanted: &Wanted, [control, tx, rx]: [u64; 3]) {
+        self.control.give(control, wanted.control);
+        self.tx_data.give(tx, wanted.tx_data);
+        self.rx_data.give(rx, wanted.rx_data);
+    }
 }
 
 fn fifo_bytes(flows_max: u32) -> u64 {
@@ -174,7 +218,7 @@ impl Domain {
             rx_data: Regions::new(0, DATA_BYTES_MAX),
         };
         Ok(Self {
-            driver_bell: Doorbell::from_descriptor(driver_bell)?,
+            driver_bell: Ringer::from(driver_bell),
             posts: Mutex::new(posts),
             events: Mutex::new(events),
             plan: Mutex::new(plan),
@@ -195,19 +239,13 @@ impl Domain {
             .iter()
             .position(|used| !used)
             .ok_or(DomainError::Slots(self.offer.flows_max))?;
-        let control = plan
-            .control
-            .take(flow_block_bytes(shape.tx_words, shape.rx_words))
-            .ok_or(DomainError::Full)?;
-        let tx = plan.tx_data.take(shape.tx_bytes.into()).ok_or(DomainError::Full)?;
-        let rx = plan.rx_data.take(shape.rx_bytes.into()).ok_or(DomainError::Full)?;
-        let grow = |arena: &Arena, regions: &Regions| {
-            let bytes = regions.end().next_multiple_of(GROWTH_BYTES).min(arena.reserved());
-            arena.grow(bytes.max(regions.end()))
-        };
-        grow(&self.offer.control_out, &plan.control)?;
-        grow(&self.offer.tx_data, &plan.tx_data)?;
-        grow(&self.offer.rx_data, &plan.rx_data)?;
+        let wanted = Wanted::of(shape);
+        let offsets = plan.take(&wanted).ok_or(DomainError::Full)?;
+        if let Err(error) = self.grow(&plan) {
+            plan.give(&wanted, offsets);
+            return Err(error);
+        }
+        let [control, tx, rx] = offsets;
         plan.slots[slot] = true;
         Ok(FlowLayout {
             slot: slot as u32,
@@ -254,10 +292,24 @@ impl Domain {
     pub fn give_back(&self, layout: &FlowLayout) {
         let mut plan = lock(&self.plan);
         plan.slots[layout.slot as usize] = false;
-        plan.control
-            .give(layout.control_offset, flow_block_bytes(layout.tx_words, layout.rx_words));
-        plan.tx_data.give(layout.tx_data.offset, layout.tx_data.bytes.into());
-        plan.rx_data.give(layout.rx_data.offset, layout.rx_data.bytes.into());
+        let wanted = Wanted {
+            control: flow_block_bytes(layout.tx_words, layout.rx_words),
+            tx_data: layout.tx_data.bytes.into(),
+            rx_data: layout.rx_data.bytes.into(),
+        };
+        plan.give(&wanted, [layout.control_offset, layout.tx_data.offset, layout.rx_data.offset]);
+    }
+
+    /// Makes the arenas large enough for what is planned.
+    fn grow(&self, plan: &Plan) -> Result<(), DomainError> {
+        let grow = |arena: &Arena, regions: &Regions| {
+            let bytes = regions.end().next_multiple_of(GROWTH_BYTES).min(arena.reserved());
+            arena.grow(bytes.max(regions.end()))
+        };
+        grow(&self.offer.control_out, &plan.control)?;
+        grow(&self.offer.tx_data, &plan.tx_data)?;
+        grow(&self.offer.rx_data, &plan.rx_data)?;
+        Ok(())
     }
 
     /// Tells the driver that the flow in `slot` has work, and wakes it if it sleeps.

@@ -14,7 +14,8 @@ use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 
 use rbuf_channel::{Data, Hold};
 use rustix::fs::{
-    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, ftruncate, memfd_create,
+    MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, fstat, fstatfs, ftruncate,
+    memfd_create,
 };
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
@@ -43,6 +44,9 @@ pub enum ArenaError {
     /// The descriptor is not a memfd, or can shrink under our mapping.
     #[error("descriptor is not a memfd sealed against shrinking")]
     NotSealed,
+    /// The memory is not ordinary pages.
+    #[error("descriptor is not a memfd of ordinary pages")]
+    NotOrdinary,
     /// The file is larger than may be mapped.
     #[error("arena of {bytes} bytes exceeds the limit of {limit}")]
     TooLarge {
@@ -58,6 +62,9 @@ pub enum ArenaError {
         bytes: u64,
     },
 }
+
+/// Type of the file system that memfds of ordinary pages are on (`linux/magic.h`).
+const TMPFS_MAGIC: u64 = 0x0102_1994;
 
 fn os(call: &'static str) -> impl FnOnce(rustix::io::Errno) -> ArenaError {
     move |errno| ArenaError::Os { call, source: errno.into() }
@@ -133,6 +140,10 @@ impl Arena {
         let seals = fcntl_get_seals(&file).map_err(|_| ArenaError::NotSealed)?;
         if !seals.contains(SealFlags::SHRINK) {
             return Err(ArenaError::NotSealed);
+        }
+        // Huge pages can run out when they are touched, which would kill us.
+        if fstatfs(&file).map_err(os("fstatfs"))?.f_type as u64 != TMPFS_MAGIC {
+            return Err(ArenaError::NotOrdinary);
         }
         let bytes = fstat(&file).map_err(os("fstat"))?.st_size as u64;
         if bytes == 0 || !bytes.is_multiple_of(64) {

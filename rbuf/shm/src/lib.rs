@@ -24,7 +24,7 @@ mod futex;
 
 pub use arena::{Access, Arena, ArenaError, ShmData, ShmWords};
 pub use connection::{Connection, DESCRIPTORS_MAX, Listener, Peer, ReceiveError, Received};
-pub use doorbell::Doorbell;
+pub use doorbell::{Doorbell, Ringer};
 pub use futex::Futex;
 
 /// Nanoseconds of the monotonic clock, the only clock of the system.

@@ -55,9 +55,10 @@ impl Flow {
         endpoints: Endpoints,
     ) -> Result<Self, Error> {
         let mut link = host.link_of(endpoints.local.address);
-        for _ in 0..2 {
+        for _ in 0..3 {
             match Self::open_on(host, options, endpoints, link) {
                 Err(Error::Refused(Refusal::OtherLink { link: other, .. })) => link = other,
+                Err(Error::Refused(Refusal::NotJoined { link })) => host.forget_domain(link),
                 result => return result,
             }
         }
@@ -70,7 +71,7 @@ impl Flow {
         endpoints: Endpoints,
         link: u16,
     ) -> Result<Self, Error> {
-        let Some(info) = host.links().get(usize::from(link)) else {
+        let Some(info) = host.links().iter().find(|info| info.link == link) else {
             return Err(Refusal::NoLink { link }.into());
         };
         let mtu = info.facts.mtu;
@@ -95,6 +96,7 @@ impl Flow {
             }
         };
         let Reply::Opened { flow, fib: Some(fib), contract, tardiness_ns } = reply else {
+            domain.give_back(&layout);
             return Err(unexpected(&reply));
         };
         let shared = Arc::new(Shared {
@@ -109,8 +111,11 @@ impl Flow {
             closed: AtomicBool::new(false),
         });
         host.register(flow, &shared);
+        // From here on, an error drops `opened`, which closes the flow.
+        let mut opened = Self { shared, device: None, fib, contract, tardiness_ns };
         let device = Device::new((ends.tx, ends.rx), (ends.tx_data, ends.rx_data), mtu)?;
-        Ok(Self { shared, device: Some(device), fib, contract, tardiness_ns })
+        opened.device = Some(device);
+        Ok(opened)
     }
 
     /// The flow's name.

@@ -131,6 +131,11 @@ impl Host {
         self.inner.links.iter().position(owns).unwrap_or(0) as u16
     }
 
+    /// The arenas shared with the driver of `link` are of no use any more: it is another driver.
+    pub(crate) fn forget_domain(&self, link: u16) {
+        lock(&self.inner.domains).remove(&link);
+    }
+
     pub(crate) fn register(&self, flow: FlowId, shared: &Arc<Shared>) {
         lock(&self.inner.flows).insert(flow, Arc::downgrade(shared));
     }

@@ -124,6 +124,8 @@ pub fn wire_mbit(frames: u64, ns: u64) -> f64 {
 pub fn simulated(contracts: &[Contract], rate: Rate, seconds: u32) -> Result<Report> {
     const PING_NS: u64 = 50_000_000;
     let mut world = World::new(rate, 1);
+    // The peer finds us as hosts do.
+    world.peer().ask(tools_sim::OUR_ADDRESS);
     let port = |flow: usize| super::PORT + flow as u16;
     let mut apps = Vec::new();
     for (flow, contract) in contracts.iter().enumerate() {
