@@ -36,6 +36,10 @@ impl<L: Layer> Layer for Numbered<L> {
         self.lower.packet()
     }
 
+    fn discard(&mut self, packet: Outgoing<L::Area>) -> Result<(), Fault> {
+        self.lower.discard(packet)
+    }
+
     fn send(&mut self, mut packet: Outgoing<L::Area>) -> Result<(), SendError> {
         packet.push_header(&self.next.to_be_bytes());
         self.next += 1;

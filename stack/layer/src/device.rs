@@ -99,15 +99,6 @@ impl<W: Words, D: Data> Device<W, D> {
         [self.tx.notice(), self.rx.notice()]
     }
 
-    /// Gives an unsent packet's buffer back.
-    ///
-    /// # Errors
-    ///
-    /// Never for a packet of this device.
-    pub fn discard(&mut self, packet: Outgoing<D>) -> Result<(), Fault> {
-        self.sending.give(packet.buffer)
-    }
-
     /// The transmit channel.
     pub const fn tx(&mut self) -> &mut End<W> {
         &mut self.tx
@@ -154,6 +145,10 @@ impl<W: Words, D: Data> Layer for Device<W, D> {
         let at = self.sending.pair(buffer).offset + Self::HEAD;
         let capacity = self.buffer_bytes - Self::HEAD;
         Ok(Some(Outgoing::new(buffer, self.tx_data.clone(), at, capacity)))
+    }
+
+    fn discard(&mut self, packet: Outgoing<D>) -> Result<(), Fault> {
+        self.sending.give(packet.buffer)
     }
 
     fn send(&mut self, packet: Outgoing<D>) -> Result<(), SendError> {

@@ -60,11 +60,18 @@ impl<L: Layer> Layer for Ether<L> {
         self.lower.packet()
     }
 
+    fn discard(&mut self, packet: Outgoing<L::Area>) -> Result<(), Fault> {
+        self.lower.discard(packet)
+    }
+
     fn send(&mut self, mut packet: Outgoing<L::Area>) -> Result<(), SendError> {
         let destination = match (packet.hop, self.next_hop) {
             (Peer::At { mac, .. }, _) => mac,
             (Peer::Connected, Some(mac)) => mac,
-            (Peer::Connected, None) => return Err(SendError::NoDestination),
+            (Peer::Connected, None) => {
+                self.discard(packet)?;
+                return Err(SendError::NoDestination);
+            }
         };
         if let Some(tag) = &self.vlan {
             packet.push_header(tag.as_bytes());

@@ -52,6 +52,19 @@ impl<L: Layer> Ip4<L> {
         self.remote
     }
 
+    /// The header of a packet.
+    fn header<D: Data>(&self, packet: &Outgoing<D>) -> Result<Ipv4, SendError> {
+        let (bytes, max) = (packet.packet_bytes(), self.payload_bytes_max());
+        if bytes > max || packet.head_room() < self.head_room() {
+            return Err(SendError::TooLong { bytes, max });
+        }
+        let destination = self.destination(&packet.hop)?;
+        let mut header = Ipv4::new(self.source, destination, self.header.protocol, bytes as u16);
+        header.id = U16::new(self.id);
+        header.fill_checksum();
+        Ok(header)
+    }
+
     /// Where this packet goes.
     pub(crate) fn destination(&self, hop: &Peer) -> Result<Ipv4Addr, SendError> {
         match (hop, self.remote) {
@@ -81,21 +94,22 @@ impl<L: Layer> Layer for Ip4<L> {
         self.lower.packet()
     }
 
+    fn discard(&mut self, packet: Outgoing<L::Area>) -> Result<(), Fault> {
+        self.lower.discard(packet)
+    }
+
     fn send(&mut self, mut packet: Outgoing<L::Area>) -> Result<(), SendError> {
-        let (bytes, max) = (packet.packet_bytes(), self.payload_bytes_max());
-        let too_long = SendError::TooLong { bytes, max };
-        if bytes > max {
-            return Err(too_long);
+        match self.header(&packet) {
+            Ok(header) => {
+                self.id = self.id.wrapping_add(1);
+                packet.push_header(header.as_bytes());
+                self.lower.send(packet)
+            }
+            Err(error) => {
+                self.discard(packet)?;
+                Err(error)
+            }
         }
-        let destination = self.destination(&packet.hop)?;
-        let mut header = Ipv4::new(self.source, destination, self.header.protocol, bytes as u16);
-        self.id = self.id.wrapping_add(1);
-        header.id = U16::new(self.id);
-        header.fill_checksum();
-        if !packet.push_header(header.as_bytes()) {
-            return Err(too_long);
-        }
-        self.lower.send(packet)
     }
 
     fn receive(&mut self) -> Result<Option<Incoming<L::Area>>, Fault> {

@@ -50,7 +50,15 @@ pub trait Layer {
     /// A [`Fault`] of the driver.
     fn packet(&mut self) -> Result<Option<Outgoing<Self::Area>>, Fault>;
 
-    /// Puts this layer's header in front and passes the packet down.
+    /// Gives an unsent packet's buffer back.
+    ///
+    /// # Errors
+    ///
+    /// Never for a packet of this stack.
+    fn discard(&mut self, packet: Outgoing<Self::Area>) -> Result<(), Fault>;
+
+    /// Puts this layer's header in front and passes the packet down. A packet that is not sent is
+    /// discarded.
     ///
     /// # Errors
     ///

@@ -87,6 +87,11 @@ impl<D: Data> Outgoing<D> {
         HEAD_BYTES_MAX - self.head_start + self.len as usize
     }
 
+    /// Bytes of headers that can still be put in front.
+    pub const fn head_room(&self) -> usize {
+        self.head_start
+    }
+
     /// One's-complement sum of headers so far and payload, for a checksum over both.
     pub fn sum(&self) -> u64 {
         let payload = self.sum.unwrap_or_else(|| area_sum(&self.area, self.at, self.len));

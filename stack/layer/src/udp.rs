@@ -61,26 +61,12 @@ impl<L: Layer> Udp<L> {
     }
 }
 
-impl<L: Layer> Layer for Udp<L> {
-    type Area = L::Area;
-
-    fn head_room(&self) -> usize {
-        self.lower.head_room() + UDP_BYTES
-    }
-
-    fn payload_bytes_max(&self) -> usize {
-        self.lower.payload_bytes_max() - UDP_BYTES
-    }
-
-    fn packet(&mut self) -> Result<Option<Outgoing<L::Area>>, Fault> {
-        self.lower.packet()
-    }
-
-    fn send(&mut self, mut packet: Outgoing<L::Area>) -> Result<(), SendError> {
+impl<L: Layer> Udp<L> {
+    /// The header of a packet, its checksum over the payload included.
+    fn header<D: Data>(&self, packet: &Outgoing<D>) -> Result<base_wire::Udp, SendError> {
         let (payload, max) = (packet.packet_bytes(), self.payload_bytes_max());
-        let too_long = SendError::TooLong { bytes: payload, max };
-        if payload > max {
-            return Err(too_long);
+        if payload > max || packet.head_room() < self.head_room() {
+            return Err(SendError::TooLong { bytes: payload, max });
         }
         let destination = self.lower.destination(&packet.hop)?;
         let port = match (packet.hop, self.remote_port) {
@@ -102,10 +88,40 @@ impl<L: Layer> Layer for Udp<L> {
         let sum = checksum::finish(pseudo + checksum::sum(header.as_bytes()) + packet.sum());
         // 0 would mean "no checksum"; all ones is the same number.
         header.checksum = U16::new(if sum == 0 { 0xffff } else { sum });
-        if !packet.push_header(header.as_bytes()) {
-            return Err(too_long);
+        Ok(header)
+    }
+}
+
+impl<L: Layer> Layer for Udp<L> {
+    type Area = L::Area;
+
+    fn head_room(&self) -> usize {
+        self.lower.head_room() + UDP_BYTES
+    }
+
+    fn payload_bytes_max(&self) -> usize {
+        self.lower.payload_bytes_max() - UDP_BYTES
+    }
+
+    fn packet(&mut self) -> Result<Option<Outgoing<L::Area>>, Fault> {
+        self.lower.packet()
+    }
+
+    fn discard(&mut self, packet: Outgoing<L::Area>) -> Result<(), Fault> {
+        self.lower.discard(packet)
+    }
+
+    fn send(&mut self, mut packet: Outgoing<L::Area>) -> Result<(), SendError> {
+        match self.header(&packet) {
+            Ok(header) => {
+                packet.push_header(header.as_bytes());
+                self.lower.send(packet)
+            }
+            Err(error) => {
+                self.discard(packet)?;
+                Err(error)
+            }
         }
-        self.lower.send(packet)
     }
 
     fn receive(&mut self) -> Result<Option<Incoming<L::Area>>, Fault> {

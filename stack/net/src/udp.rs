@@ -488,7 +488,7 @@ impl SendBuffer<'_> {
 impl Drop for SendBuffer<'_> {
     fn drop(&mut self) {
         if let Some(packet) = self.packet.take() {
-            let _ = self.socket.state().stack.device().discard(packet);
+            let _ = self.socket.state().stack.discard(packet);
         }
     }
 }

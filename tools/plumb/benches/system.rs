@@ -41,7 +41,7 @@ fn measure() {
     };
     drop(open());
     let driver = daemons().into_iter().find(|(name, _)| name == "driver").expect("a driver").1;
-    let before = resident_kib(driver);
+    let before = status_kib(driver, "RssAnon:");
     let begun = Instant::now();
     let mut times: Vec<u64> = Vec::with_capacity(FLOWS);
     let mut flows = Vec::with_capacity(FLOWS);
@@ -105,8 +105,12 @@ fn daemons() -> Vec<(String, u32)> {
 }
 
 fn resident_kib(pid: u32) -> u64 {
+    status_kib(pid, "VmRSS:")
+}
+
+fn status_kib(pid: u32, field: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or("0");
+    let line = status.lines().find_map(|line| line.strip_prefix(field)).unwrap_or("0");
     line.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(0)
 }
 

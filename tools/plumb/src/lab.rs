@@ -206,6 +206,16 @@ impl Lab {
         command.env("PLUMB_SOCKET", &self.socket);
         if let Ok(this) = this_program() {
             command.env("PLUMB_PEER", format!("{} __in-peer {}", this.display(), self.peer.id()));
+            // `plumb` in the lab is the program that made the lab.
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let folders = this
+                .parent()
+                .map(Path::to_path_buf)
+                .into_iter()
+                .chain(std::env::split_paths(&path));
+            if let Ok(path) = std::env::join_paths(folders) {
+                command.env("PATH", path);
+            }
         }
         command
     }

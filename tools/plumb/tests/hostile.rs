@@ -175,6 +175,16 @@ fn is_rightful(frame: &[u8]) -> Result<(), String> {
     }
 }
 
+/// Whole periods between the first and the last pause of the neighbour, and its frames in them: a
+/// flow sends its slice back to back and then waits for the next period.
+fn whole_periods(seen: &[Duration]) -> (usize, usize) {
+    let pause = Duration::from_millis(30);
+    let starts: Vec<usize> =
+        (1..seen.len()).filter(|&at| seen[at] - seen[at - 1] > pause).collect();
+    let (first, last) = (starts[0], starts[starts.len() - 1]);
+    (starts.len() - 1, last - first)
+}
+
 #[test]
 fn a_hostile_application_forges_nothing_and_hurts_nobody() {
     in_lab("a_hostile_application_forges_nothing_and_hurts_nobody", &["--lead", "4ms"], || {
@@ -194,7 +204,7 @@ fn a_hostile_application_forges_nothing_and_hurts_nobody() {
         let received = AtomicU64::new(0);
         let sent_to_us = AtomicU64::new(0);
         let (mut captured, mut forged) = (0u64, Vec::new());
-        let sizes = std::thread::scope(|scope| {
+        let seen = std::thread::scope(|scope| {
             scope.spawn(|| {
                 let payload = [0x11; 1472];
                 while !stop.load(Ordering::Relaxed) {
@@ -234,29 +244,21 @@ fn a_hostile_application_forges_nothing_and_hurts_nobody() {
                     }
                 }
             });
-            // The neighbour's share, in whole periods of line time: from counters of the driver.
-            let sample = || {
-                let host = host();
-                let flows = host.query_flows().unwrap();
-                let flow = flows.iter().find(|flow| flow.flow == good.flow_id()).unwrap();
-                let stall = host.query_links().unwrap()[0].stall_ns;
-                (flow.bill.clone().unwrap(), Instant::now(), stall)
-            };
+            // The neighbour's frames, by the time they were seen on the wire.
             let begun = Instant::now();
-            let mut first = None;
-            while begun.elapsed() < ATTACK + Duration::from_secs(1) {
+            let mut seen = Vec::new();
+            while begun.elapsed() < ATTACK {
                 captured += capture.poll_rx(64, &mut |arrival| {
                     if let Err(what) = is_rightful(arrival.frame) {
                         forged.push((what, arrival.frame.to_vec()));
                     }
+                    if arrival.frame.get(34..36) == Some(&GOOD_PORT.to_be_bytes()) {
+                        seen.push(begun.elapsed());
+                    }
                 }) as u64;
-                if first.is_none() && begun.elapsed() >= Duration::from_secs(1) {
-                    first = Some(sample());
-                }
             }
-            let last = sample();
             stop.store(true, Ordering::Relaxed);
-            (first.unwrap(), last)
+            seen
         });
         assert!(
             forged.is_empty(),
@@ -265,13 +267,15 @@ fn a_hostile_application_forges_nothing_and_hurts_nobody() {
             forged[0]
         );
         assert!(captured > 10_000, "the capture saw the traffic: {captured}");
-        let ((bill_a, at_a, stall_a), (bill_b, at_b, stall_b)) = sizes;
-        let line_ns = (at_b - at_a).as_nanos() as f64 - (stall_b - stall_a) as f64;
-        let share = (bill_b.tx_wire_ns - bill_a.tx_wire_ns) as f64 / line_ns;
-        // The sample cuts through slices at both ends: one slice in a hundred periods.
-        let error = (share / 0.2 - 1.0).abs();
-        println!("{captured} frames captured, share {share:.5}, wire {} bytes", wire_bytes(1514));
-        assert!(error <= 0.005 + 0.01, "the neighbour got {share} of the line instead of 0.2");
+        let (periods, frames) = whole_periods(&seen);
+        let expected = periods as f64 * 20_000_000.0 / (wire_bytes(1514) as f64 * 80.0);
+        let error = frames as f64 / expected - 1.0;
+        println!(
+            "{captured} captured; {frames} of the neighbour's in {periods} periods: {:.3} %",
+            error * 100.0
+        );
+        assert!(periods >= 80, "the neighbour was given its periods: {periods}");
+        assert!(error.abs() <= 0.005, "the neighbour got {frames} frames instead of {expected:.0}");
         let bill = good.close().unwrap();
         assert_eq!(bill.dropped(DropReason::NoFreeBuffer), 0);
         let sent = sent_to_us.load(Ordering::Relaxed);

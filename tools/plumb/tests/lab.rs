@@ -225,3 +225,60 @@ fn a_labs_exit_status_is_the_commands_and_nothing_is_left() {
     let left: Vec<_> = std::fs::read_dir("/proc").unwrap().flatten().filter(ours).collect();
     assert!(left.is_empty(), "processes of lab {lab} are left: {left:?}");
 }
+
+#[test]
+fn the_driver_serves_without_privileges() {
+    in_lab("the_driver_serves_without_privileges", &[], || {
+        let status =
+            std::fs::read_to_string(format!("/proc/{}/status", processes()["driver"])).unwrap();
+        let field = |name: &str| {
+            status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_string()
+        };
+        assert_eq!(u64::from_str_radix(&field("CapEff:"), 16), Ok(0));
+        assert_eq!(u64::from_str_radix(&field("CapPrm:"), 16), Ok(0));
+        assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1".into(), "2".into()));
+    });
+}
+
+#[test]
+fn nc_carries_standard_input_there_and_what_comes_back_to_standard_output() {
+    in_lab("nc_carries_standard_input_there_and_what_comes_back_to_standard_output", &[], || {
+        use std::io::Write;
+        let kernel = kernel_socket(7400);
+        let mut nc = Command::new(program())
+            .args(["nc", "-u", "10.77.0.2:7400"])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        nc.stdin.take().unwrap().write_all(b"a question\n").unwrap();
+        let mut buffer = [0; 100];
+        let (bytes, from) = kernel.recv_from(&mut buffer).unwrap();
+        assert_eq!(&buffer[..bytes], b"a question\n");
+        kernel.send_to(b"an answer\n", from).unwrap();
+        let output = nc.wait_with_output().unwrap();
+        assert!(output.status.success());
+        assert_eq!(output.stdout, b"an answer\n");
+    });
+}
+
+#[test]
+fn up_refuses_an_address_that_the_kernel_owns_and_names_the_remedy() {
+    in_lab("up_refuses_an_address_that_the_kernel_owns_and_names_the_remedy", &[], || {
+        let up = |arguments: &[&str]| {
+            let output = Command::new(program()).arg("up").args(arguments).output().unwrap();
+            assert!(!output.status.success());
+            String::from_utf8(output.stderr).unwrap()
+        };
+        assert!(
+            up(&["--dev", "lo", "--addr", "127.0.0.1/8"])
+                .contains("ip address del 127.0.0.1/8 dev lo")
+        );
+        assert!(up(&["--dev", "nosuch0", "--addr", "10.0.0.1/8"]).contains("nosuch0"));
+        assert!(
+            up(&["--dev", "lo", "--addr", "10.0.0.1"]).contains("10.77.0.1/24"),
+            "what an address looks like"
+        );
+        assert!(up(&["--config", "/nonexistent.toml"]).contains("/nonexistent.toml"));
+    });
+}

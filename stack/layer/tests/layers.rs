@@ -1,0 +1,257 @@
+//! The layers over a channel in memory: what they send is what an independent parser reads, and
+//! what an independent builder sends is what they receive.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use base_flow::{Endpoints, Fib, FlowId, Sap, Transport};
+use base_wire::Mac;
+use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use proptest::prelude::*;
+use rbuf_channel::{Data, End, HeapData, HeapWords, IoRec, block_words, flag};
+use stack_layer::{Device, Ether, Layer, Outgoing, Peer, SendError, Udp};
+
+const US: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const PEER: Mac = Mac([2, 0, 0, 0, 0, 9]);
+const OURS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const THEIRS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+const MTU: u16 = 1500;
+const BUFFERS: u32 = 4;
+
+type Stack = Udp<Ether<Device<HeapWords, HeapData>>>;
+
+/// A stack, and the driver's side of its channels.
+struct Two {
+    stack: Stack,
+    tx: End<HeapWords>,
+    rx: End<HeapWords>,
+    tx_data: HeapData,
+    rx_data: HeapData,
+}
+
+fn fib(connected: bool, vlan: Option<u16>) -> Fib {
+    Fib {
+        flow: FlowId { index: 0, generation: 0 },
+        endpoints: Endpoints {
+            transport: Transport::Udp,
+            local: Sap::new(OURS.into(), 4000),
+            remote: connected.then_some(Sap::new(THEIRS.into(), 5000)),
+        },
+        source: OURS.into(),
+        source_mac: US,
+        next_hop_mac: connected.then_some(PEER),
+        mtu: MTU,
+        vlan,
+    }
+}
+
+fn two(fib: &Fib) -> Two {
+    let bytes = BUFFERS * Device::<HeapWords, HeapData>::buffer_bytes(MTU);
+    let pair = || {
+        let (a, b) = (HeapWords::new(block_words(16)), HeapWords::new(block_words(16)));
+        (End::new(a.clone(), b.clone(), bytes).unwrap(), End::new(b, a, bytes).unwrap())
+    };
+    let ((tx, tx_peer), (rx, rx_peer)) = (pair(), pair());
+    let (tx_data, rx_data) = (HeapData::new(bytes), HeapData::new(bytes));
+    let device = Device::new((tx, rx), (tx_data.clone(), rx_data.clone()), MTU).unwrap();
+    let stack = Udp::new(Ether::new(device, fib), fib).unwrap();
+    Two { stack, tx: tx_peer, rx: rx_peer, tx_data, rx_data }
+}
+
+impl Two {
+    /// Takes a frame as the driver does, and returns its buffer.
+    fn sent(&mut self) -> Vec<u8> {
+        let rec = self.tx.take().unwrap().unwrap();
+        let mut frame = Vec::new();
+        for pair in rec.pairs() {
+            let mut part = vec![0; pair.len as usize];
+            assert!(self.tx_data.read(pair.offset, &mut part));
+            frame.extend(part);
+        }
+        assert!(self.tx.put(&rec).unwrap());
+        frame
+    }
+
+    /// Delivers a frame as the driver does.
+    fn deliver(&mut self, frame: &[u8], flags: u8) -> bool {
+        let Some(mut rec) = self.rx.take().unwrap() else { return false };
+        assert!(self.rx_data.write(rec.pairs()[0].offset, frame));
+        rec.set_len(0, frame.len() as u32);
+        rec.flags = flags;
+        self.rx.put(&rec).unwrap()
+    }
+
+    fn packet(&mut self, payload: &[u8]) -> Outgoing<HeapData> {
+        let mut packet = self.stack.packet().unwrap().unwrap();
+        assert!(packet.write(payload));
+        packet
+    }
+
+    /// The next datagram that is not damaged.
+    fn received(&mut self) -> Option<Vec<u8>> {
+        let packet = self.stack.receive().unwrap()?;
+        let mut payload = vec![0; packet.len()];
+        let whole = packet.read(&mut payload);
+        self.stack.give_back(packet).unwrap();
+        whole.map(|_| payload)
+    }
+}
+
+fn incoming(payload: &[u8]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(PEER.0, US.0)
+        .ipv4(THEIRS.octets(), OURS.octets(), 64)
+        .udp(5000, 4000)
+        .write(&mut frame, payload)
+        .unwrap();
+    frame
+}
+
+proptest! {
+    #[test]
+    fn what_is_sent_is_a_correct_frame_of_the_flow(parts in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..5)) {
+        let mut two = two(&fib(true, None));
+        let mut packet = two.stack.packet().unwrap().unwrap();
+        for part in &parts {
+            prop_assert!(packet.write(part));
+        }
+        two.stack.send(packet).unwrap();
+        let frame = two.sent();
+        let payload = parts.concat();
+        let parsed = SlicedPacket::from_ethernet(&frame).unwrap();
+        let Some(etherparse::NetSlice::Ipv4(ip)) = &parsed.net else { panic!("not IPv4") };
+        let Some(TransportSlice::Udp(udp)) = &parsed.transport else { panic!("not UDP") };
+        let header = ip.header().to_header();
+        prop_assert_eq!(header.header_checksum, header.calc_header_checksum());
+        prop_assert_eq!((ip.header().source_addr(), ip.header().destination_addr()), (OURS, THEIRS));
+        prop_assert_eq!((udp.source_port(), udp.destination_port(), udp.payload()), (4000, 5000, &payload[..]));
+        let sum = udp.to_header().calc_checksum_ipv4(&header, &payload).unwrap();
+        prop_assert_eq!(udp.checksum(), sum);
+        prop_assert_eq!((&frame[..6], &frame[6..12]), (&PEER.0[..], &US.0[..]));
+    }
+
+    #[test]
+    fn what_arrives_intact_is_received_and_what_is_damaged_is_not(payload in proptest::collection::vec(any::<u8>(), 1..1400), at in 14usize..60, flip in 1u8..) {
+        let mut two = two(&fib(true, None));
+        let frame = incoming(&payload);
+        prop_assert!(two.deliver(&frame, flag::CHECKSUM_UNVERIFIED));
+        prop_assert_eq!(two.received(), Some(payload.clone()));
+        let mut damaged = frame.clone();
+        let at = at.min(damaged.len() - 1);
+        damaged[at] ^= flip;
+        prop_assert!(two.deliver(&damaged, flag::CHECKSUM_UNVERIFIED));
+        // A checksum of zero means that there is none; then only the headers protect.
+        let unprotected = damaged[40] == 0 && damaged[41] == 0;
+        if let Some(received) = two.received() {
+            prop_assert!(unprotected || received == payload, "byte {}", at);
+        }
+    }
+
+    #[test]
+    fn no_frame_makes_the_layers_panic_or_lose_a_buffer(frames in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 1..200), 1..40)) {
+        let mut two = two(&fib(true, None));
+        for frame in &frames {
+            prop_assert!(two.deliver(frame, flag::CHECKSUM_UNVERIFIED), "all buffers came back");
+            prop_assert_eq!(two.received(), None);
+        }
+        prop_assert_eq!(two.stack.damaged(), frames.len() as u64);
+    }
+}
+
+#[test]
+fn head_room_is_the_sum_of_all_layers() {
+    assert_eq!(two(&fib(true, None)).stack.head_room(), 14 + 20 + 8);
+    assert_eq!(two(&fib(true, Some(7))).stack.head_room(), 18 + 20 + 8);
+    assert_eq!(two(&fib(true, None)).stack.payload_bytes_max(), 1472);
+}
+
+#[test]
+fn a_link_with_a_vlan_has_tagged_frames() {
+    let mut two = two(&fib(true, Some(7)));
+    let packet = two.packet(b"tagged");
+    two.stack.send(packet).unwrap();
+    let frame = two.sent();
+    assert_eq!(frame[12..18], [0x81, 0, 0, 7, 8, 0]);
+    let mut tagged = incoming(b"tagged");
+    tagged.splice(12..12, [0x81, 0, 0, 7]);
+    assert!(two.deliver(&tagged, 0));
+    assert_eq!(two.received(), Some(b"tagged".to_vec()));
+}
+
+#[test]
+fn padding_is_not_payload() {
+    let mut two = two(&fib(true, None));
+    let mut frame = incoming(b"hi");
+    frame.resize(60, 0xee);
+    assert!(two.deliver(&frame, flag::CHECKSUM_UNVERIFIED));
+    assert_eq!(two.received(), Some(b"hi".to_vec()));
+}
+
+#[test]
+fn a_link_that_vouches_for_checksums_is_believed() {
+    let mut two = two(&fib(true, None));
+    let mut frame = incoming(b"payload");
+    frame[40] ^= 0xff;
+    assert!(two.deliver(&frame, flag::CHECKSUM_PARTIAL));
+    assert_eq!(two.received(), Some(b"payload".to_vec()));
+    assert!(two.deliver(&frame, flag::CHECKSUM_UNVERIFIED));
+    assert_eq!(two.received(), None);
+}
+
+#[test]
+fn a_flow_that_is_not_connected_sends_where_it_is_told() {
+    let mut two = two(&fib(false, None));
+    for _ in 0..=BUFFERS {
+        let packet = two.packet(b"whither?");
+        assert_eq!(
+            two.stack.send(packet),
+            Err(SendError::NoDestination),
+            "and the buffer is free again"
+        );
+    }
+    let mut packet = two.packet(b"there");
+    let address = SocketAddr::from((THEIRS, 7000));
+    packet.set_destination(Peer::At { address, mac: PEER });
+    two.stack.send(packet).unwrap();
+    let frame = two.sent();
+    assert_eq!((&frame[..6], &frame[36..38]), (&PEER.0[..], &7000u16.to_be_bytes()[..]));
+}
+
+#[test]
+fn a_connected_flow_sends_nowhere_else() {
+    let mut two = two(&fib(true, None));
+    for _ in 0..=BUFFERS {
+        let mut packet = two.packet(b"elsewhere");
+        packet.set_destination(Peer::At { address: SocketAddr::from((THEIRS, 5001)), mac: PEER });
+        assert_eq!(two.stack.send(packet), Err(SendError::OtherDestination));
+    }
+}
+
+#[test]
+fn buffers_run_out_and_come_back() {
+    let mut two = two(&fib(true, None));
+    for _ in 0..BUFFERS {
+        let packet = two.packet(b"x");
+        two.stack.send(packet).unwrap();
+    }
+    assert!(two.stack.packet().unwrap().is_none());
+    two.sent();
+    assert!(two.stack.packet().unwrap().is_some());
+}
+
+#[test]
+fn a_driver_that_returns_what_it_was_not_given_is_at_fault() {
+    let mut two = two(&fib(true, None));
+    assert!(two.tx.put(&IoRec::single(3, rbuf_channel::Pair { offset: 0, len: 64 })).unwrap());
+    let device = two.stack.lower().lower().lower();
+    assert!(device.reap().is_err());
+}
+
+#[test]
+fn a_change_of_the_way_changes_the_next_frame() {
+    let mut two = two(&fib(true, None));
+    let other = Mac([2, 0, 0, 0, 0, 10]);
+    two.stack.reorganise(&Fib { next_hop_mac: Some(other), ..fib(true, None) });
+    let packet = two.packet(b"x");
+    two.stack.send(packet).unwrap();
+    assert_eq!(two.sent()[..6], other.0);
+}
