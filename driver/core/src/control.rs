@@ -268,7 +268,7 @@ impl<A: Arenas> Flow<A> {
             template: None,
             endpoints: None,
             receive_budget: Budget::new(rx_cpu_ppb),
-            touched: false,
+            touched: 0,
             faulted: false,
         })
     }

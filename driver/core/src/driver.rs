@@ -5,14 +5,14 @@ use std::collections::VecDeque;
 use base_flow::{Bill, FlowId, LinkFacts, Rate, bill_word};
 use base_rpc::FromDriver;
 use driver_atropos::{Atropos, Line};
-use driver_filter::Demux;
+use driver_filter::{Demux, HEADER_BYTES_MAX};
 use driver_link::Link;
 use rbuf_channel::{Fault, IoRec, Words};
 
 use crate::arenas::Arenas;
 use crate::bills::Bills;
 use crate::domain::Domain;
-use crate::flow::{Flow, NO_FLOW};
+use crate::flow::{Flow, NO_FLOW, touched};
 
 /// How much a driver takes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub struct Driver<L, A: Arenas, W> {
     pub(crate) faults: Vec<(FlowId, Fault)>,
     /// A frame on its way from one local flow to another.
     pub(crate) scratch: Vec<u8>,
+    /// The private copy of the header that is being checked.
+    pub(crate) header: Box<[u8; HEADER_BYTES_MAX]>,
 }
 
 impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
@@ -84,6 +86,7 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
             touched: Vec::with_capacity(1024),
             faults: Vec::with_capacity(16),
             scratch: vec![0; facts.frame_bytes_max()],
+            header: Box::new([0; HEADER_BYTES_MAX]),
             link,
             limits,
         })
@@ -192,13 +195,13 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
         self.flows.get_mut(index as usize)?.as_deref_mut()
     }
 
-    /// Remembers that the owner of flow `index` is to be told of something.
+    /// Remembers that the owner of flow `index` has buffers to take back.
     pub(crate) fn touch(&mut self, index: u32) {
-        if let Some(Some(flow)) = self.flows.get_mut(index as usize)
-            && !flow.touched
-        {
-            flow.touched = true;
-            self.touched.push(index);
+        if let Some(Some(flow)) = self.flows.get_mut(index as usize) {
+            if flow.touched == 0 {
+                self.touched.push(index);
+            }
+            flow.touched |= touched::TX;
         }
     }
 
@@ -207,9 +210,12 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
         let mut touched = std::mem::take(&mut self.touched);
         for index in touched.drain(..) {
             let Some(Some(flow)) = self.flows.get_mut(index as usize) else { continue };
-            flow.touched = false;
+            let moved = std::mem::take(&mut flow.touched);
             let Some(Some(domain)) = self.domains.get_mut(flow.domain as usize) else { continue };
-            for end in [&mut flow.rx, &mut flow.tx] {
+            for (bit, end) in [(touched::RX, &mut flow.rx), (touched::TX, &mut flow.tx)] {
+                if moved & bit == 0 {
+                    continue;
+                }
                 let notice = end.notice();
                 if notice.wake_published {
                     domain.arenas.wake(end.published_word());

@@ -6,6 +6,12 @@ use rbuf_channel::{End, IoRec};
 
 use crate::arenas::Arenas;
 
+/// Which channel of a flow moved.
+pub(crate) mod touched {
+    pub(crate) const TX: u8 = 1;
+    pub(crate) const RX: u8 = 2;
+}
+
 /// No flow has this number.
 pub(crate) const NO_FLOW: u32 = u32::MAX;
 
@@ -29,8 +35,9 @@ pub(crate) struct Flow<A: Arenas> {
     pub(crate) template: Option<Template>,
     pub(crate) endpoints: Option<Endpoints>,
     pub(crate) receive_budget: Budget,
-    /// Whether its owner is to be told of something at the end of the loop.
-    pub(crate) touched: bool,
+    /// Channels whose other side is to be told of something at the end of the round: bits of
+    /// [`touched`].
+    pub(crate) touched: u8,
     /// Whether its owner lied: it has no channels any more.
     pub(crate) faulted: bool,
 }

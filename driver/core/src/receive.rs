@@ -11,7 +11,7 @@ use rbuf_channel::{Data, Fault, IoRec, Words, flag};
 use crate::arenas::Arenas;
 use crate::bills::{Bills, Side};
 use crate::driver::Driver;
-use crate::flow::{Flow, NO_FLOW};
+use crate::flow::{Flow, NO_FLOW, touched};
 
 /// What became of a frame offered to a flow.
 enum Delivery {
@@ -84,10 +84,10 @@ impl<A: Arenas, W: Words> Table<'_, A, W> {
                 self.bills.add(index, bill_word::RX_FRAMES, 1);
                 self.bills.add(index, bill_word::RX_BYTES, bytes as u64);
                 self.bills.note(index, Side::Rx, bytes);
-                if !flow.touched {
-                    flow.touched = true;
+                if flow.touched == 0 {
                     self.touched.push(index);
                 }
+                flow.touched |= touched::RX;
             }
             Delivery::Dropped(reason) => {
                 self.bills.count_drop(index, reason, 1);

@@ -111,7 +111,7 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
             return self.atropos.served(index, slack, 0, false, Head::Empty, now_ns as i64);
         };
         let bytes = rec.bytes() as usize;
-        let fate = flow.emit(&rec, &mut self.link, &mut self.scratch);
+        let fate = flow.emit(&rec, &mut self.link, &mut self.scratch, &mut self.header);
         let (id, words) = (flow.id, rec.words());
         let sent = !matches!(fate, Fate::Refused(_));
         let cost = self.atropos.line().cost_ns(if sent { bytes } else { FRAME_BYTES_MIN });
@@ -183,10 +183,10 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
                 bills.count_drop(id.index, DropReason::LinkRefused, 1);
                 rec.flags |= flag::REJECTED;
             }
-            if !flow.touched {
-                flow.touched = true;
+            if flow.touched == 0 {
                 touched.push(id.index);
             }
+            flow.touched |= crate::flow::touched::TX;
             if let Err(fault) = flow.tx.put(&rec) {
                 flow.faulted = true;
                 flow.head = None;
@@ -232,7 +232,13 @@ impl<A: Arenas> crate::flow::Flow<A> {
     }
 
     /// Copies, checks, and hands to the link or turns around.
-    fn emit(&self, rec: &IoRec, link: &mut impl Link, scratch: &mut [u8]) -> Fate {
+    fn emit(
+        &self,
+        rec: &IoRec,
+        link: &mut impl Link,
+        scratch: &mut [u8],
+        header: &mut [u8; HEADER_BYTES_MAX],
+    ) -> Fate {
         let Some(template) = &self.template else { return Fate::Refused(DropReason::NotAttached) };
         if rec.gso_size != 0 {
             return Fate::Refused(DropReason::Segmentation);
@@ -245,10 +251,11 @@ impl<A: Arenas> crate::flow::Flow<A> {
         if bytes > facts.frame_bytes_max() {
             return Fate::Refused(DropReason::TooLong);
         }
-        let mut header = [0; HEADER_BYTES_MAX];
+        // What is behind the first range's bytes is left from other frames: it is neither compared
+        // nor sent.
         let first = (pairs[0].len as usize).min(HEADER_BYTES_MAX);
         self.tx_data.read(pairs[0].offset, &mut header[..first]);
-        match template.check(&header, pairs, &self.tx_data, bytes) {
+        match template.check(header, pairs, &self.tx_data, bytes) {
             Err(reason) => Fate::Refused(reason),
             Ok(checked) if checked.header()[..6] == facts.station.0 => {
                 Fate::Local(checked.gather(scratch).map_or(0, <[u8]>::len))
