@@ -5,7 +5,8 @@ use base_rpc::{DomainId, FlowLayout, InstallError};
 use driver_filter::{Rights, Template};
 use driver_link::Link;
 use rbuf_channel::{
-    End, RING_WORDS_MAX, RING_WORDS_MIN, Words, block_words, flow_block_bytes, rx_block_offset,
+    End, IoRec, RING_WORDS_MAX, RING_WORDS_MIN, Words, block_words, flow_block_bytes,
+    rx_block_offset,
 };
 
 use crate::arenas::Arenas;
@@ -160,7 +161,7 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
     fn remove(&mut self, index: u32) -> Bill {
         self.silence(index);
         if let Some(mut flow) = self.flows[index as usize].take() {
-            let mut unsent = u64::from(flow.head.is_some());
+            let mut unsent = u64::from(!flow.head.is_empty());
             while !flow.faulted
                 && matches!(flow.tx.take(), Ok(Some(_)))
                 && unsent <= flow.tx.ring_words()
@@ -262,8 +263,8 @@ impl<A: Arenas> Flow<A> {
             tx_data,
             rx,
             rx_data,
-            head: None,
-            spare: None,
+            head: IoRec::EMPTY,
+            spare: IoRec::EMPTY,
             owed_words: 0,
             template: None,
             endpoints: None,

@@ -1,7 +1,5 @@
 //! The driver itself: its tables, its loop, its bells.
 
-use std::collections::VecDeque;
-
 use base_flow::{Bill, FlowId, LinkFacts, Rate, bill_word};
 use base_rpc::FromDriver;
 use driver_atropos::{Atropos, Line};
@@ -31,11 +29,41 @@ impl Default for Limits {
     }
 }
 
-/// A packet that the link has not given back yet.
-#[derive(Debug, Clone, Copy)]
+/// Packets that the link has not given back yet, in the order in which it got them.
+///
+/// A ring of places that are written and read in place: an iorec is large, and seldom full.
+#[derive(Debug)]
 pub(crate) struct InFlight {
-    pub(crate) flow: FlowId,
-    pub(crate) rec: IoRec,
+    places: Box<[(FlowId, IoRec)]>,
+    pushed: usize,
+    popped: usize,
+}
+
+impl InFlight {
+    /// More than any link accepts at a time.
+    const PLACES: usize = 256;
+
+    fn new() -> Self {
+        let empty = (FlowId { index: NO_FLOW, generation: 0 }, IoRec::EMPTY);
+        Self { places: vec![empty; Self::PLACES].into(), pushed: 0, popped: 0 }
+    }
+
+    pub(crate) fn push(&mut self, flow: FlowId, rec: &IoRec) {
+        assert!(self.pushed - self.popped < Self::PLACES, "a link accepts fewer frames than that");
+        let place = &mut self.places[self.pushed % Self::PLACES];
+        place.0 = flow;
+        place.1.copy_from(rec);
+        self.pushed += 1;
+    }
+
+    pub(crate) fn pop(&mut self) -> Option<(FlowId, &mut IoRec)> {
+        if self.popped == self.pushed {
+            return None;
+        }
+        let place = &mut self.places[self.popped % Self::PLACES];
+        self.popped += 1;
+        Some((place.0, &mut place.1))
+    }
 }
 
 /// The data path of one link.
@@ -48,7 +76,7 @@ pub struct Driver<L, A: Arenas, W> {
     pub(crate) domains: Vec<Option<Domain<A>>>,
     pub(crate) bills: Bills<W>,
     pub(crate) last_resort: u32,
-    pub(crate) in_flight: VecDeque<InFlight>,
+    pub(crate) in_flight: InFlight,
     /// Flows whose owners are to be told of something at the end of the round.
     pub(crate) touched: Vec<u32>,
     /// Flows whose owners lied in this round.
@@ -82,7 +110,7 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
             domains: Vec::new(),
             bills: Bills::new(counters, limits.flows_max)?,
             last_resort: NO_FLOW,
-            in_flight: VecDeque::with_capacity(256),
+            in_flight: InFlight::new(),
             touched: Vec::with_capacity(1024),
             faults: Vec::with_capacity(16),
             scratch: vec![0; facts.frame_bytes_max()],
@@ -246,7 +274,7 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
             && !flow.faulted
         {
             flow.faulted = true;
-            flow.head = None;
+            flow.head.clear();
             let id = flow.id;
             self.faults.push((id, fault));
         }

@@ -25,10 +25,11 @@ pub(crate) struct Flow<A: Arenas> {
     pub(crate) tx_data: A::Data,
     pub(crate) rx: End<A::Words>,
     pub(crate) rx_data: A::Data,
-    /// The next packet to send, taken from the channel: its owner can no longer change it.
-    pub(crate) head: Option<IoRec>,
+    /// The next packet to send, taken from the channel, if it names anything: its owner can no longer
+    /// change it.
+    pub(crate) head: IoRec,
     /// A buffer taken for receiving that was not used.
-    pub(crate) spare: Option<IoRec>,
+    pub(crate) spare: IoRec,
     /// Words needed to return the packets that the link has.
     pub(crate) owed_words: u64,
     /// What it may send; nothing before it is attached.

@@ -6,7 +6,7 @@
 use base_flow::{DropReason, bill_word};
 use driver_filter::Verdict;
 use driver_link::{Arrival, Checksum, Link};
-use rbuf_channel::{Data, Fault, IoRec, Words, flag};
+use rbuf_channel::{Data, Fault, Words, flag};
 
 use crate::arenas::Arenas;
 use crate::bills::{Bills, Side};
@@ -118,34 +118,37 @@ impl<A: Arenas> Flow<A> {
         if !self.receive_budget.is_open(now_ns) {
             return Delivery::Dropped(DropReason::RxBudget);
         }
-        let buffer = match self.spare.take() {
-            Some(rec) => rec,
-            None => match self.rx.take() {
-                Ok(Some(rec)) => rec,
-                Ok(None) => return Delivery::Dropped(DropReason::NoFreeBuffer),
+        if self.spare.is_empty() {
+            match self.rx.take_into(&mut self.spare) {
+                Ok(true) => {}
+                Ok(false) => return Delivery::Dropped(DropReason::NoFreeBuffer),
                 Err(fault) => return Delivery::Fault(fault),
-            },
-        };
-        let dropped = match self.rx.room() {
-            Err(fault) => return Delivery::Fault(fault),
-            Ok(room) if room < buffer.words() => DropReason::NoFreeBuffer,
-            Ok(_) if buffer.bytes() < arrival.frame.len() as u64 => DropReason::BufferTooSmall,
-            Ok(_) => {
-                let filled = self.fill(buffer, arrival, header_bytes);
-                return match self.rx.put(&filled) {
-                    Ok(true) => Delivery::Delivered,
-                    Ok(false) => Delivery::Dropped(DropReason::NoFreeBuffer),
-                    Err(fault) => Delivery::Fault(fault),
-                };
             }
-        };
-        self.spare = Some(buffer);
-        Delivery::Dropped(dropped)
+        }
+        match self.rx.room() {
+            Err(fault) => return Delivery::Fault(fault),
+            Ok(room) if room < self.spare.words() => {
+                return Delivery::Dropped(DropReason::NoFreeBuffer);
+            }
+            Ok(_) if self.spare.bytes() < arrival.frame.len() as u64 => {
+                return Delivery::Dropped(DropReason::BufferTooSmall);
+            }
+            Ok(_) => {}
+        }
+        self.fill(arrival, header_bytes);
+        let put = self.rx.put(&self.spare);
+        self.spare.clear();
+        match put {
+            Ok(true) => Delivery::Delivered,
+            Ok(false) => Delivery::Dropped(DropReason::NoFreeBuffer),
+            Err(fault) => Delivery::Fault(fault),
+        }
     }
 
-    /// Copies the frame into `buffer`: with several ranges the headers into the first and the
+    /// Copies the frame into the buffer: with several ranges the headers into the first and the
     /// payload behind, with one range all of it.
-    fn fill(&self, mut buffer: IoRec, arrival: &Arrival<'_>, header_bytes: usize) -> IoRec {
+    fn fill(&mut self, arrival: &Arrival<'_>, header_bytes: usize) {
+        let buffer = &mut self.spare;
         let split = buffer.pairs().len() > 1 && header_bytes > 0;
         let mut rest = arrival.frame;
         let mut used = 0;
@@ -166,6 +169,5 @@ impl<A: Arenas> Flow<A> {
             Checksum::Unverified => flag::CHECKSUM_UNVERIFIED,
             Checksum::Partial => flag::CHECKSUM_PARTIAL,
         };
-        buffer
     }
 }

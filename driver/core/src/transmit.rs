@@ -9,11 +9,11 @@ use base_wire::FRAME_BYTES_MIN;
 use driver_atropos::{Head, Next};
 use driver_filter::HEADER_BYTES_MAX;
 use driver_link::Link;
-use rbuf_channel::{Data, Fault, IoRec, Words, flag};
+use rbuf_channel::{Data, Fault, Words, flag};
 
 use crate::arenas::Arenas;
 use crate::bills::Side;
-use crate::driver::{Driver, InFlight};
+use crate::driver::Driver;
 
 /// What became of a frame.
 enum Fate {
@@ -107,12 +107,11 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
         let Some(Some(flow)) = self.flows.get_mut(index as usize) else {
             return self.atropos.remove(index);
         };
-        let Some(mut rec) = flow.head.take() else {
+        if flow.head.is_empty() {
             return self.atropos.served(index, slack, 0, false, Head::Empty, now_ns as i64);
-        };
-        let bytes = rec.bytes() as usize;
-        let fate = flow.emit(&rec, &mut self.link, &mut self.scratch, &mut self.header);
-        let (id, words) = (flow.id, rec.words());
+        }
+        let bytes = flow.head.bytes() as usize;
+        let fate = flow.emit(&mut self.link, &mut self.scratch, &mut self.header);
         let sent = !matches!(fate, Fate::Refused(_));
         let cost = self.atropos.line().cost_ns(if sent { bytes } else { FRAME_BYTES_MIN });
         self.bills.note(index, Side::Tx, 0);
@@ -124,24 +123,25 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
         }
         match fate {
             Fate::Sent => {
-                flow.owed_words += words;
-                self.in_flight.push_back(InFlight { flow: id, rec });
+                flow.owed_words += flow.head.words();
+                self.in_flight.push(flow.id, &flow.head);
             }
             Fate::Local(bytes) => {
                 self.bills.add(index, bill_word::TX_LOCAL_FRAMES, 1);
                 self.turn_around(bytes, now_ns);
-                self.give_back(index, &rec);
+                self.give_head_back(index);
             }
             Fate::Refused(reason) => {
                 self.bills.count_drop(index, reason, 1);
-                rec.flags |= flag::REJECTED;
-                self.give_back(index, &rec);
+                flow.head.flags |= flag::REJECTED;
+                self.give_head_back(index);
             }
         }
         let Some(Some(flow)) = self.flows.get_mut(index as usize) else { return };
         if flow.faulted {
             return;
         }
+        flow.head.clear();
         let line = *self.atropos.line();
         match flow.refill() {
             Ok(head) => {
@@ -172,7 +172,7 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
         let Self { link, in_flight, flows, bills, touched, faults, .. } = self;
         let known = faults.len();
         link.complete(&mut |sent| {
-            let Some(InFlight { flow: id, mut rec }) = in_flight.pop_front() else { return };
+            let Some((id, rec)) = in_flight.pop() else { return };
             let Some(Some(flow)) = flows.get_mut(id.index as usize) else { return };
             // The place may have another user by now.
             if flow.id != id || flow.faulted {
@@ -187,9 +187,9 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
                 touched.push(id.index);
             }
             flow.touched |= crate::flow::touched::TX;
-            if let Err(fault) = flow.tx.put(&rec) {
+            if let Err(fault) = flow.tx.put(rec) {
                 flow.faulted = true;
-                flow.head = None;
+                flow.head.clear();
                 faults.push((id, fault));
             }
         });
@@ -198,12 +198,12 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
         }
     }
 
-    fn give_back(&mut self, index: u32, rec: &IoRec) {
+    fn give_head_back(&mut self, index: u32) {
         let Some(Some(flow)) = self.flows.get_mut(index as usize) else { return };
         if flow.faulted {
             return;
         }
-        match flow.tx.put(rec) {
+        match flow.tx.put(&flow.head) {
             Ok(_) => self.touch(index),
             Err(fault) => self.fault(index, fault),
         }
@@ -215,31 +215,31 @@ impl<A: Arenas> crate::flow::Flow<A> {
     /// the answer is its length in bytes. An empty or blocked channel is armed.
     fn refill(&mut self) -> Result<Head, Fault> {
         for _ in 0..2 {
-            if self.head.is_none() {
-                self.head = self.tx.take()?;
+            if self.head.is_empty() {
+                self.tx.take_into(&mut self.head)?;
             }
-            if let Some(rec) = &self.head {
-                let needed = self.owed_words + rec.words();
+            if !self.head.is_empty() {
+                let needed = self.owed_words + self.head.words();
                 if self.tx.room()? >= needed {
-                    return Ok(Head::Frame { cost_ns: rec.bytes() });
+                    return Ok(Head::Frame { cost_ns: self.head.bytes() });
                 }
             }
             // Asks to be told of the next advance. What happened before that was seen is found by
             // looking once more.
             self.tx.arm()?;
         }
-        Ok(if self.head.is_some() { Head::Blocked } else { Head::Empty })
+        Ok(if self.head.is_empty() { Head::Empty } else { Head::Blocked })
     }
 
     /// Copies, checks, and hands to the link or turns around.
     fn emit(
         &self,
-        rec: &IoRec,
         link: &mut impl Link,
         scratch: &mut [u8],
         header: &mut [u8; HEADER_BYTES_MAX],
     ) -> Fate {
         let Some(template) = &self.template else { return Fate::Refused(DropReason::NotAttached) };
+        let rec = &self.head;
         if rec.gso_size != 0 {
             return Fate::Refused(DropReason::Segmentation);
         }

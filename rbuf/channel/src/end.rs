@@ -103,12 +103,36 @@ impl<W: Words> End<W> {
     ///
     /// A [`Fault`] if what the peer wrote cannot be. The channel must then be closed.
     pub fn take(&mut self) -> Result<Option<IoRec>, Fault> {
+        let mut rec = IoRec::EMPTY;
+        Ok(self.take_into(&mut rec)?.then_some(rec))
+    }
+
+    /// As [`Self::take`], into `rec`; `false`, and `rec` names nothing, if there is nothing new.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::take`]; `rec` names nothing then.
+    pub fn take_into(&mut self, rec: &mut IoRec) -> Result<bool, Fault> {
+        let taken = self.look(rec);
+        match taken {
+            Ok(true) => {
+                self.taken += rec.words();
+                // ORDERING: pairs with the Acquire fence in `room`: the peer may now overwrite the
+                // words.
+                self.mine[TAKEN].store(self.taken, Ordering::Release);
+            }
+            _ => rec.clear(),
+        }
+        taken
+    }
+
+    /// Reads the next iorec without taking it.
+    fn look(&mut self, rec: &mut IoRec) -> Result<bool, Fault> {
         if self.peer_published == self.taken && self.available()? == 0 {
-            return Ok(None);
+            return Ok(false);
         }
         let available = self.peer_published - self.taken;
-        let header = self.peer_slot(self.taken).load(Ordering::Relaxed);
-        let mut rec = IoRec::from_header_word(header)?;
+        rec.set_header_word(self.peer_slot(self.taken).load(Ordering::Relaxed))?;
         if rec.words() > available {
             return Err(Fault::Torn { count: rec.pairs().len() as u8, words: available });
         }
@@ -117,10 +141,7 @@ impl<W: Words> End<W> {
             rec.set_pair_word(index, self.peer_slot(position).load(Ordering::Relaxed));
         }
         rec.validate(self.area)?;
-        self.taken += rec.words();
-        // ORDERING: pairs with the Acquire fence in `room`: the peer may now overwrite the words.
-        self.mine[TAKEN].store(self.taken, Ordering::Release);
-        Ok(Some(rec))
+        Ok(true)
     }
 
     /// Words the peer has published and this end has not taken.

@@ -43,7 +43,10 @@ impl Pair {
 ///
 /// A header word is `count:8 | flags:8 | cookie:16 | gso_size:16 | reserved:16` from the lowest bit,
 /// a pair word `offset:32 | len:32`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+///
+/// Large for what most packets need, so the data path keeps iorecs where they are and copies only
+/// what is used ([`Self::copy_from`]).
+#[derive(Debug, Clone)]
 pub struct IoRec {
     count: u8,
     /// Bits of [`flag`].
@@ -54,6 +57,14 @@ pub struct IoRec {
     pub gso_size: u16,
     pairs: [Pair; PAIRS_MAX],
 }
+
+impl PartialEq for IoRec {
+    fn eq(&self, other: &Self) -> bool {
+        self.header_word() == other.header_word() && self.pairs() == other.pairs()
+    }
+}
+
+impl Eq for IoRec {}
 
 impl IoRec {
     /// An iorec that names nothing yet.
@@ -72,6 +83,24 @@ impl IoRec {
         rec.cookie = cookie;
         rec.pairs[0] = pair;
         rec
+    }
+
+    /// Whether it names nothing.
+    pub const fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// Makes it name nothing.
+    pub const fn clear(&mut self) {
+        self.count = 0;
+    }
+
+    /// Becomes equal to `other`.
+    pub fn copy_from(&mut self, other: &Self) {
+        (self.count, self.flags) = (other.count, other.flags);
+        (self.cookie, self.gso_size) = (other.cookie, other.gso_size);
+        let used = other.count as usize;
+        self.pairs[..used].copy_from_slice(&other.pairs[..used]);
     }
 
     /// Adds a range at the end; `false` if there are [`PAIRS_MAX`] already.
@@ -118,8 +147,10 @@ impl IoRec {
             | (self.gso_size as u64) << 32
     }
 
-    /// Reads the header word, checking only what can be checked without the pairs.
-    pub(crate) const fn from_header_word(header: u64) -> Result<Self, Fault> {
+    /// Reads the header word, checking only what can be checked without the pairs, which are then
+    /// to be set. After a fault it names nothing.
+    pub(crate) const fn set_header_word(&mut self, header: u64) -> Result<(), Fault> {
+        self.count = 0;
         let count = header as u8;
         if count == 0 || count as usize > PAIRS_MAX {
             return Err(Fault::PairCount { count });
@@ -127,12 +158,11 @@ impl IoRec {
         if header >> 48 != 0 {
             return Err(Fault::Reserved { header });
         }
-        let mut rec = Self::EMPTY;
-        rec.count = count;
-        rec.flags = (header >> 8) as u8;
-        rec.cookie = (header >> 16) as u16;
-        rec.gso_size = (header >> 32) as u16;
-        Ok(rec)
+        self.count = count;
+        self.flags = (header >> 8) as u8;
+        self.cookie = (header >> 16) as u16;
+        self.gso_size = (header >> 32) as u16;
+        Ok(())
     }
 
     pub(crate) const fn pair_word(&self, index: usize) -> u64 {
@@ -217,9 +247,11 @@ mod tests {
     proptest! {
         #[test]
         fn any_header_word_is_read_or_refused(header: u64) {
-            match IoRec::from_header_word(header) {
-                Ok(rec) => prop_assert_eq!(rec.header_word(), header),
+            let mut rec = IoRec::EMPTY;
+            match rec.set_header_word(header) {
+                Ok(()) => prop_assert_eq!(rec.header_word(), header),
                 Err(fault) => {
+                    prop_assert!(rec.is_empty());
                     let named = matches!(fault, Fault::PairCount { .. } | Fault::Reserved { .. });
                     prop_assert!(named, "{}", fault);
                 }

@@ -139,7 +139,8 @@ pub struct Domain {
 /// What is in use.
 #[derive(Debug)]
 struct Plan {
-    slots: Vec<bool>,
+    /// Slots that are free, the lowest last.
+    slots: Vec<u32>,
     control: Regions,
     tx_data: Regions,
     rx_data: Regions,
@@ -212,7 +213,7 @@ impl Domain {
             .and_then(|words| FifoReader::new(words, offer.flows_max))
             .ok_or(DomainError::ControlIn)?;
         let plan = Plan {
-            slots: vec![false; offer.flows_max as usize],
+            slots: (0..offer.flows_max).rev().collect(),
             control: Regions::new(fifo_bytes(offer.flows_max), CONTROL_BYTES_MAX),
             tx_data: Regions::new(0, DATA_BYTES_MAX),
             rx_data: Regions::new(0, DATA_BYTES_MAX),
@@ -234,11 +235,7 @@ impl Domain {
     /// [`DomainError::Slots`] or [`DomainError::Full`].
     pub fn lay_out(&self, shape: &Shape) -> Result<FlowLayout, DomainError> {
         let mut plan = lock(&self.plan);
-        let slot = plan
-            .slots
-            .iter()
-            .position(|used| !used)
-            .ok_or(DomainError::Slots(self.offer.flows_max))?;
+        let slot = *plan.slots.last().ok_or(DomainError::Slots(self.offer.flows_max))?;
         let wanted = Wanted::of(shape);
         let offsets = plan.take(&wanted).ok_or(DomainError::Full)?;
         if let Err(error) = self.grow(&plan) {
@@ -246,9 +243,9 @@ impl Domain {
             return Err(error);
         }
         let [control, tx, rx] = offsets;
-        plan.slots[slot] = true;
+        plan.slots.pop();
         Ok(FlowLayout {
-            slot: slot as u32,
+            slot,
             control_offset: control,
             tx_words: shape.tx_words,
             rx_words: shape.rx_words,
@@ -291,7 +288,7 @@ impl Domain {
     /// The layout of a closed flow can be used again.
     pub fn give_back(&self, layout: &FlowLayout) {
         let mut plan = lock(&self.plan);
-        plan.slots[layout.slot as usize] = false;
+        plan.slots.push(layout.slot);
         let wanted = Wanted {
             control: flow_block_bytes(layout.tx_words, layout.rx_words),
             tx_data: layout.tx_data.bytes.into(),
