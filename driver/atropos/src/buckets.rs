@@ -3,7 +3,7 @@
 //! Two tiers. The fine one has 64³ buckets under three levels of bitmaps, so the first non-empty
 //! bucket is three bit scans away; keys beyond its horizon wait in a coarse tier whose buckets are
 //! 4 096 times as wide, and move to the fine one, once, when the window reaches them. Order within
-//! a bucket is last in, first out; the scheduler's bound accounts for a bucket's width.
+//! a bucket is first in, first out; the scheduler's bound accounts for a bucket's width.
 //!
 //! Members are linked through their own cache lines, so the queue allocates nothing after it was
 //! made and inserts and removes in constant time.
@@ -75,9 +75,9 @@ impl Buckets {
         let place = self.place_for(key_ns);
         self.link(members, index, place);
         self.len += 1;
-        // Last in, first out: a member of the front's own bucket goes before it.
+        // First in, first out: a member of the front's own bucket comes after it.
         let bucket = (key_ns >> self.shift).max(self.low);
-        if self.front != NONE && bucket <= self.front_bucket {
+        if self.front != NONE && bucket < self.front_bucket {
             (self.front, self.front_bucket) = (index, bucket);
         }
     }
@@ -93,21 +93,24 @@ impl Buckets {
         FINE + (bucket & (COARSE as i64 - 1)) as usize
     }
 
+    /// Appends a member to a bucket. The first member's `prev` is the last one.
     fn link<M: Member>(&mut self, members: &mut [M], index: u32, place: usize) {
         if place >= FINE {
             self.earliest = NONE;
         }
         let head = self.heads[place].wrapping_sub(1);
+        let last = if head == NONE { index } else { members[head as usize].prev() };
         let member = &mut members[index as usize];
         member.set_place(place as u32);
-        member.set_prev(NONE);
-        member.set_next(head);
+        member.set_next(NONE);
+        member.set_prev(last);
         if head == NONE {
+            self.heads[place] = index + 1;
             self.mark(place, true);
         } else {
+            members[last as usize].set_next(index);
             members[head as usize].set_prev(index);
         }
-        self.heads[place] = index + 1;
     }
 
     pub(crate) fn remove<M: Member>(&mut self, members: &mut [M], index: u32) {
@@ -124,16 +127,18 @@ impl Buckets {
         if place >= FINE {
             self.earliest = NONE;
         }
-        if next != NONE {
-            members[next as usize].set_prev(prev);
-        }
-        if prev == NONE {
+        let head = self.heads[place] - 1;
+        if index == head {
             self.heads[place] = next.wrapping_add(1);
             if next == NONE {
                 self.mark(place, false);
+            } else {
+                members[next as usize].set_prev(prev);
             }
         } else {
             members[prev as usize].set_next(next);
+            let after = if next == NONE { head } else { next };
+            members[after as usize].set_prev(prev);
         }
     }
 

@@ -62,6 +62,11 @@ pub enum Hidden {
         #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
         command: Vec<String>,
     },
+    #[command(name = "__run", hide = true)]
+    Run {
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, required = true)]
+        command: Vec<std::ffi::OsString>,
+    },
     #[command(name = "__sender", hide = true)]
     Sender(Sender),
     #[command(name = "__sink", hide = true)]

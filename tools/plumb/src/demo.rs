@@ -87,11 +87,14 @@ pub fn run(arguments: &cli::Demo) -> Result<ExitCode> {
         );
         senders.push(sender);
     }
-    let report = watch(&host, &mut sink, &contracts, arguments, &asked)?;
+    let report = watch(&host, &mut sink, &contracts, arguments, &asked);
     drop((senders, sink, lab));
     match report {
-        Some(report) => finish(&report, arguments.json),
-        None => bail!("interrupted"),
+        // An interrupt at the keyboard also ends the processes that are watched.
+        _ if asked.yet() => bail!("interrupted"),
+        Ok(Some(report)) => finish(&report, arguments.json),
+        Ok(None) => bail!("interrupted"),
+        Err(error) => Err(error),
     }
 }
 

@@ -7,6 +7,7 @@
 mod namespace;
 pub mod peer;
 
+use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, ExitStatus, Stdio};
@@ -32,6 +33,9 @@ const PEER_MAC: Mac = Mac([0x02, 0x50, 0x4c, 0x55, 0x4d, 0x02]);
 pub const OUR_ADDRESS: &str = "10.77.0.1/24";
 /// The peer's address in a lab.
 pub const PEER_ADDRESS: &str = "10.77.0.2/24";
+
+/// What the folders of labs are called, before the process identifier.
+const FOLDER: &str = "plumb-lab-";
 
 /// How long daemons may take to be ready.
 const READY: Duration = Duration::from_secs(10);
@@ -63,21 +67,29 @@ pub fn run(arguments: &cli::Lab) -> Result<ExitCode> {
     let lab = Lab::start(&shape)?;
     // Whatever the command leaves behind becomes ours, and ends with the lab.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
-    let shell = std::env::var("SHELL").unwrap_or_else(|_| "/bin/sh".into());
-    let mut words = arguments.command.iter().map(String::as_str);
-    let program = words.next().unwrap_or_else(|| {
-        eprintln!("plumb lab: Plumb is 10.77.0.1, the Linux peer 10.77.0.2; try `plumb ping 10.77.0.2` or `$PLUMB_PEER ping 10.77.0.1`");
-        &shell
-    });
-    let status = lab
-        .command(program)
-        .args(words)
-        .status()
-        .with_context(|| format!("cannot run `{program}`"))?;
+    let mut words: Vec<OsString> = arguments.command.iter().map(OsString::from).collect();
+    if words.is_empty() {
+        eprintln!(
+            "plumb lab: Plumb is 10.77.0.1, the Linux peer 10.77.0.2; try `plumb ping 10.77.0.2` or `$PLUMB_PEER ping 10.77.0.1`"
+        );
+        words.push(std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into()));
+    }
+    let status = lab.command(this_program()?).arg("__run").args(&words).status();
+    let status = status.context("cannot start a process")?;
     let keep: Vec<u32> = lab.processes();
     reap_strays(&keep);
     drop(lab);
     Ok(exit_code(status))
+}
+
+/// Becomes `command`, and dies with the lab.
+pub fn run_and_die_with_it(command: &[OsString]) -> Result<ExitCode> {
+    use std::os::unix::process::CommandExt;
+    crate::daemons::die_with_parent()?;
+    let (program, arguments) = command.split_first().context("no command")?;
+    // What was set for us outlives the change of program.
+    let error = Command::new(program).args(arguments).exec();
+    Err(error).with_context(|| format!("cannot run `{}`", program.display()))
 }
 
 /// The exit code a shell would give.
@@ -238,10 +250,24 @@ impl Drop for Lab {
     }
 }
 
+/// Removes what labs left that were killed before they could.
+fn remove_forgotten_folders() {
+    for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let Some(pid) = name.strip_prefix(FOLDER).and_then(|pid| pid.parse::<u32>().ok()) else {
+            continue;
+        };
+        if !Path::new(&format!("/proc/{pid}")).exists() {
+            let _ = std::fs::remove_dir_all(entry.path());
+        }
+    }
+}
+
 /// A folder only this user can look into.
 fn private_folder() -> Result<PathBuf> {
     use std::os::unix::fs::DirBuilderExt;
-    let folder = std::env::temp_dir().join(format!("plumb-lab-{}", std::process::id()));
+    remove_forgotten_folders();
+    let folder = std::env::temp_dir().join(format!("{FOLDER}{}", std::process::id()));
     let _ = std::fs::remove_dir_all(&folder);
     std::fs::DirBuilder::new()
         .mode(0o700)

@@ -37,12 +37,24 @@ fn main() -> ExitCode {
         Command::Hidden(hidden) => match hidden {
             Hidden::Peer(arguments) => lab::peer::hold(&arguments),
             Hidden::InPeer { pid, command } => lab::peer::enter(pid, &command),
+            Hidden::Run { command } => lab::run_and_die_with_it(&command),
             Hidden::Sender(arguments) => demo::sender::run(&arguments),
             Hidden::Sink(arguments) => demo::sink::run(&arguments),
         },
     };
     result.unwrap_or_else(|error| {
-        eprintln!("plumb: {error:#}");
+        eprintln!("plumb: {}", message(&error));
         ExitCode::FAILURE
     })
+}
+
+/// An error and its causes, leaving out causes that were named already.
+fn message(error: &anyhow::Error) -> String {
+    let mut text = error.to_string();
+    for cause in error.chain().skip(1).map(ToString::to_string) {
+        if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
 }

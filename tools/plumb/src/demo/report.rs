@@ -133,7 +133,11 @@ pub fn simulated(contracts: &[Contract], rate: Rate, seconds: u32) -> Result<Rep
     }
     for &app in &apps {
         world.saturate(app, PAYLOAD_BYTES);
+        // As people start programs: one after the other.
+        world.run_for(7_000_000);
     }
+    // Several whole periods pass before the measurement begins, as in the lab.
+    world.run_for(1_000_000_000);
     let (begun, end) = (world.now_ns(), world.now_ns() + (u64::from(seconds) + 1) * 1_000_000_000);
     let mut asked = Vec::new();
     while world.now_ns() < end {
