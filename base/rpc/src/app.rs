@@ -215,7 +215,7 @@ pub enum QueryReply {
     Status(StatusInfo),
 }
 
-/// A link and its addresses.
+/// A link with a driver, and its addresses.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LinkInfo {
     /// The number by which requests name it.
@@ -224,8 +224,6 @@ pub struct LinkInfo {
     pub facts: base_flow::LinkFacts,
     /// Our addresses on it.
     pub addresses: Vec<Prefix>,
-    /// Whether its driver is connected.
-    pub up: bool,
     /// Density promised to flows, in parts per million.
     pub promised_ppm: u64,
     /// Density that may be promised, in parts per million.

@@ -15,6 +15,9 @@ use crate::arenas::Arenas;
 use crate::bills::Side;
 use crate::driver::Driver;
 
+/// How soon a device that had no room is tried again.
+const CONGESTED_NS: u64 = 100_000;
+
 /// What became of a frame.
 enum Fate {
     /// The link has it.
@@ -49,6 +52,9 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
         self.link.flush();
         self.complete();
         self.announce();
+        if self.link.is_congested() {
+            until = Some(until.unwrap_or(u64::MAX).min(now_ns + CONGESTED_NS));
+        }
         until
     }
 

@@ -102,12 +102,4 @@ impl Ring {
         }
         budget
     }
-
-    /// Whether a frame waits.
-    pub(crate) fn has_news(&self) -> bool {
-        let slot = self.base.as_ptr().wrapping_add(self.next * self.slot_bytes);
-        // SAFETY: as in `poll`.
-        let status = unsafe { AtomicU32::from_ptr(slot.cast()) };
-        status.load(Ordering::Acquire) & libc::TP_STATUS_USER != 0
-    }
 }

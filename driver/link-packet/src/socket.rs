@@ -3,10 +3,9 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use base_wire::Mac;
 use driver_filter::Checked;
 use driver_link::{Arrival, Facts, Link};
-use driver_netlink::{Interface, Netlink, NetlinkError};
+use driver_netlink::{Netlink, NetlinkError};
 use rbuf_channel::Data;
 
 use crate::ring::Ring;
@@ -67,7 +66,6 @@ pub struct PacketLink {
     ring: Ring,
     batch: Batch,
     socket: OwnedFd,
-    interface: Interface,
     facts: Facts,
 }
 
@@ -107,27 +105,7 @@ impl PacketLink {
         // means smaller batches.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BYTES);
         bind(&socket, interface.index).map_err(os("bind"))?;
-        Ok(Self { ring, batch: Batch::new(), socket, interface, facts })
-    }
-
-    /// The address on the link.
-    pub const fn mac(&self) -> Mac {
-        self.facts.station
-    }
-
-    /// The interface.
-    pub const fn interface(&self) -> &Interface {
-        &self.interface
-    }
-
-    /// Whether a frame waits in the ring.
-    pub fn has_news(&self) -> bool {
-        self.ring.has_news()
-    }
-
-    /// Whether frames wait because the kernel had no room.
-    pub const fn is_congested(&self) -> bool {
-        !self.batch.is_empty()
+        Ok(Self { ring, batch: Batch::new(), socket, facts })
     }
 }
 
@@ -160,6 +138,10 @@ impl Link for PacketLink {
 
     fn complete(&mut self, done: &mut impl FnMut(bool)) {
         self.batch.complete(done);
+    }
+
+    fn is_congested(&self) -> bool {
+        !self.batch.is_empty()
     }
 
     fn take_overflow(&mut self) -> u64 {

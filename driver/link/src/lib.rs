@@ -81,6 +81,10 @@ pub trait Link {
     /// they were accepted: with `false` if the device refused it.
     fn complete(&mut self, done: &mut impl FnMut(bool));
 
+    /// Whether accepted frames wait because the device had no room at the last [`Self::flush`]: flush
+    /// again soon.
+    fn is_congested(&self) -> bool;
+
     /// Frames lost since the last call because nobody polled.
     fn take_overflow(&mut self) -> u64;
 }

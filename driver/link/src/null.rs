@@ -80,6 +80,10 @@ impl Link for NullLink {
         }
     }
 
+    fn is_congested(&self) -> bool {
+        false
+    }
+
     fn take_overflow(&mut self) -> u64 {
         0
     }

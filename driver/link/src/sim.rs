@@ -257,6 +257,10 @@ impl Link for SimLink {
         }
     }
 
+    fn is_congested(&self) -> bool {
+        false
+    }
+
     fn take_overflow(&mut self) -> u64 {
         0
     }

@@ -29,7 +29,7 @@ pub struct LinkConfig {
     /// Router for everything else.
     #[serde(default)]
     pub gateway: Option<IpAddr>,
-    /// Rate to schedule it at, as in `"100mbit"`; the interface's own if left out.
+    /// Rate to schedule it at, as in `"100mbit"`; 1 Gbit/s if left out.
     #[serde(default, deserialize_with = "rate")]
     pub rate: Option<Rate>,
     /// VLAN of the interface to use.

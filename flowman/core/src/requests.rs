@@ -528,7 +528,6 @@ impl FlowManager {
                 link: index as u16,
                 facts: driver.facts.clone(),
                 addresses: link.config.addresses.clone(),
-                up: true,
                 promised_ppm: driver.admission.promised_ppm(),
                 promisable_ppm: driver.admission.promisable_ppm(),
                 bill,

@@ -12,6 +12,7 @@ use flowman_core::{ClientId, Config, Counters, FlowManager, LinkId, Output};
 use rbuf_domain::{DomainError, Offer};
 use rbuf_shm::{Access, Arena, Connection, Listener, ReceiveError, monotonic_ns};
 use rustix::event::{Timespec, epoll};
+use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 
 use crate::own::OwnFlow;
 
@@ -168,12 +169,17 @@ impl Daemon {
             .map_err(os("epoll_ctl"))
     }
 
-    /// Serves until the process is killed.
+    /// Gives up all capabilities, and serves until the process is killed.
     ///
     /// # Errors
     ///
     /// If the kernel does not let it wait any more.
     pub fn run(&mut self) -> Result<(), ServeError> {
+        // What it holds is all it needs.
+        let none = CapabilitySet::empty();
+        let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+        set_no_new_privs(true).map_err(os("prctl(PR_SET_NO_NEW_PRIVS)"))?;
+        set_capabilities(None, sets).map_err(os("capset"))?;
         loop {
             self.round(None)?;
         }

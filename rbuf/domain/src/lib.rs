@@ -19,7 +19,8 @@ use std::sync::Mutex;
 
 use base_rpc::{FlowLayout, Region};
 use rbuf_channel::{
-    End, Fault, FifoReader, FifoWriter, block_words, fifo_words, flow_block_bytes, rx_block_offset,
+    End, Fault, FifoReader, FifoWriter, Mode, block_words, fifo_words, flow_block_bytes,
+    rx_block_offset,
 };
 use rbuf_shm::{Access, Arena, ArenaError, Doorbell, Ringer, ShmData, ShmWords};
 
@@ -80,8 +81,8 @@ impl Offer {
         let fifo = fifo_bytes(flows_max);
         Ok(Self {
             control_out: Arena::create("plumb-control-out", fifo, CONTROL_BYTES_MAX, Access::Read)?,
-            tx_data: Arena::create("plumb-tx-data", GROWTH_BYTES, DATA_BYTES_MAX, Access::Read)?,
-            rx_data: Arena::create("plumb-rx-data", GROWTH_BYTES, DATA_BYTES_MAX, Access::Write)?,
+            tx_data: data_arena("plumb-tx-data", Mode::TransmitMaster)?,
+            rx_data: data_arena("plumb-rx-data", Mode::ReceiveMaster)?,
             bell,
             ringer,
             flows_max,
@@ -97,6 +98,16 @@ impl Offer {
     pub fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
         [self.control_out.file(), self.tx_data.file(), self.rx_data.file(), self.ringer.as_fd()]
     }
+}
+
+/// A data arena of channels in which this domain is master: the other side may write it only where
+/// this side is the receiver.
+fn data_arena(name: &str, mode: Mode) -> Result<Arena, ArenaError> {
+    let others = match mode {
+        Mode::TransmitMaster => Access::Read,
+        Mode::ReceiveMaster => Access::Write,
+    };
+    Arena::create(name, GROWTH_BYTES, DATA_BYTES_MAX, others)
 }
 
 /// The shape of a flow's channels.

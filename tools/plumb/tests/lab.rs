@@ -227,16 +227,23 @@ fn a_labs_exit_status_is_the_commands_and_nothing_is_left() {
 }
 
 #[test]
-fn the_driver_serves_without_privileges() {
-    in_lab("the_driver_serves_without_privileges", &[], || {
-        let status =
-            std::fs::read_to_string(format!("/proc/{}/status", processes()["driver"])).unwrap();
-        let field = |name: &str| {
-            status.lines().find_map(|line| line.strip_prefix(name)).unwrap().trim().to_string()
-        };
-        assert_eq!(u64::from_str_radix(&field("CapEff:"), 16), Ok(0));
-        assert_eq!(u64::from_str_radix(&field("CapPrm:"), 16), Ok(0));
-        assert_eq!((field("NoNewPrivs:"), field("Seccomp:")), ("1".into(), "2".into()));
+fn the_daemons_serve_without_privileges() {
+    in_lab("the_daemons_serve_without_privileges", &[], || {
+        let processes = processes();
+        for (name, filtered) in [("driver", "2"), ("flowman", "0")] {
+            let status =
+                std::fs::read_to_string(format!("/proc/{}/status", processes[name])).unwrap();
+            let field = |field: &str| {
+                status.lines().find_map(|line| line.strip_prefix(field)).unwrap().trim().to_string()
+            };
+            assert_eq!(u64::from_str_radix(&field("CapEff:"), 16), Ok(0), "{name}");
+            assert_eq!(u64::from_str_radix(&field("CapPrm:"), 16), Ok(0), "{name}");
+            assert_eq!(
+                (field("NoNewPrivs:"), field("Seccomp:")),
+                ("1".into(), filtered.into()),
+                "{name}"
+            );
+        }
     });
 }
 
