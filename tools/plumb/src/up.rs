@@ -67,6 +67,10 @@ pub fn run(arguments: &cli::Up) -> Result<ExitCode> {
         daemons.check()?;
         std::thread::sleep(Duration::from_millis(100));
     }
+    drop(daemons);
+    for left in [socket, &drivers] {
+        let _ = std::fs::remove_file(left);
+    }
     Ok(ExitCode::SUCCESS)
 }
 
