@@ -124,7 +124,8 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
         if sent {
             self.bills.add(index, bill_word::TX_FRAMES, 1);
             self.bills.add(index, bill_word::TX_BYTES, bytes as u64);
-            self.bills.add(index, bill_word::TX_WIRE_NS, cost);
+            let wire_ns = self.atropos.line().rate().wire_ns(bytes);
+            self.bills.add(index, bill_word::TX_WIRE_NS, wire_ns);
             self.bills.add(index, bill_word::TX_SLACK_FRAMES, slack.into());
         }
         match fate {

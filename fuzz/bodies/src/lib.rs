@@ -2,7 +2,7 @@
 //!
 //! Each takes bytes that an adversary chose and panics if something he must not achieve happens. They
 //! run as ordinary tests over the kept corpus and random inputs (`tests/corpus.rs`), and under a
-//! coverage-guided engine with `cargo fuzz` in the folder above.
+//! coverage-guided engine with `cargo fuzz` (`cargo run -p xtask -- fuzz TARGET`).
 
 #![forbid(unsafe_code)]
 

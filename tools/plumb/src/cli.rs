@@ -112,6 +112,23 @@ pub struct Pace {
     /// time and saves latency.
     #[arg(long, default_value = "0us", value_parser = duration)]
     pub spin: Duration,
+    /// Charge every frame at least this much of its contract: the driver's own time for a frame, so
+    /// that contracts hold for floods of small frames too.
+    #[arg(long, default_value = "0us", value_parser = duration)]
+    pub frame_cost: Duration,
+}
+
+impl Pace {
+    /// The options that say the same to another process.
+    pub fn arguments(&self) -> Vec<String> {
+        let ns = |time: Duration| format!("{}ns", time.as_nanos());
+        let mut all =
+            vec!["--spin".into(), ns(self.spin), "--frame-cost".into(), ns(self.frame_cost)];
+        if let Some(lead) = self.lead {
+            all.extend(["--lead".into(), ns(lead)]);
+        }
+        all
+    }
 }
 
 #[derive(Debug, Args)]

@@ -171,10 +171,7 @@ impl Lab {
             "--rate",
             &shape.rate.to_string(),
         ]);
-        driver.arg("--spin").arg(format!("{}ns", shape.pace.spin.as_nanos()));
-        if let Some(lead) = shape.pace.lead {
-            driver.arg("--lead").arg(format!("{}ns", lead.as_nanos()));
-        }
+        driver.args(shape.pace.arguments());
         let driver = driver
             .arg("--socket")
             .arg(&socket)

@@ -52,10 +52,7 @@ pub fn run(arguments: &cli::Up) -> Result<ExitCode> {
         let mut driver = Command::new(&program);
         driver.args(["driver", "--supervised", "--dev", &link.dev]);
         driver.args(["--rate", &link.rate.unwrap_or(RATE).to_string()]);
-        driver.arg("--spin").arg(format!("{}ns", arguments.pace.spin.as_nanos()));
-        if let Some(lead) = arguments.pace.lead {
-            driver.arg("--lead").arg(format!("{}ns", lead.as_nanos()));
-        }
+        driver.args(arguments.pace.arguments());
         if let Some(vlan) = link.vlan {
             driver.args(["--vlan", &vlan.to_string()]);
         }

@@ -19,7 +19,7 @@ enum Chore {
     Bench,
     /// Fuzz a target with a coverage-guided engine; needs `cargo fuzz` and a nightly toolchain.
     Fuzz {
-        /// Name of the target, as in `fuzz/fuzz_targets`.
+        /// Name of the target, as in `fuzz/engine/fuzz_targets`.
         target: String,
         /// For how many seconds.
         #[arg(long, default_value_t = 60)]
@@ -32,8 +32,20 @@ fn main() -> Result<ExitCode> {
         Chore::Tidy => return tidy::run(),
         Chore::Bench => run("cargo", &["bench", "--workspace"])?,
         Chore::Fuzz { target, seconds } => {
-            let limit = format!("-max_total_time={seconds}");
-            run("cargo", &["+nightly", "fuzz", "run", &target, "--", &limit])?;
+            let (corpus, limit) =
+                (format!("fuzz/corpus/{target}"), format!("-max_total_time={seconds}"));
+            let arguments = [
+                "+nightly",
+                "fuzz",
+                "run",
+                "--fuzz-dir",
+                "fuzz/engine",
+                &target,
+                &corpus,
+                "--",
+                &limit,
+            ];
+            run("cargo", &arguments)?;
         }
     }
     Ok(ExitCode::SUCCESS)
