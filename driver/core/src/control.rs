@@ -265,6 +265,7 @@ impl<A: Arenas> Flow<A> {
             rx_data,
             head: IoRec::EMPTY,
             spare: IoRec::EMPTY,
+            event_due: false,
             owed_words: 0,
             template: None,
             endpoints: None,

@@ -33,7 +33,7 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
         if lost > 0 {
             self.bills.count_drop(self.bills.link(), DropReason::RingOverflow, lost);
         }
-        self.expel();
+        self.expel(0);
         self.announce();
         count
     }
@@ -45,14 +45,16 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
         let Self { flows, bills, touched, faults, last_resort, .. } = self;
         let mut table = Table { flows, bills, touched, faults, last_resort: *last_resort };
         table.deliver(&arrival, verdict, now_ns);
-        self.expel();
+        self.expel(0);
     }
 
-    /// Takes flows that a delivery found lying out of filter and scheduler.
-    fn expel(&mut self) {
-        for index in 0..self.faults.len() {
-            let (flow, _) = self.faults[index];
-            self.silence(flow.index);
+    /// Takes flows that were found lying, from the `first` such report on, out of filter and
+    /// scheduler; not those that have their places by now.
+    pub(crate) fn expel(&mut self, first: usize) {
+        for at in first..self.faults.len() {
+            if let Some(index) = self.find(self.faults[at].0) {
+                self.silence(index);
+            }
         }
     }
 }
@@ -149,7 +151,14 @@ impl<A: Arenas> Flow<A> {
     /// payload behind, with one range all of it.
     fn fill(&mut self, arrival: &Arrival<'_>, header_bytes: usize) {
         let buffer = &mut self.spare;
-        let split = buffer.pairs().len() > 1 && header_bytes > 0;
+        let split = match buffer.pairs() {
+            // Only if the frame also fits when the first range is not filled.
+            [first, _, ..] if header_bytes > 0 => {
+                let unused = u64::from(first.len).saturating_sub(header_bytes as u64);
+                arrival.frame.len() as u64 + unused <= buffer.bytes()
+            }
+            _ => false,
+        };
         let mut rest = arrival.frame;
         let mut used = 0;
         while let Some(pair) = buffer.pairs().get(used).copied() {

@@ -53,7 +53,11 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
         self.complete();
         self.announce();
         if self.link.is_congested() {
-            until = Some(until.unwrap_or(u64::MAX).min(now_ns + CONGESTED_NS));
+            let later = now_ns + CONGESTED_NS;
+            until = match until {
+                Some(at) if self.link.room() > 0 => Some(at.min(later)),
+                _ => Some(later),
+            };
         }
         until
     }
@@ -71,6 +75,9 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
                     // An event for a flow that was closed meanwhile is late, not a lie.
                     Ok(Some(slot)) => {
                         if let Some(flow) = domain.flow(slot) {
+                            if let Some(Some(flow)) = self.flows.get_mut(flow as usize) {
+                                flow.event_due = false;
+                            }
                             self.activate(flow, now_ns);
                         }
                     }
@@ -200,9 +207,7 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
                 faults.push((id, fault));
             }
         });
-        for at in known..self.faults.len() {
-            self.silence(self.faults[at].0.index);
-        }
+        self.expel(known);
     }
 
     fn give_head_back(&mut self, index: u32) {
@@ -233,7 +238,11 @@ impl<A: Arenas> crate::flow::Flow<A> {
             }
             // Asks to be told of the next advance. What happened before that was seen is found by
             // looking once more.
-            self.tx.arm()?;
+            // An event that is still to come or to be read will do as well.
+            if !self.event_due {
+                self.tx.arm()?;
+                self.event_due = true;
+            }
         }
         Ok(if self.head.is_empty() { Head::Empty } else { Head::Blocked })
     }

@@ -112,6 +112,20 @@ fn headers_and_payload_go_to_their_own_ranges() {
 }
 
 #[test]
+fn a_payload_that_does_not_fit_behind_the_headers_is_not_cut_but_put_beside_them() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(10, 100));
+    let mut rec = rbuf_channel::IoRec::single(7, rbuf_channel::Pair { offset: 0, len: 1000 });
+    assert!(rec.push(rbuf_channel::Pair { offset: BUFFER, len: 16 }));
+    assert!(app.rx.put(&rec).unwrap());
+    rig.wire.send(Side::Right, incoming(4000, &[1; 100]));
+    rig.run(MS);
+    let filled = app.rx.take().unwrap().unwrap();
+    let lens: Vec<u32> = filled.pairs().iter().map(|pair| pair.len).collect();
+    assert_eq!(lens, [142]);
+}
+
+#[test]
 fn forged_frames_are_refused_charged_and_never_leave() {
     let mut rig = Rig::new();
     let mut app = rig.app(4000, ms(10, 100));

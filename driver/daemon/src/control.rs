@@ -1,6 +1,7 @@
 //! Obeying the flow manager.
 
 use std::collections::VecDeque;
+use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use base_rpc::{DomainId, FromDriver, InstallError, MESSAGE_BYTES_MAX, ToDriver, decode, encode};
@@ -50,9 +51,12 @@ impl Control {
         while let Some((bytes, descriptors)) = self.unsent.front() {
             let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
             match self.connection.send(bytes, &borrowed) {
-                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
                 // Told, or nobody is there to be told.
-                _ => self.unsent.pop_front(),
+                Ok(()) => self.unsent.pop_front(),
+                Err(error) if error.kind() == ErrorKind::BrokenPipe => self.unsent.pop_front(),
+                Err(error) if error.kind() == ErrorKind::ConnectionReset => self.unsent.pop_front(),
+                // The flow manager is behind, or the kernel is short of something.
+                Err(_) => return,
             };
         }
     }

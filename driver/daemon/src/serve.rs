@@ -266,7 +266,8 @@ impl<L: Polled> Server<L> {
             match change {
                 Change::None => {}
                 Change::Joined(domain, bell) => {
-                    let flags = epoll::EventFlags::IN;
+                    // Every ring is an edge; a bell whose other end is closed is one only once.
+                    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
                     let data = epoll::EventData::new_u64(domain.0.into());
                     epoll::add(&self.epoll, &bell, data, flags).map_err(os("epoll_ctl"))?;
                     self.bells.insert(domain, bell);

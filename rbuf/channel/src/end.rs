@@ -214,7 +214,7 @@ impl<W: Words> End<W> {
     }
 
     /// Announces sleep until the peer has published `words` words that are not taken yet. `None`,
-    /// and still awake, if it has. The sleeper then waits on the futex
+    /// with what was announced before left as it was, if it has. The sleeper then waits on the futex
     /// [`Self::peer_published_word`] while its value is the one returned, and calls
     /// [`Self::awake`] when it has slept.
     ///
@@ -222,15 +222,16 @@ impl<W: Words> End<W> {
     ///
     /// A [`Fault`] if the peer's count is impossible.
     pub fn await_published(&mut self, words: u64) -> Result<Option<u64>, Fault> {
+        let before = self.mine[AWAITS_PUBLISHED].load(Ordering::Relaxed);
         self.announce(AWAITS_PUBLISHED, self.taken + words);
         if self.available()? >= words {
-            self.awake();
+            self.mine[AWAITS_PUBLISHED].store(before, Ordering::Relaxed);
             return Ok(None);
         }
         Ok(Some(self.peer_published))
     }
 
-    /// Announces sleep until `words` words can be put. `None`, and still awake, if they can be. The
+    /// Announces sleep until `words` words can be put. `None`, with what was announced before left as it was, if they can be. The
     /// sleeper then waits on the futex [`Self::peer_taken_word`] while its value is the one
     /// returned.
     ///
@@ -238,9 +239,10 @@ impl<W: Words> End<W> {
     ///
     /// A [`Fault`] if the peer's count is impossible.
     pub fn await_taken(&mut self, words: u64) -> Result<Option<u64>, Fault> {
+        let before = self.mine[AWAITS_TAKEN].load(Ordering::Relaxed);
         self.announce(AWAITS_TAKEN, (self.published + words).saturating_sub(self.ring));
         if self.room()? >= words {
-            self.awake();
+            self.mine[AWAITS_TAKEN].store(before, Ordering::Relaxed);
             return Ok(None);
         }
         Ok(Some(self.peer_taken))

@@ -81,7 +81,13 @@ impl Rpc {
             state = self.state();
             state.reading = false;
             match received {
-                Ok(received) => state.take(&received.bytes, received.descriptors)?,
+                Ok(received) => {
+                    if let Err(error) = state.take(&received.bytes, received.descriptors) {
+                        state.gone = true;
+                        self.changed.notify_all();
+                        return Err(error);
+                    }
+                }
                 Err(ReceiveError::WouldBlock) => {}
                 Err(_) => state.gone = true,
             }

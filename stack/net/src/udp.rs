@@ -260,6 +260,9 @@ impl Udp {
                 return Err(Error::WouldBlock);
             }
             if looks.again() {
+                if looks.is_time_to_hear() && !self.hear_spinning(deadline) {
+                    return Err(Error::WouldBlock);
+                }
                 continue;
             }
             // Sleep until half of the buffers are back, not until one is: fewer wake-ups.
@@ -329,6 +332,9 @@ impl Udp {
                 return Err(Error::WouldBlock);
             }
             if looks.again() {
+                if looks.is_time_to_hear() && !self.hear_spinning(deadline) {
+                    return Err(Error::WouldBlock);
+                }
                 continue;
             }
             let Some(seen) = state.stack.device().rx().await_published(1)? else { continue };
@@ -355,6 +361,13 @@ impl Udp {
             self.shared.host().hear_notices();
         }
         woken || monotonic_ns() < deadline
+    }
+
+    /// What a sleeper does when it wakes, for one that never sleeps; `false` if `deadline` has
+    /// passed.
+    fn hear_spinning(&self, deadline: u64) -> bool {
+        self.shared.host().hear_notices();
+        monotonic_ns() < deadline
     }
 
     fn deadline(&self, timeout_ns: &AtomicU64) -> u64 {
@@ -426,7 +439,10 @@ impl State {
     }
 }
 
-/// Counts looks before sleeping.
+/// So many looks a socket that never sleeps makes between a system call and the next.
+const LOOKS_DEAF: u32 = 1 << 14;
+
+/// Counts looks: those left before sleeping or, if it never sleeps, those made.
 struct Looks {
     left: u32,
     endless: bool,
@@ -444,11 +460,17 @@ impl Looks {
     fn again(&mut self) -> bool {
         std::hint::spin_loop();
         if self.endless {
+            self.left = self.left.wrapping_add(1);
             return true;
         }
         let more = self.left > 0;
         self.left = self.left.saturating_sub(1);
         more
+    }
+
+    /// Whether an endless look is to see what time it is and what the flow manager says.
+    const fn is_time_to_hear(&self) -> bool {
+        self.endless && self.left.is_multiple_of(LOOKS_DEAF)
     }
 }
 

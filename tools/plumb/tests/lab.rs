@@ -8,7 +8,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use in_lab::{OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer, processes, program};
-use plumb_net::{Contract, DropReason, Refusal, Udp};
+use plumb_net::{Contract, DropReason, Refusal, Udp, Wait};
 
 #[test]
 fn datagrams_of_every_size_go_there_and_come_back() {
@@ -29,6 +29,15 @@ fn datagrams_of_every_size_go_there_and_come_back() {
         }
         assert_eq!(ours.send(&[0; 1473]).unwrap_err().kind(), ErrorKind::InvalidInput);
         assert_eq!(ours.errors(), (0, 0));
+    });
+}
+
+#[test]
+fn a_socket_that_never_sleeps_still_knows_when_its_time_is_up() {
+    in_lab("a_socket_that_never_sleeps_still_knows_when_its_time_is_up", &[], || {
+        let ours = Udp::options().host(&host()).wait(Wait::Spin).connect((THEIRS, 7002)).unwrap();
+        ours.set_read_timeout(Some(Duration::from_millis(50)));
+        assert_eq!(ours.recv(&mut [0; 100]).unwrap_err().kind(), ErrorKind::WouldBlock);
     });
 }
 
