@@ -14,7 +14,8 @@ use base_rpc::{DomainId, FromDriver};
 use driver_core::{Driver, Limits, bill_words};
 use driver_link::Link;
 use rbuf_shm::{
-    Access, Arena, ArenaError, Connection, Doorbell, ShmWords, monotonic_ns, thread_cpu_ns,
+    Access, Arena, ArenaError, Connection, Doorbell, ShmWords, monotonic_ns,
+    raise_descriptor_limit, thread_cpu_ns,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 
@@ -114,6 +115,7 @@ pub fn serve<L: Polled>(
         .file()
         .try_clone_to_owned()
         .map_err(|source| ServeError::Os { call: "dup", source })?;
+    raise_descriptor_limit();
     if options.confine {
         confine()?;
     }

@@ -10,7 +10,9 @@ use base_flow::{BILL_WORDS, Bill, bill_word};
 use base_rpc::{Call, FromDriver, MESSAGE_BYTES_MAX, ToDriver, decode, encode};
 use flowman_core::{ClientId, Config, Counters, FlowManager, LinkId, Output};
 use rbuf_domain::{DomainError, Offer};
-use rbuf_shm::{Access, Arena, Connection, Listener, ReceiveError, monotonic_ns};
+use rbuf_shm::{
+    Access, Arena, Connection, Listener, ReceiveError, monotonic_ns, raise_descriptor_limit,
+};
 use rustix::event::{Timespec, epoll};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 
@@ -175,6 +177,7 @@ impl Daemon {
     ///
     /// If the kernel does not let it wait any more.
     pub fn run(&mut self) -> Result<(), ServeError> {
+        raise_descriptor_limit();
         // What it holds is all it needs.
         let none = CapabilitySet::empty();
         let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };

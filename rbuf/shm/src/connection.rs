@@ -12,9 +12,17 @@ use rustix::net::{
     accept_with, bind, connect, listen, recvmsg, sendmsg, socket_with, socketpair,
     sockopt::socket_peercred,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Most descriptors beside one message.
 pub const DESCRIPTORS_MAX: usize = 4;
+
+/// Lets this process hold as many descriptors as its hard limit permits: a message whose descriptors
+/// do not fit is lost, and its sender with it. No effect if that is refused.
+pub fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+}
 
 /// Who is at the other end, as the kernel says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

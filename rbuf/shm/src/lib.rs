@@ -23,7 +23,9 @@ mod doorbell;
 mod futex;
 
 pub use arena::{Access, Arena, ArenaError, ShmData, ShmWords};
-pub use connection::{Connection, DESCRIPTORS_MAX, Listener, Peer, ReceiveError, Received};
+pub use connection::{
+    Connection, DESCRIPTORS_MAX, Listener, Peer, ReceiveError, Received, raise_descriptor_limit,
+};
 pub use doorbell::{Doorbell, Ringer};
 pub use futex::Futex;
 
