@@ -2,9 +2,9 @@
 //!
 //! A driver with 100 000 flows must not look at idle ones. So a side that finds a channel empty
 //! *arms* it ([`End::arm`](crate::End::arm)), and the peer's next advance posts the flow's slot
-//! here. A flow has at most two events outstanding: a reader drains the FIFO before it arms again,
-//! so only an event for the previous arming that was still on its way can precede the new one.
-//! With two places per flow the FIFO cannot overflow, and it needs no count of what was read.
+//! here. A flow has at most two events outstanding: a reader arms again only when it has read the
+//! event of the arming before, or all that were there, so only one that was still on its way can
+//! precede the new one. With two places per flow the FIFO cannot overflow, and it needs no count of what was read.
 
 use crate::Fault;
 use crate::control::Words;

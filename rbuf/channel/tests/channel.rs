@@ -49,6 +49,21 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
+#[test]
+fn who_finds_something_does_not_call_off_the_sleep_of_another_thread() {
+    let Two { mut a, mut b, .. } = two();
+    assert!(a.await_published(1).unwrap().is_some(), "the first thread goes to sleep");
+    assert!(b.put(&rec(1, 1)).unwrap());
+    assert_eq!(a.await_published(1), Ok(None), "the second need not");
+    assert!(b.notice().wake_published, "the first is still to be woken");
+    assert!(a.await_taken(u64::from(RING) + 1).unwrap().is_some());
+    assert_eq!(a.await_taken(1), Ok(None));
+    a.awake();
+    assert!(a.take().unwrap().is_some());
+    assert!(b.put(&rec(2, 1)).unwrap());
+    assert!(!b.notice().wake_published, "nobody sleeps any more");
+}
+
 proptest! {
     #[test]
     fn what_is_taken_is_what_was_put_in_order(steps in proptest::collection::vec(step(), 0..400)) {
