@@ -7,7 +7,7 @@ use std::hint::black_box;
 use std::time::Instant;
 
 use base_flow::{Contract, Rate};
-use driver_atropos::{Atropos, Head, Line, Next};
+use driver_atropos::{Atropos, Head, Line, Next, Scheduler};
 
 const BATCH: usize = 4096;
 

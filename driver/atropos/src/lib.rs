@@ -39,8 +39,10 @@
 mod buckets;
 mod flow;
 mod line;
+mod policy;
 mod scheduler;
 mod slack;
 
 pub use line::Line;
-pub use scheduler::{Atropos, Head, Next};
+pub use policy::{Head, Next, Scheduler};
+pub use scheduler::Atropos;

@@ -1,47 +1,11 @@
-//! The events of the scheduler, and its clock.
+//! The rules of A-TX, event by event, and its clock.
 
 use base_flow::Contract;
 
-use crate::Line;
 use crate::buckets::Buckets;
 use crate::flow::{Flow, State};
 use crate::slack::Slack;
-
-/// What a flow has at the head of its channel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Head {
-    /// A frame of this cost.
-    Frame {
-        /// What it will be charged, [`Line::cost_ns`].
-        cost_ns: u64,
-    },
-    /// Nothing.
-    Empty,
-    /// A frame, but nowhere to return its buffer: the flow is left out until it wakes.
-    Blocked,
-}
-
-/// What to do next.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Next {
-    /// Send the head frame of this flow, then report with [`Atropos::served`].
-    Serve {
-        /// The flow.
-        flow: u32,
-        /// Whether it is sent on slack.
-        slack: bool,
-        /// When it should have left the wire, on the scheduler's clock.
-        key_ns: i64,
-    },
-    /// Nothing may be sent for now. Times are of the caller's clock.
-    Sleep {
-        /// When something may be sent; `None` if only a wake-up changes anything.
-        until_ns: Option<i64>,
-        /// When the wire will stand idle if nothing was sent by then; not before `until_ns` less
-        /// the lead. A caller that sleeps may do so until shortly before this.
-        idle_ns: i64,
-    },
-}
+use crate::{Head, Line, Next, Scheduler};
 
 /// The scheduler of one line.
 #[derive(Debug)]
@@ -83,56 +47,6 @@ impl Atropos {
         }
     }
 
-    /// The line.
-    pub const fn line(&self) -> &Line {
-        &self.line
-    }
-
-    /// Nanoseconds the line stood idle although there was work, because the caller could not run.
-    pub const fn stall_ns(&self) -> i64 {
-        self.stall
-    }
-
-    /// Adds flow `index`, idle, with a contract that was admitted.
-    ///
-    /// # Panics
-    ///
-    /// If there is such a flow.
-    pub fn add(&mut self, index: u32, contract: &Contract) {
-        let flows = (index as usize + 1).max(self.flows.len());
-        self.flows.resize(flows, Flow::VACANT);
-        self.changes.resize(flows, None);
-        self.slack.resize(flows);
-        let flow = &mut self.flows[index as usize];
-        assert!(flow.state() == State::Vacant, "flow {index} is added twice");
-        *flow = Flow::new(contract);
-        self.slack.set_weight(index, contract.weight);
-    }
-
-    /// Removes flow `index`; no effect if there is none.
-    pub fn remove(&mut self, index: u32) {
-        if self.state(index) != State::Vacant {
-            self.leave(index);
-            self.flows[index as usize] = Flow::VACANT;
-            self.changes[index as usize] = None;
-        }
-    }
-
-    /// Gives flow `index` another admitted contract from its next period on; at once if the
-    /// present one guarantees nothing, in which case a flow with frames must be woken again.
-    pub fn set_contract(&mut self, index: u32, contract: &Contract) {
-        let flow = &mut self.flows[index as usize];
-        if flow.is_guaranteed() {
-            flow.set_change(true);
-            self.changes[index as usize] = Some(*contract);
-        } else if flow.state() != State::Vacant {
-            self.slack.remove(index);
-            let mut fresh = Flow::new(contract);
-            std::mem::swap(&mut fresh, &mut self.flows[index as usize]);
-            self.slack.set_weight(index, contract.weight);
-        }
-    }
-
     fn change(&mut self, index: u32, contract: &Contract) {
         self.flows[index as usize].set_contract(contract);
         self.slack.set_weight(index, contract.weight);
@@ -148,37 +62,6 @@ impl Atropos {
         }
     }
 
-    /// Whether the scheduler must be told, by [`Self::wake`], that flow `index` has a frame.
-    pub fn wants_wake(&self, index: u32) -> bool {
-        match self.state(index) {
-            State::Idle | State::Suspended => true,
-            State::Wait => self.flows[index as usize].cost == 0,
-            State::Run | State::Vacant => false,
-        }
-    }
-
-    /// Flow `index` had nothing to send, or could not, and now has a frame of `cost_ns`. No effect
-    /// if the scheduler knows of a frame already.
-    pub fn wake(&mut self, index: u32, cost_ns: u64, now_ns: i64) {
-        if !self.wants_wake(index) {
-            return;
-        }
-        let t = now_ns - self.stall;
-        let flow = &mut self.flows[index as usize];
-        flow.cost = clamp(cost_ns);
-        if flow.state() == State::Wait {
-            // Its period has not begun: only slack could take it further.
-            if flow.takes_slack() {
-                self.slack.insert(index);
-            }
-            return;
-        }
-        if flow.is_guaranteed() && flow.begins_period(t) {
-            self.settle(index);
-        }
-        self.start(index, t);
-    }
-
     /// An idle flow with a frame gets into the queues.
     fn start(&mut self, index: u32, t: i64) {
         let flow = &mut self.flows[index as usize];
@@ -189,68 +72,6 @@ impl Atropos {
             flow.set_state(State::Wait);
             self.slack.insert(index);
         }
-    }
-
-    /// What to do at `now_ns`. Ask again after every frame served.
-    pub fn next(&mut self, now_ns: i64) -> Next {
-        let t = self.observe(now_ns);
-        let open_at = self.free_at - self.line.lead_ns() as i64;
-        if t < open_at {
-            let busy = !self.slack.is_empty() || self.run.first(&mut self.flows, t).is_some();
-            if busy {
-                return self.sleep(Some((open_at, true)));
-            }
-            let period = self.next_period().map(|(at, work)| (at.max(open_at), work));
-            return self.sleep(period);
-        }
-        self.replenish(t);
-        if let Some(flow) = self.run.first(&mut self.flows, t) {
-            return Next::Serve { flow, slack: false, key_ns: self.flows[flow as usize].key() };
-        }
-        let flows = &self.flows;
-        if let Some(flow) = self.slack.next(|flow| i64::from(flows[flow as usize].cost)) {
-            return Next::Serve { flow, slack: true, key_ns: i64::MAX };
-        }
-        let until = self.next_period();
-        self.sleep(until)
-    }
-
-    /// The flow that [`Self::next`] chose was served: `cost_ns` was charged, and `head` is next.
-    ///
-    /// `sent` says whether the frame occupies the wire; a refused one is charged all the same.
-    pub fn served(
-        &mut self,
-        index: u32,
-        slack: bool,
-        cost_ns: u64,
-        sent: bool,
-        head: Head,
-        now_ns: i64,
-    ) {
-        let t = now_ns - self.stall;
-        let cost = i64::from(clamp(cost_ns));
-        if sent {
-            self.free_at = self.free_at.max(t) + cost;
-        }
-        let key = self.flows[index as usize].key();
-        if slack {
-            self.slack.charge(index, cost);
-        } else {
-            self.flows[index as usize].charge(cost);
-        }
-        match head {
-            Head::Frame { cost_ns } => {
-                let flow = &mut self.flows[index as usize];
-                flow.cost = clamp(cost_ns);
-                if !slack && (flow.budget <= 0 || flow.key() != key) {
-                    self.run.remove(&mut self.flows, index);
-                    self.enter(index);
-                }
-            }
-            Head::Empty | Head::Blocked => self.pause(index, head),
-        }
-        let work = head != Head::Empty || self.run.len() > 0 || !self.slack.is_empty();
-        self.due = work.then_some(self.free_at.max(t));
     }
 
     /// Flow `index` has nothing to send for now, or cannot.
@@ -370,6 +191,134 @@ impl Atropos {
 
     fn state(&self, index: u32) -> State {
         self.flows.get(index as usize).map_or(State::Vacant, Flow::state)
+    }
+}
+
+impl Scheduler for Atropos {
+    fn line(&self) -> &Line {
+        &self.line
+    }
+
+    fn stall_ns(&self) -> i64 {
+        self.stall
+    }
+
+    fn add(&mut self, index: u32, contract: &Contract) {
+        let flows = (index as usize + 1).max(self.flows.len());
+        self.flows.resize(flows, Flow::VACANT);
+        self.changes.resize(flows, None);
+        self.slack.resize(flows);
+        let flow = &mut self.flows[index as usize];
+        assert!(flow.state() == State::Vacant, "flow {index} is added twice");
+        *flow = Flow::new(contract);
+        self.slack.set_weight(index, contract.weight);
+    }
+
+    fn remove(&mut self, index: u32) {
+        if self.state(index) != State::Vacant {
+            self.leave(index);
+            self.flows[index as usize] = Flow::VACANT;
+            self.changes[index as usize] = None;
+        }
+    }
+
+    fn set_contract(&mut self, index: u32, contract: &Contract) {
+        let flow = &mut self.flows[index as usize];
+        if flow.is_guaranteed() {
+            flow.set_change(true);
+            self.changes[index as usize] = Some(*contract);
+        } else if flow.state() != State::Vacant {
+            self.slack.remove(index);
+            let mut fresh = Flow::new(contract);
+            std::mem::swap(&mut fresh, &mut self.flows[index as usize]);
+            self.slack.set_weight(index, contract.weight);
+        }
+    }
+
+    fn wants_wake(&self, index: u32) -> bool {
+        match self.state(index) {
+            State::Idle | State::Suspended => true,
+            State::Wait => self.flows[index as usize].cost == 0,
+            State::Run | State::Vacant => false,
+        }
+    }
+
+    fn wake(&mut self, index: u32, cost_ns: u64, now_ns: i64) {
+        if !self.wants_wake(index) {
+            return;
+        }
+        let t = now_ns - self.stall;
+        let flow = &mut self.flows[index as usize];
+        flow.cost = clamp(cost_ns);
+        if flow.state() == State::Wait {
+            // Its period has not begun: only slack could take it further.
+            if flow.takes_slack() {
+                self.slack.insert(index);
+            }
+            return;
+        }
+        if flow.is_guaranteed() && flow.begins_period(t) {
+            self.settle(index);
+        }
+        self.start(index, t);
+    }
+
+    fn next(&mut self, now_ns: i64) -> Next {
+        let t = self.observe(now_ns);
+        let open_at = self.free_at - self.line.lead_ns() as i64;
+        if t < open_at {
+            let busy = !self.slack.is_empty() || self.run.first(&mut self.flows, t).is_some();
+            if busy {
+                return self.sleep(Some((open_at, true)));
+            }
+            let period = self.next_period().map(|(at, work)| (at.max(open_at), work));
+            return self.sleep(period);
+        }
+        self.replenish(t);
+        if let Some(flow) = self.run.first(&mut self.flows, t) {
+            return Next::Serve { flow, slack: false, key_ns: self.flows[flow as usize].key() };
+        }
+        let flows = &self.flows;
+        if let Some(flow) = self.slack.next(|flow| i64::from(flows[flow as usize].cost)) {
+            return Next::Serve { flow, slack: true, key_ns: i64::MAX };
+        }
+        let until = self.next_period();
+        self.sleep(until)
+    }
+
+    fn served(
+        &mut self,
+        index: u32,
+        slack: bool,
+        cost_ns: u64,
+        sent: bool,
+        head: Head,
+        now_ns: i64,
+    ) {
+        let t = now_ns - self.stall;
+        let cost = i64::from(clamp(cost_ns));
+        if sent {
+            self.free_at = self.free_at.max(t) + cost;
+        }
+        let key = self.flows[index as usize].key();
+        if slack {
+            self.slack.charge(index, cost);
+        } else {
+            self.flows[index as usize].charge(cost);
+        }
+        match head {
+            Head::Frame { cost_ns } => {
+                let flow = &mut self.flows[index as usize];
+                flow.cost = clamp(cost_ns);
+                if !slack && (flow.budget <= 0 || flow.key() != key) {
+                    self.run.remove(&mut self.flows, index);
+                    self.enter(index);
+                }
+            }
+            Head::Empty | Head::Blocked => self.pause(index, head),
+        }
+        let work = head != Head::Empty || self.run.len() > 0 || !self.slack.is_empty();
+        self.due = work.then_some(self.free_at.max(t));
     }
 }
 

@@ -7,7 +7,7 @@
 //! budgets and periods end. Seeds are printed by a failure.
 
 use base_flow::{Contract, Rate};
-use driver_atropos::{Atropos, Head, Line, Next};
+use driver_atropos::{Atropos, Head, Line, Next, Scheduler};
 
 /// SplitMix64: the test's only source of chance.
 struct Chance(u64);

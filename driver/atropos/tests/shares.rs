@@ -1,7 +1,7 @@
 //! What contracts mean to those who have them: shares, slack, changes, stalls.
 
 use base_flow::{Contract, Rate};
-use driver_atropos::{Atropos, Head, Line, Next};
+use driver_atropos::{Atropos, Head, Line, Next, Scheduler};
 
 const MS: u64 = 1_000_000;
 const FRAME: u64 = 123_040;

@@ -2,6 +2,7 @@
 
 use base_flow::{Bill, Contract, DropReason, Fib, FlowId, Prefix};
 use base_rpc::{DomainId, FlowLayout, InstallError};
+use driver_atropos::Scheduler;
 use driver_filter::{Rights, Template};
 use driver_link::Link;
 use rbuf_channel::{
@@ -17,7 +18,7 @@ use crate::flow::{Budget, Flow, NO_FLOW};
 /// Flows a domain may have at most, whatever it asks for.
 const DOMAIN_FLOWS_MAX: u32 = 1 << 16;
 
-impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
+impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     /// Lets a domain open flows in its arenas.
     ///
     /// # Errors
@@ -108,7 +109,7 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
             }
         }
         self.bills.clear(id.index);
-        self.atropos.add(id.index, contract);
+        self.scheduler.add(id.index, contract);
         Ok(())
     }
 
@@ -186,7 +187,7 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
     /// Changes a contract from the flow's next period on.
     pub fn set_contract(&mut self, id: FlowId, contract: &Contract, now_ns: u64) {
         if let Some(index) = self.find(id) {
-            self.atropos.set_contract(index, contract);
+            self.scheduler.set_contract(index, contract);
             self.activate(index, now_ns);
         }
     }

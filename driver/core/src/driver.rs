@@ -2,7 +2,7 @@
 
 use base_flow::{Bill, FlowId, LinkFacts, Rate, bill_word};
 use base_rpc::FromDriver;
-use driver_atropos::{Atropos, Line};
+use driver_atropos::{Atropos, Line, Scheduler};
 use driver_filter::{Demux, HEADER_BYTES_MAX};
 use driver_link::Link;
 use rbuf_channel::{Fault, IoRec, Words};
@@ -69,12 +69,12 @@ impl InFlight {
     }
 }
 
-/// The data path of one link.
-pub struct Driver<L, A: Arenas, W> {
+/// The data path of one link, scheduled by A-TX unless it is to be compared with something else.
+pub struct Driver<L, A: Arenas, W, S = Atropos> {
     pub(crate) link: L,
     pub(crate) limits: Limits,
     pub(crate) demux: Demux,
-    pub(crate) atropos: Atropos,
+    pub(crate) scheduler: S,
     pub(crate) flows: Vec<Option<Box<Flow<A>>>>,
     pub(crate) domains: Vec<Option<Domain<A>>>,
     pub(crate) bills: Bills<W>,
@@ -104,12 +104,28 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
         secret: [u64; 2],
         now_ns: u64,
     ) -> Option<Self> {
+        let schedule = |line| Atropos::new(line, now_ns as i64);
+        Self::scheduled_by(schedule, link, rate, lead_ns, limits, counters, secret)
+    }
+}
+
+impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
+    /// As [`Driver::new`], with the scheduler that `schedule` makes for the line.
+    pub fn scheduled_by(
+        schedule: impl FnOnce(Line) -> S,
+        link: L,
+        rate: Rate,
+        lead_ns: u64,
+        limits: Limits,
+        counters: W,
+        secret: [u64; 2],
+    ) -> Option<Self> {
         let facts = link.facts();
         let line =
             Line::new(rate, facts.frame_bytes_max(), lead_ns).with_cost_min(limits.frame_cost_ns);
         Some(Self {
             demux: Demux::new(facts.station, facts.vlan, secret),
-            atropos: Atropos::new(line, now_ns as i64),
+            scheduler: schedule(line),
             flows: Vec::new(),
             domains: Vec::new(),
             bills: Bills::new(counters, limits.flows_max)?,
@@ -143,8 +159,8 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
             mac: facts.station,
             mtu: facts.mtu,
             vlan: facts.vlan,
-            rate: self.atropos.line().rate(),
-            tardiness_ns: self.atropos.line().tardiness_ns(),
+            rate: self.scheduler.line().rate(),
+            tardiness_ns: self.scheduler.line().tardiness_ns(),
         }
     }
 
@@ -164,8 +180,8 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
     }
 
     /// Nanoseconds the line stood still because the loop could not run.
-    pub const fn stall_ns(&self) -> i64 {
-        self.atropos.stall_ns()
+    pub fn stall_ns(&self) -> i64 {
+        self.scheduler.stall_ns()
     }
 
     /// Shares the processor time of the work just done among those it was done for.
@@ -181,7 +197,7 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
     /// Publishes what only the loop knows: processor time of its thread.
     pub fn publish(&mut self, thread_ns: u64) {
         self.bills.set_link(bill_word::LINK_THREAD_NS, thread_ns);
-        self.bills.set_link(bill_word::LINK_STALL_NS, self.atropos.stall_ns() as u64);
+        self.bills.set_link(bill_word::LINK_STALL_NS, self.scheduler.stall_ns() as u64);
     }
 
     /// Announces that the loop is about to sleep; `false`, and still awake, if a domain has posted
@@ -286,7 +302,7 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
 
     /// Takes flow `index` out of filter and scheduler.
     pub(crate) fn silence(&mut self, index: u32) {
-        self.atropos.remove(index);
+        self.scheduler.remove(index);
         let Some(Some(flow)) = self.flows.get_mut(index as usize) else { return };
         flow.template = None;
         if let Some(endpoints) = flow.endpoints.take() {

@@ -4,6 +4,7 @@
 //! is dropped and counted, and nobody else notices: back-pressure is the flow's own.
 
 use base_flow::{DropReason, bill_word};
+use driver_atropos::Scheduler;
 use driver_filter::Verdict;
 use driver_link::{Arrival, Checksum, Link};
 use rbuf_channel::{Data, Fault, Words, flag};
@@ -20,7 +21,7 @@ enum Delivery {
     Fault(Fault),
 }
 
-impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
+impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     /// Delivers up to a burst of arrived frames; returns how many there were.
     pub fn receive(&mut self, now_ns: u64) -> usize {
         let Self { link, demux, flows, bills, touched, faults, last_resort, limits, .. } = self;

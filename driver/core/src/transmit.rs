@@ -6,7 +6,7 @@
 
 use base_flow::{DropReason, bill_word};
 use base_wire::FRAME_BYTES_MIN;
-use driver_atropos::{Head, Next};
+use driver_atropos::{Head, Next, Scheduler};
 use driver_filter::HEADER_BYTES_MAX;
 use driver_link::Link;
 use rbuf_channel::{Data, Fault, Words, flag};
@@ -27,7 +27,7 @@ enum Fate {
     Refused(DropReason),
 }
 
-impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
+impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     /// Sends until the line is committed beyond its lead, the link is full, or a burst is out.
     ///
     /// Returns when to call again at the latest: `Some(now)` at once, `None` when a domain posts.
@@ -38,12 +38,12 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
             if self.link.room() == 0 {
                 break;
             }
-            match self.atropos.next(now_ns as i64) {
+            match self.scheduler.next(now_ns as i64) {
                 Next::Serve { flow, slack, .. } => self.serve(flow, slack, now_ns),
                 Next::Sleep { until_ns, idle_ns } => {
                     // Half of the lead is slept away, so that several frames go out at once; the
                     // other half is there to be late in.
-                    let late = idle_ns - self.atropos.line().lead_ns() as i64 / 2;
+                    let late = idle_ns - self.scheduler.line().lead_ns() as i64 / 2;
                     until = until_ns.map(|at| at.max(late) as u64);
                     break;
                 }
@@ -98,7 +98,7 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
 
     /// Looks at the channel of a flow that may have something to send.
     pub(crate) fn activate(&mut self, index: u32, now_ns: u64) {
-        if !self.atropos.wants_wake(index) {
+        if !self.scheduler.wants_wake(index) {
             return;
         }
         let Some(Some(flow)) = self.flows.get_mut(index as usize) else { return };
@@ -107,8 +107,8 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
         }
         match flow.refill() {
             Ok(Head::Frame { cost_ns: bytes }) => {
-                let cost = self.atropos.line().cost_ns(bytes as usize);
-                self.atropos.wake(index, cost, now_ns as i64);
+                let cost = self.scheduler.line().cost_ns(bytes as usize);
+                self.scheduler.wake(index, cost, now_ns as i64);
             }
             Ok(Head::Empty | Head::Blocked) => {}
             Err(fault) => self.fault(index, fault),
@@ -118,20 +118,20 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
     /// Sends or refuses the head frame of flow `index`, charges for it and looks at the next one.
     fn serve(&mut self, index: u32, slack: bool, now_ns: u64) {
         let Some(Some(flow)) = self.flows.get_mut(index as usize) else {
-            return self.atropos.remove(index);
+            return self.scheduler.remove(index);
         };
         if flow.head.is_empty() {
-            return self.atropos.served(index, slack, 0, false, Head::Empty, now_ns as i64);
+            return self.scheduler.served(index, slack, 0, false, Head::Empty, now_ns as i64);
         }
         let bytes = flow.head.bytes() as usize;
         let fate = flow.emit(&mut self.link, &mut self.scratch, &mut self.header);
         let sent = !matches!(fate, Fate::Refused(_));
-        let cost = self.atropos.line().cost_ns(if sent { bytes } else { FRAME_BYTES_MIN });
+        let cost = self.scheduler.line().cost_ns(if sent { bytes } else { FRAME_BYTES_MIN });
         self.bills.note(index, Side::Tx, 0);
         if sent {
             self.bills.add(index, bill_word::TX_FRAMES, 1);
             self.bills.add(index, bill_word::TX_BYTES, bytes as u64);
-            let wire_ns = self.atropos.line().rate().wire_ns(bytes);
+            let wire_ns = self.scheduler.line().rate().wire_ns(bytes);
             self.bills.add(index, bill_word::TX_WIRE_NS, wire_ns);
             self.bills.add(index, bill_word::TX_SLACK_FRAMES, slack.into());
         }
@@ -156,7 +156,7 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
             return;
         }
         flow.head.clear();
-        let line = *self.atropos.line();
+        let line = *self.scheduler.line();
         match flow.refill() {
             Ok(head) => {
                 let head = match head {
@@ -165,10 +165,10 @@ impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
                     }
                     other => other,
                 };
-                self.atropos.served(index, slack, cost, sent, head, now_ns as i64);
+                self.scheduler.served(index, slack, cost, sent, head, now_ns as i64);
             }
             Err(fault) => {
-                self.atropos.served(index, slack, cost, sent, Head::Empty, now_ns as i64);
+                self.scheduler.served(index, slack, cost, sent, Head::Empty, now_ns as i64);
                 self.fault(index, fault);
             }
         }

@@ -5,6 +5,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use base_rpc::{DomainId, FromDriver, InstallError, MESSAGE_BYTES_MAX, ToDriver, decode, encode};
+use driver_atropos::Scheduler;
 use driver_core::Driver;
 use driver_link::Link;
 use rbuf_shm::{Connection, Doorbell, ReceiveError, ShmWords};
@@ -62,9 +63,9 @@ impl Control {
     }
 
     /// Does what the flow manager says; `false` when it is gone.
-    pub(crate) fn obey<L: Link>(
+    pub(crate) fn obey<L: Link, S: Scheduler>(
         &mut self,
-        driver: &mut Driver<L, ShmArenas, ShmWords>,
+        driver: &mut Driver<L, ShmArenas, ShmWords, S>,
         now_ns: u64,
         changes: &mut Vec<Change>,
     ) -> bool {
@@ -82,11 +83,11 @@ impl Control {
         true
     }
 
-    fn act<L: Link>(
+    fn act<L: Link, S: Scheduler>(
         &mut self,
         message: ToDriver,
         descriptors: Vec<OwnedFd>,
-        driver: &mut Driver<L, ShmArenas, ShmWords>,
+        driver: &mut Driver<L, ShmArenas, ShmWords, S>,
         now_ns: u64,
     ) -> Change {
         match message {
@@ -128,12 +129,12 @@ impl Control {
         Change::None
     }
 
-    fn join<L: Link>(
+    fn join<L: Link, S: Scheduler>(
         &mut self,
         domain: DomainId,
         flows_max: u32,
         descriptors: Vec<OwnedFd>,
-        driver: &mut Driver<L, ShmArenas, ShmWords>,
+        driver: &mut Driver<L, ShmArenas, ShmWords, S>,
     ) -> Change {
         let result = ShmArenas::accept(descriptors).and_then(|arenas| {
             let os = |problem: std::io::Error| InstallError::Arena {

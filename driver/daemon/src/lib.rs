@@ -17,4 +17,4 @@ mod serve;
 
 pub use arenas::ShmArenas;
 pub use confine::ConfineError;
-pub use serve::{Options, Polled, ServeError, serve};
+pub use serve::{Options, Polled, ServeError, serve, serve_by};

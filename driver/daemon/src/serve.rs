@@ -11,6 +11,7 @@ use std::os::fd::{AsFd, OwnedFd};
 
 use base_flow::Rate;
 use base_rpc::{DomainId, FromDriver};
+use driver_atropos::{Atropos, Line, Scheduler};
 use driver_core::{Driver, Limits, bill_words};
 use driver_link::Link;
 use rbuf_shm::{
@@ -91,6 +92,20 @@ pub fn serve<L: Polled>(
     connection: Connection,
     options: &Options,
 ) -> Result<(), ServeError> {
+    serve_by(|line| Atropos::new(line, monotonic_ns() as i64), link, connection, options)
+}
+
+/// As [`serve`], with the scheduler that `schedule` makes for the line.
+///
+/// # Errors
+///
+/// As [`serve`].
+pub fn serve_by<L: Polled, S: Scheduler>(
+    schedule: impl FnOnce(Line) -> S,
+    link: L,
+    connection: Connection,
+    options: &Options,
+) -> Result<(), ServeError> {
     // Sleeps end when they should, not up to 50 µs later.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     connection.set_nonblocking().map_err(|source| ServeError::Os { call: "fcntl", source })?;
@@ -103,7 +118,15 @@ pub fn serve<L: Polled>(
         if options.spin_ns > 0 { frame_ns } else { SLEEPER_LEAD_NS.max(2 * frame_ns) }
     });
     let driver = counters.words(0, words).and_then(|words| {
-        Driver::new(link, options.rate, lead_ns, options.limits, words, secret, monotonic_ns())
+        Driver::scheduled_by(
+            schedule,
+            link,
+            options.rate,
+            lead_ns,
+            options.limits,
+            words,
+            secret,
+        )
     });
     let driver = driver.expect("the counter area was made large enough");
     let mut server = Server::new(driver, connection, options.spin_ns)?;
@@ -130,8 +153,8 @@ fn secret() -> Result<[u64; 2], rustix::io::Errno> {
     Ok([a, b].map(|half| half.iter().fold(0, |word, &byte| word << 8 | u64::from(byte))))
 }
 
-struct Server<L> {
-    driver: Driver<L, ShmArenas, ShmWords>,
+struct Server<L, S> {
+    driver: Driver<L, ShmArenas, ShmWords, S>,
     control: Option<Control>,
     epoll: OwnedFd,
     /// The bells domains ring to wake us, kept open as long as they are watched.
@@ -141,9 +164,9 @@ struct Server<L> {
     billed_ns: u64,
 }
 
-impl<L: Polled> Server<L> {
+impl<L: Polled, S: Scheduler> Server<L, S> {
     fn new(
-        driver: Driver<L, ShmArenas, ShmWords>,
+        driver: Driver<L, ShmArenas, ShmWords, S>,
         connection: Connection,
         spin_ns: u64,
     ) -> Result<Self, ServeError> {

@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+use std::collections::{BinaryHeap, VecDeque};
 use std::rc::Rc;
 
 use base_flow::Rate;
@@ -153,7 +153,15 @@ impl Wire {
 
     /// The driver's link at one end.
     pub fn link(&self, side: Side, station: Mac, mtu: u16) -> SimLink {
-        SimLink { wire: self.clone(), side, facts: Facts { station, mtu, vlan: None }, accepted: 0 }
+        SimLink {
+            wire: self.clone(),
+            side,
+            facts: Facts { station, mtu, vlan: None },
+            accepted: 0,
+            slots: usize::MAX,
+            ring: VecDeque::new(),
+            overflow: 0,
+        }
     }
 }
 
@@ -218,6 +226,29 @@ pub struct SimLink {
     side: Side,
     facts: Facts,
     accepted: usize,
+    slots: usize,
+    ring: VecDeque<Vec<u8>>,
+    overflow: u64,
+}
+
+impl SimLink {
+    /// The same link with a receive ring of `slots`: what arrives while it is full is lost.
+    #[must_use]
+    pub fn with_ring(self, slots: usize) -> Self {
+        Self { slots, ..self }
+    }
+
+    /// Moves what has arrived since the last look into the ring. Nobody has taken anything out of it
+    /// meanwhile, so what does not fit would not have fitted when it arrived either.
+    fn fill(&mut self) {
+        while let Some((_, frame)) = self.wire.receive(self.side) {
+            if self.ring.len() < self.slots {
+                self.ring.push_back(frame);
+            } else {
+                self.overflow += 1;
+            }
+        }
+    }
 }
 
 impl Link for SimLink {
@@ -226,8 +257,9 @@ impl Link for SimLink {
     }
 
     fn poll_rx(&mut self, budget: usize, sink: &mut impl FnMut(Arrival<'_>)) -> usize {
+        self.fill();
         for count in 0..budget {
-            let Some((_, frame)) = self.wire.receive(self.side) else { return count };
+            let Some(frame) = self.ring.pop_front() else { return count };
             sink(Arrival { frame: &frame, vlan: None, checksum: Checksum::Unverified });
         }
         budget
@@ -262,7 +294,7 @@ impl Link for SimLink {
     }
 
     fn take_overflow(&mut self) -> u64 {
-        0
+        std::mem::take(&mut self.overflow)
     }
 }
 
@@ -293,6 +325,21 @@ mod tests {
         wire.send(Side::Left, vec![0; 1514]);
         assert!(arrivals(&wire, 123_039).is_empty());
         assert_eq!(arrivals(&wire, 123_040).len(), 1);
+    }
+
+    #[test]
+    fn a_full_receive_ring_loses_what_comes_and_counts_it() {
+        let wire = Wire::new(Rate::mbit(100), 1);
+        let mut link = wire.link(Side::Right, Mac([2; 6]), 1500).with_ring(4);
+        for i in 0..10u8 {
+            wire.send(Side::Left, vec![i; 100]);
+        }
+        wire.advance(1_000_000);
+        let mut seen = Vec::new();
+        assert_eq!(link.poll_rx(3, &mut |arrival| seen.push(arrival.frame[0])), 3);
+        assert_eq!(link.take_overflow(), 6);
+        assert_eq!(link.poll_rx(3, &mut |arrival| seen.push(arrival.frame[0])), 1);
+        assert_eq!((seen, link.take_overflow()), (vec![0, 1, 2, 3], 0));
     }
 
     #[test]

@@ -19,6 +19,20 @@ const BUFFERS: u32 = 256;
 
 type Stack = Udp<Ether<Device<HeapWords, HeapData>>>;
 
+/// A datagram of a [`Stream`](crate::Stream), as the application that reads them one at a time saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Consumed {
+    /// Its number.
+    pub number: u64,
+    /// When the peer put it on the wire.
+    pub sent_ns: u64,
+    /// When the application read it.
+    pub read_ns: u64,
+}
+
+/// How long an application works on a datagram, given how many it has read before.
+pub(crate) type Work = Box<dyn Fn(u64) -> u64>;
+
 pub(crate) struct App {
     pub(crate) flow: FlowId,
     stack: Stack,
@@ -27,6 +41,10 @@ pub(crate) struct App {
     pub(crate) saturate_bytes: usize,
     pub(crate) received: Vec<Vec<u8>>,
     sent: u64,
+    /// If it reads one datagram at a time: how long each takes it, and until when it is busy.
+    pub(crate) consumer: Option<Work>,
+    pub(crate) busy_until: u64,
+    pub(crate) consumed: Vec<Consumed>,
 }
 
 /// Arenas and layout of an application with one flow.
@@ -68,6 +86,9 @@ impl App {
             saturate_bytes: 0,
             received: Vec::new(),
             sent: 0,
+            consumer: None,
+            busy_until: 0,
+            consumed: Vec::new(),
         })
     }
 
@@ -92,6 +113,30 @@ impl App {
             }
         }
         self.kick();
+    }
+
+    /// Reads one datagram and begins to work on it; `false` if there is none.
+    pub(crate) fn consume(&mut self, now: u64) -> bool {
+        let Some(work) = &self.consumer else { return false };
+        let Ok(Some(packet)) = self.stack.receive() else {
+            // Asks to be told of the next one.
+            self.kick();
+            return false;
+        };
+        let mut payload = vec![0; packet.len()];
+        let whole = packet.read(&mut payload).is_some();
+        let word = |at: usize| payload.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
+        if whole && let (Some(number), Some(sent)) = (word(0), word(8)) {
+            self.busy_until = now + work(self.consumed.len() as u64);
+            self.consumed.push(Consumed {
+                number: u64::from_be_bytes(number),
+                sent_ns: u64::from_be_bytes(sent),
+                read_ns: now,
+            });
+        }
+        let _ = self.stack.give_back(packet);
+        self.kick();
+        true
     }
 
     pub(crate) fn send(&mut self, payload: &[u8]) -> bool {

@@ -22,6 +22,6 @@ mod app;
 mod peer;
 mod world;
 
-pub use app::AppId;
-pub use peer::{Arrived, Peer};
-pub use world::{OUR_ADDRESS, PEER_ADDRESS, World};
+pub use app::{AppId, Consumed};
+pub use peer::{Arrived, Peer, Stream};
+pub use world::{Costs, OUR_ADDRESS, PEER_ADDRESS, World};

@@ -20,6 +20,24 @@ pub struct Arrived {
     pub payload: Vec<u8>,
 }
 
+/// Datagrams that the peer sends at a steady rate. Each begins with its number and with the time
+/// at which it was put on the wire, both as 64 bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stream {
+    /// Port it comes from.
+    pub source: u16,
+    /// Port it goes to.
+    pub destination: u16,
+    /// Payload, at least 16.
+    pub bytes: usize,
+    /// Time from one datagram to the next.
+    pub interval_ns: u64,
+    /// When the first one is sent.
+    pub from_ns: u64,
+    /// When the last one was sent.
+    pub until_ns: u64,
+}
+
 /// A host that speaks just enough to be a peer.
 #[derive(Debug)]
 pub struct Peer {
@@ -33,6 +51,10 @@ pub struct Peer {
     other: Option<Mac>,
     /// Every frame, if they are to be kept.
     pub frames: Option<Vec<Vec<u8>>>,
+    /// Streams, and how many datagrams of each were sent.
+    streams: Vec<(Stream, u64)>,
+    /// ICMP messages heard, by type.
+    icmp: BTreeMap<u8, u64>,
 }
 
 impl Peer {
@@ -45,6 +67,8 @@ impl Peer {
             echoes: Vec::new(),
             other: None,
             frames: None,
+            streams: Vec::new(),
+            icmp: BTreeMap::new(),
         }
     }
 
@@ -56,6 +80,42 @@ impl Peer {
     /// Echo replies that came back: sequence number and time.
     pub fn echoes(&self) -> &[(u16, u64)] {
         &self.echoes
+    }
+
+    /// Sends `stream` to the other side, which must have been heard.
+    pub fn stream(&mut self, stream: Stream) {
+        self.streams.push((stream, 0));
+    }
+
+    /// How many datagrams of all streams to `port` were sent.
+    pub fn streamed(&self, port: u16) -> u64 {
+        let to = self.streams.iter().filter(|(stream, _)| stream.destination == port);
+        to.map(|(_, sent)| sent).sum()
+    }
+
+    /// ICMP messages of type `kind` that came back.
+    pub fn heard(&self, kind: u8) -> u64 {
+        self.icmp.get(&kind).copied().unwrap_or(0)
+    }
+
+    /// When the next datagram of a stream is due.
+    pub(crate) fn next_send(&self) -> Option<u64> {
+        self.streams.iter().filter_map(|(stream, sent)| stream.due(*sent)).min()
+    }
+
+    /// Sends what is due.
+    pub(crate) fn work(&mut self, now: u64, to: Ipv4Addr) {
+        for index in 0..self.streams.len() {
+            while let (stream, sent) = self.streams[index]
+                && stream.due(sent).is_some_and(|at| at <= now)
+            {
+                self.streams[index].1 += 1;
+                let mut payload = vec![0; stream.bytes.max(16)];
+                payload[..8].copy_from_slice(&sent.to_be_bytes());
+                payload[8..16].copy_from_slice(&now.to_be_bytes());
+                self.send(to, stream.source, stream.destination, &payload);
+            }
+        }
     }
 
     /// Sends a datagram to the other side, which must have been heard.
@@ -158,14 +218,21 @@ impl Peer {
                 }
             }
             Protocol::ICMP => {
-                if let Some((icmp, _)) = Icmp::split(payload)
-                    && icmp.kind == IcmpV4Type::ECHO_REPLY
-                {
+                let Some((icmp, _)) = Icmp::split(payload) else { return };
+                *self.icmp.entry(icmp.kind).or_default() += 1;
+                if icmp.kind == IcmpV4Type::ECHO_REPLY {
                     self.echoes.push((icmp.sequence.get(), at_ns));
                 }
             }
             _ => {}
         }
+    }
+}
+
+impl Stream {
+    fn due(&self, sent: u64) -> Option<u64> {
+        let at = self.from_ns + sent * self.interval_ns;
+        (at < self.until_ns).then_some(at)
     }
 }
 

@@ -16,7 +16,7 @@ use rbuf_channel::{
     rx_block_offset,
 };
 
-use crate::app::{App, AppId, Opening, lay_out};
+use crate::app::{App, AppId, Consumed, Opening, lay_out};
 use crate::peer::Peer;
 
 /// Plumb's address in a world.
@@ -30,6 +30,19 @@ const MTU: u16 = 1500;
 const LINK: LinkId = LinkId(0);
 /// Applications look after their channels this often; the driver looks when there is something.
 const APP_NS: u64 = 500_000;
+/// Places in the receive ring of the link, as a packet socket has.
+const RING_SLOTS: usize = 1024;
+
+/// What the driver's work costs it in virtual time. All zero: its processor is infinitely fast.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Costs {
+    /// To look at a frame that arrived and decide whose it is.
+    pub classify_ns: u64,
+    /// To deliver it too: copy, publish, wake the owner.
+    pub deliver_ns: u64,
+    /// To check and send a frame.
+    pub send_ns: u64,
+}
 
 /// A whole system in virtual time.
 pub struct World {
@@ -44,10 +57,15 @@ pub struct World {
     answers: HashMap<ClientId, Vec<Reply>>,
     own_arenas: Option<(DomainId, HeapArenas)>,
     clients: u64,
+    costs: Costs,
+    /// Until when the driver is busy with what it last took on, and how long it was altogether.
+    driver_busy_until: u64,
+    driver_ns: u64,
 }
 
 /// The flow manager's own flow.
 struct Own {
+    flow: base_flow::FlowId,
     tx: End<HeapWords>,
     rx: End<HeapWords>,
     arenas: HeapArenas,
@@ -78,7 +96,7 @@ impl World {
     pub fn new(rate: Rate, seed: u64) -> Self {
         let wire = Wire::new(rate, seed);
         let limits = Limits { flows_max: 1024, ..Limits::default() };
-        let link = wire.link(Side::Left, OUR_MAC, MTU);
+        let link = wire.link(Side::Left, OUR_MAC, MTU).with_ring(RING_SLOTS);
         let counters = HeapWords::new(bill_words(limits.flows_max));
         let driver = Driver::new(link, rate, 0, limits, counters, [seed, !seed], 0)
             .expect("counters of the right size");
@@ -103,6 +121,9 @@ impl World {
             answers: HashMap::new(),
             own_arenas: None,
             clients: 0,
+            costs: Costs::default(),
+            driver_busy_until: 0,
+            driver_ns: 0,
         };
         let facts = world.driver.facts("sim", "sim");
         world.manager.driver_joined(facts);
@@ -177,6 +198,32 @@ impl World {
         self.apps[app.0].saturate_bytes = bytes;
     }
 
+    /// What the driver's work costs from now on.
+    pub const fn charge(&mut self, costs: Costs) {
+        self.costs = costs;
+    }
+
+    /// Processor time of the driver so far.
+    pub const fn driver_ns(&self) -> u64 {
+        self.driver_ns
+    }
+
+    /// The link's own bill: frames of no flow, and time nobody caused.
+    pub fn link_bill(&self) -> Bill {
+        self.driver.link_bill()
+    }
+
+    /// From now on the application reads one datagram at a time, as soon as it has one and is not
+    /// busy, and works on it for as long as `work_ns` says of the number it has read before.
+    pub fn consume(&mut self, app: AppId, work_ns: impl Fn(u64) -> u64 + 'static) {
+        self.apps[app.0].consumer = Some(Box::new(work_ns));
+    }
+
+    /// What an application has read one at a time.
+    pub fn consumed(&self, app: AppId) -> &[Consumed] {
+        &self.apps[app.0].consumed
+    }
+
     /// Sends one datagram; `false` if no buffer is free.
     pub fn send(&mut self, app: AppId, payload: &[u8]) -> bool {
         self.apps[app.0].send(payload)
@@ -202,24 +249,29 @@ impl World {
         let end = self.now + ns;
         let mut apps_at = self.now;
         while self.now < end {
+            self.peer.work(self.now, OUR_ADDRESS);
             self.wire.advance(self.now);
             self.peer.poll();
             if self.now >= apps_at {
-                for app in &mut self.apps {
+                for app in self.apps.iter_mut().filter(|app| app.consumer.is_none()) {
                     app.work();
                 }
                 apps_at = self.now + APP_NS;
             }
-            while self.driver.receive(self.now) > 0 {}
-            self.hear_strays();
-            self.manager.tick(self.now);
-            self.carry_out();
-            let driver = self.driver.transmit(self.now);
-            self.driver.bill(0);
+            // What the driver has delivered is there when it is done with the round.
+            self.run_consumers();
+            let driver = if self.now >= self.driver_busy_until {
+                self.drive()
+            } else {
+                Some(self.driver_busy_until)
+            };
+            let consumer = self.run_consumers();
             let events = [
                 driver,
-                self.wire.next_arrival(Side::Left),
+                consumer,
+                self.wire.next_arrival(Side::Left).filter(|_| self.now >= self.driver_busy_until),
                 self.wire.next_arrival(Side::Right),
+                self.peer.next_send(),
                 self.manager.next_deadline(),
                 Some(apps_at),
             ];
@@ -227,6 +279,60 @@ impl World {
                 events.into_iter().flatten().filter(|&at| at > self.now).min().unwrap_or(end);
             self.now = if driver == Some(self.now) { self.now + 1 } else { next.min(end) };
         }
+    }
+
+    /// One round of the driver and what it makes the flow manager do; returns when it wants the
+    /// next one.
+    fn drive(&mut self) -> Option<u64> {
+        let sent_before = self.tally();
+        let mut elapsed = 0;
+        loop {
+            let before = self.tally();
+            let received = self.driver.receive(self.now) as u64;
+            let delivered = self.tally().0 - before.0;
+            let round = received * self.costs.classify_ns + delivered * self.costs.deliver_ns;
+            self.driver.bill(round);
+            elapsed += round;
+            if received == 0 || elapsed > 0 {
+                break;
+            }
+        }
+        self.hear_strays();
+        self.manager.tick(self.now);
+        self.carry_out();
+        let until = self.driver.transmit(self.now);
+        let sending = (self.tally().1 - sent_before.1) * self.costs.send_ns;
+        self.driver.bill(sending);
+        elapsed += sending;
+        self.driver_ns += elapsed;
+        self.driver_busy_until = self.now + elapsed;
+        if elapsed > 0 { Some(self.driver_busy_until) } else { until }
+    }
+
+    /// Frames delivered and frames sent so far, of all flows; nothing if they cost nothing.
+    fn tally(&self) -> (u64, u64) {
+        if self.costs == Costs::default() {
+            return (0, 0);
+        }
+        let mut flows: Vec<_> = self.apps.iter().map(|app| app.flow).collect();
+        flows.extend(self.own.as_ref().map(|own| own.flow));
+        let bills = flows.into_iter().filter_map(|flow| self.driver.flow_bill(flow));
+        bills.fold((0, 0), |(rx, tx), bill| (rx + bill.rx_frames, tx + bill.tx_frames))
+    }
+
+    /// Applications that read one datagram at a time do so, unless they or the driver are busy.
+    /// Returns when one of them goes on.
+    fn run_consumers(&mut self) -> Option<u64> {
+        let mut next = None;
+        for app in self.apps.iter_mut().filter(|app| app.consumer.is_some()) {
+            let from = app.busy_until.max(self.driver_busy_until);
+            let more = if from > self.now { true } else { app.consume(self.now) };
+            let at = app.busy_until.max(self.driver_busy_until).max(self.now + 1);
+            if more {
+                next = Some(next.map_or(at, |next: u64| next.min(at)));
+            }
+        }
+        next
     }
 
     fn ask(&mut self, client: ClientId, request: Request, descriptors: usize) {
@@ -372,7 +478,7 @@ impl World {
             let pair = Pair { offset: index * OWN_BUFFER, len: OWN_BUFFER };
             let _ = rx.put(&IoRec::single(index as u16, pair));
         }
-        self.own = Some(Own { tx, rx, arenas, events, next: 0 });
+        self.own = Some(Own { flow, tx, rx, arenas, events, next: 0 });
         self.tell_driver(ToDriver::AddFlow {
             flow,
             domain,

@@ -1,0 +1,91 @@
+//! What a scheduler of the wire is asked, and what it answers.
+
+use base_flow::Contract;
+
+use crate::Line;
+
+/// What a flow has at the head of its channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Head {
+    /// A frame of this cost.
+    Frame {
+        /// What it will be charged, [`Line::cost_ns`].
+        cost_ns: u64,
+    },
+    /// Nothing.
+    Empty,
+    /// A frame, but nowhere to return its buffer: the flow is left out until it wakes.
+    Blocked,
+}
+
+/// What to do next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Next {
+    /// Send the head frame of this flow, then report with [`Atropos::served`].
+    Serve {
+        /// The flow.
+        flow: u32,
+        /// Whether it is sent on slack.
+        slack: bool,
+        /// When it should have left the wire, on the scheduler's clock.
+        key_ns: i64,
+    },
+    /// Nothing may be sent for now. Times are of the caller's clock.
+    Sleep {
+        /// When something may be sent; `None` if only a wake-up changes anything.
+        until_ns: Option<i64>,
+        /// When the wire will stand idle if nothing was sent by then; not before `until_ns` less
+        /// the lead. A caller that sleeps may do so until shortly before this.
+        idle_ns: i64,
+    },
+}
+
+/// What decides which flow may use the wire next: [`crate::Atropos`], or a policy that it is to be
+/// compared with behind the same driver.
+///
+/// Times are of the caller's clock, which never goes back. Flows are small indices.
+pub trait Scheduler {
+    /// The line.
+    fn line(&self) -> &Line;
+
+    /// Nanoseconds the line stood idle although there was work, because the caller could not run;
+    /// 0 from a policy that does not know the difference.
+    fn stall_ns(&self) -> i64;
+
+    /// Adds flow `index`, idle, with a contract that was admitted.
+    ///
+    /// # Panics
+    ///
+    /// If there is such a flow.
+    fn add(&mut self, index: u32, contract: &Contract);
+
+    /// Removes flow `index`; no effect if there is none.
+    fn remove(&mut self, index: u32);
+
+    /// Gives flow `index` another admitted contract from its next period on; at once if the
+    /// present one guarantees nothing, in which case a flow with frames must be woken again.
+    fn set_contract(&mut self, index: u32, contract: &Contract);
+
+    /// Whether the scheduler must be told, by [`Self::wake`], that flow `index` has a frame.
+    fn wants_wake(&self, index: u32) -> bool;
+
+    /// Flow `index` had nothing to send, or could not, and now has a frame of `cost_ns`. No effect
+    /// if the scheduler knows of a frame already.
+    fn wake(&mut self, index: u32, cost_ns: u64, now_ns: i64);
+
+    /// What to do at `now_ns`. Ask again after every frame served.
+    fn next(&mut self, now_ns: i64) -> Next;
+
+    /// The flow that [`Self::next`] chose was served: `cost_ns` was charged, and `head` is next.
+    ///
+    /// `sent` says whether the frame occupies the wire; a refused one is charged all the same.
+    fn served(
+        &mut self,
+        index: u32,
+        slack: bool,
+        cost_ns: u64,
+        sent: bool,
+        head: Head,
+        now_ns: i64,
+    );
+}
