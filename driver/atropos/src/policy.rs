@@ -89,3 +89,50 @@ pub trait Scheduler {
         now_ns: i64,
     );
 }
+
+/// A scheduler chosen at run time.
+impl<S: Scheduler + ?Sized> Scheduler for Box<S> {
+    fn line(&self) -> &Line {
+        (**self).line()
+    }
+
+    fn stall_ns(&self) -> i64 {
+        (**self).stall_ns()
+    }
+
+    fn add(&mut self, index: u32, contract: &Contract) {
+        (**self).add(index, contract);
+    }
+
+    fn remove(&mut self, index: u32) {
+        (**self).remove(index);
+    }
+
+    fn set_contract(&mut self, index: u32, contract: &Contract) {
+        (**self).set_contract(index, contract);
+    }
+
+    fn wants_wake(&self, index: u32) -> bool {
+        (**self).wants_wake(index)
+    }
+
+    fn wake(&mut self, index: u32, cost_ns: u64, now_ns: i64) {
+        (**self).wake(index, cost_ns, now_ns);
+    }
+
+    fn next(&mut self, now_ns: i64) -> Next {
+        (**self).next(now_ns)
+    }
+
+    fn served(
+        &mut self,
+        index: u32,
+        slack: bool,
+        cost_ns: u64,
+        sent: bool,
+        head: Head,
+        now_ns: i64,
+    ) {
+        (**self).served(index, slack, cost_ns, sent, head, now_ns);
+    }
+}

@@ -57,8 +57,9 @@ pub(crate) struct Budget {
 }
 
 impl Budget {
-    /// How long a budget can be saved up, in nanoseconds.
-    const SAVED_NS_MAX: u64 = 100_000_000;
+    /// How long a budget can be saved up, in nanoseconds: no longer than a flood of small frames that
+    /// uses all of it at once takes to fill the link's ring, where others' frames would be lost.
+    const SAVED_NS_MAX: u64 = 5_000_000;
 
     pub(crate) const fn new(per_second: u32) -> Self {
         let mut budget = Self { per_second: per_second as u64, left: 0, counted_at: 0 };
@@ -94,15 +95,12 @@ mod tests {
     fn a_budget_is_what_was_earned_and_no_more() {
         let mut budget = Budget::new(100_000_000);
         assert!(budget.is_open(0), "a new flow starts with its savings");
-        budget.pay(10_000_000);
+        budget.pay(500_000);
         assert!(!budget.is_open(1));
-        budget.pay(5_000_000);
-        assert!(!budget.is_open(50_000_000), "half a tenth of a second pays a debt of 5 ms");
-        assert!(budget.is_open(50_000_100));
+        budget.pay(250_000);
+        assert!(!budget.is_open(2_500_000), "a tenth of 2.5 ms pays a debt of 0.25 ms");
+        assert!(budget.is_open(2_500_100));
         budget.pay(1_000_000_000);
-        assert!(
-            !budget.is_open(150_000_000) && budget.is_open(150_000_300),
-            "debt has a limit too"
-        );
+        assert!(!budget.is_open(7_500_000) && budget.is_open(7_500_300), "debt has a limit too");
     }
 }

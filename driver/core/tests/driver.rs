@@ -243,7 +243,7 @@ fn what_nobody_claims_goes_to_the_last_resort_under_its_own_budget() {
 fn a_flood_to_one_flow_stops_at_its_budget() {
     let mut rig = Rig::new();
     let mut app = rig.app(4000, ms(10, 100));
-    // Each settlement bills a microsecond; the budget earns none.
+    // Each settlement bills a microsecond; the budget holds ten and earns next to none.
     let layout_free = rig.driver.remove_flow(app.flow).is_some();
     assert!(layout_free);
     let mut poor = rig.bare(ms(10, 100));
@@ -256,7 +256,7 @@ fn a_flood_to_one_flow_stops_at_its_budget() {
         tx_data: base_rpc::Region { offset: 0, bytes: 4096 },
         rx_data: base_rpc::Region { offset: 0, bytes: 32 * BUFFER },
     };
-    rig.driver.add_flow(poor.flow, poor.domain, &layout, &ms(10, 100), 100_000).unwrap();
+    rig.driver.add_flow(poor.flow, poor.domain, &layout, &ms(10, 100), 2_000_000).unwrap();
     poor.fib = fib(poor.flow, OURS, 6000, None, None);
     rig.driver.attach(&poor.fib, rig.now).unwrap();
     poor.offer(30);

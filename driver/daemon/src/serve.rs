@@ -118,15 +118,7 @@ pub fn serve_by<L: Polled, S: Scheduler>(
         if options.spin_ns > 0 { frame_ns } else { SLEEPER_LEAD_NS.max(2 * frame_ns) }
     });
     let driver = counters.words(0, words).and_then(|words| {
-        Driver::scheduled_by(
-            schedule,
-            link,
-            options.rate,
-            lead_ns,
-            options.limits,
-            words,
-            secret,
-        )
+        Driver::scheduled_by(schedule, link, options.rate, lead_ns, options.limits, words, secret)
     });
     let driver = driver.expect("the counter area was made large enough");
     let mut server = Server::new(driver, connection, options.spin_ns)?;

@@ -140,6 +140,12 @@ impl Wire {
         self.inner.borrow_mut().send(from, frame);
     }
 
+    /// When the last bit of a frame of `frame_bytes` would be on the wire if `from` sent it now.
+    pub fn would_be_out(&self, from: Side, frame_bytes: usize) -> u64 {
+        let inner = self.inner.borrow();
+        inner.directions[from as usize].free_at.max(inner.now) + inner.rate.wire_ns(frame_bytes)
+    }
+
     /// Takes a frame that has arrived at `at`, with its time of arrival.
     pub fn receive(&self, at: Side) -> Option<(u64, Vec<u8>)> {
         let mut inner = self.inner.borrow_mut();

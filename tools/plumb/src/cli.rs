@@ -36,6 +36,10 @@ pub enum Command {
     Driver(Driver),
     /// Show flows: who has them, their contracts, what they used.
     Flows(Flows),
+    /// Run the paper's experiments and their modern counterparts, and say whether their bands hold.
+    ///
+    /// The exit status is 1 if a band is missed.
+    Experiment(Experiment),
     /// Connect standard input and output to a UDP flow.
     Nc(Nc),
     /// Ask a host to answer, over a flow of our own.
@@ -213,6 +217,68 @@ pub struct Flows {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Experiment {
+    /// fig5a, fig5b, fig6, fig7, flood, closed, bill, latency, scale, adversary, or all.
+    #[arg(required = true)]
+    pub names: Vec<String>,
+    /// In virtual time, by a simulator: seconds, repeatable to the byte. This is the default.
+    #[arg(long, conflicts_with = "live")]
+    pub sim: bool,
+    /// In a lab: real daemons, real processes, a real kernel at the other end.
+    #[arg(long)]
+    pub live: bool,
+    /// Run the same on Linux beside us.
+    #[arg(long, value_delimiter = ',', requires = "live")]
+    pub peer: Vec<LinuxPeer>,
+    /// How often; interleaved with the peers', judged by medians.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub runs: u32,
+    /// How long a live run takes, in seconds; as long as the paper's if not given.
+    #[arg(long, requires = "live", value_parser = clap::value_parser!(u32).range(2..=3600))]
+    pub seconds: Option<u32>,
+    /// What the simulator's chances follow from.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Allow so many times what the bands allow, on a machine that does other things too.
+    #[arg(long, default_value_t = 1.0, value_parser = at_least_one)]
+    pub widen: f64,
+    /// Write CSV, SVG and one self-contained report.html into this folder.
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Print one JSON object for each experiment on standard output and nothing else there.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Linux's own means.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum LinuxPeer {
+    /// Kernel sockets shaped by HTB.
+    Htb,
+    /// Kernel sockets on a line, unshaped.
+    Kernel,
+}
+
+impl LinuxPeer {
+    /// As tables and the command line call it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Htb => "htb",
+            Self::Kernel => "kernel",
+        }
+    }
+}
+
+fn at_least_one(text: &str) -> Result<f64, String> {
+    let factor: f64 = text.parse().map_err(|_| format!("`{text}` is no number"))?;
+    if factor >= 1.0 && factor.is_finite() {
+        Ok(factor)
+    } else {
+        Err("bands can be widened only: give at least 1".into())
+    }
 }
 
 #[derive(Debug, Args)]

@@ -9,6 +9,7 @@ mod cli;
 mod daemons;
 mod demo;
 mod doctor;
+mod experiment;
 mod flows;
 mod lab;
 mod nc;
@@ -30,6 +31,7 @@ fn main() -> ExitCode {
         Command::Flowman(arguments) => daemons::flowman(&arguments),
         Command::Driver(arguments) => daemons::driver(&arguments),
         Command::Flows(arguments) => flows::run(&arguments),
+        Command::Experiment(arguments) => experiment::run(&arguments),
         Command::Nc(arguments) => nc::run(&arguments),
         Command::Ping(arguments) => ping::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),

@@ -24,7 +24,7 @@ type Stack = Udp<Ether<Device<HeapWords, HeapData>>>;
 pub struct Consumed {
     /// Its number.
     pub number: u64,
-    /// When the peer put it on the wire.
+    /// When its last bit was on the wire.
     pub sent_ns: u64,
     /// When the application read it.
     pub read_ns: u64,

@@ -9,6 +9,9 @@ use base_wire::{
 };
 use driver_link::sim::{Side, Wire};
 
+/// Headers of a datagram's frame.
+const HEADER_BYTES: usize = 42;
+
 /// A datagram that arrived at the peer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Arrived {
@@ -21,7 +24,7 @@ pub struct Arrived {
 }
 
 /// Datagrams that the peer sends at a steady rate. Each begins with its number and with the time
-/// at which it was put on the wire, both as 64 bits.
+/// at which its last bit is on the wire, both as 64 bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Stream {
     /// Port it comes from.
@@ -112,7 +115,8 @@ impl Peer {
                 self.streams[index].1 += 1;
                 let mut payload = vec![0; stream.bytes.max(16)];
                 payload[..8].copy_from_slice(&sent.to_be_bytes());
-                payload[8..16].copy_from_slice(&now.to_be_bytes());
+                let out = self.wire.would_be_out(Side::Right, payload.len() + HEADER_BYTES);
+                payload[8..16].copy_from_slice(&out.to_be_bytes());
                 self.send(to, stream.source, stream.destination, &payload);
             }
         }

@@ -208,6 +208,14 @@ impl World {
         self.driver_ns
     }
 
+    /// Driver time billed to flows so far, the flow manager's own included.
+    pub fn billed_ns(&self) -> u64 {
+        let mut flows: Vec<_> = self.apps.iter().map(|app| app.flow).collect();
+        flows.extend(self.own.as_ref().map(|own| own.flow));
+        let bills = flows.into_iter().filter_map(|flow| self.driver.flow_bill(flow));
+        bills.map(|bill| bill.tx_cpu_ns + bill.rx_cpu_ns).sum()
+    }
+
     /// The link's own bill: frames of no flow, and time nobody caused.
     pub fn link_bill(&self) -> Bill {
         self.driver.link_bill()
@@ -249,8 +257,8 @@ impl World {
         let end = self.now + ns;
         let mut apps_at = self.now;
         while self.now < end {
-            self.peer.work(self.now, OUR_ADDRESS);
             self.wire.advance(self.now);
+            self.peer.work(self.now, OUR_ADDRESS);
             self.peer.poll();
             if self.now >= apps_at {
                 for app in self.apps.iter_mut().filter(|app| app.consumer.is_none()) {
