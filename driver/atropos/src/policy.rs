@@ -73,6 +73,12 @@ pub trait Scheduler {
     /// if the scheduler knows of a frame already.
     fn wake(&mut self, index: u32, cost_ns: u64, now_ns: i64);
 
+    /// The device had the last frame that was served at `now_ns`, which may be later than it was
+    /// served: from then on it occupies the line.
+    fn handed_over(&mut self, now_ns: i64) {
+        let _ = now_ns;
+    }
+
     /// What to do at `now_ns`. Ask again after every frame served.
     fn next(&mut self, now_ns: i64) -> Next;
 
@@ -118,6 +124,10 @@ impl<S: Scheduler + ?Sized> Scheduler for Box<S> {
 
     fn wake(&mut self, index: u32, cost_ns: u64, now_ns: i64) {
         (**self).wake(index, cost_ns, now_ns);
+    }
+
+    fn handed_over(&mut self, now_ns: i64) {
+        (**self).handed_over(now_ns);
     }
 
     fn next(&mut self, now_ns: i64) -> Next {

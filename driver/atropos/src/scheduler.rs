@@ -25,6 +25,8 @@ pub struct Atropos {
     due: Option<i64>,
     /// No waiting flow's period begins before this.
     quiet_until: i64,
+    /// Cost of the last frame that went out.
+    last_cost: i64,
 }
 
 /// A delay of the loop below this is not counted as a stall of the line.
@@ -44,6 +46,7 @@ impl Atropos {
             stall: 0,
             due: None,
             quiet_until: i64::MIN,
+            last_cost: 0,
         }
     }
 
@@ -263,6 +266,13 @@ impl Scheduler for Atropos {
         self.start(index, t);
     }
 
+    fn handed_over(&mut self, now_ns: i64) {
+        let late = now_ns - self.stall + self.last_cost - self.free_at;
+        if late > STALL_NS_MIN {
+            self.stall += late;
+        }
+    }
+
     fn next(&mut self, now_ns: i64) -> Next {
         let t = self.observe(now_ns);
         let open_at = self.free_at - self.line.lead_ns() as i64;
@@ -299,6 +309,7 @@ impl Scheduler for Atropos {
         let cost = i64::from(clamp(cost_ns));
         if sent {
             self.free_at = self.free_at.max(t) + cost;
+            self.last_cost = cost;
         }
         let key = self.flows[index as usize].key();
         if slack {

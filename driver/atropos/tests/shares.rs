@@ -186,6 +186,21 @@ fn time_the_driver_could_not_run_is_reported_and_shared() {
 }
 
 #[test]
+fn a_frame_that_the_device_got_late_occupies_the_line_from_then_on() {
+    let mut flood = Flood::new(&[Contract::BEST_EFFORT]);
+    flood.run(10);
+    let Next::Sleep { until_ns: Some(free), .. } = flood.atropos.next(flood.now) else { panic!() };
+    let served = free - FRAME as i64;
+    flood.atropos.handed_over(served + 10_000);
+    assert_eq!(flood.atropos.stall_ns(), 0, "in time");
+    let late = served + 300_000;
+    flood.atropos.handed_over(late);
+    assert_eq!(flood.atropos.stall_ns(), 300_000);
+    let Next::Sleep { until_ns, .. } = flood.atropos.next(late) else { panic!() };
+    assert_eq!(until_ns, Some(late + FRAME as i64));
+}
+
+#[test]
 fn a_refused_frame_costs_its_sender_budget_but_nobody_line_time() {
     let mut flood = Flood::new(&[ms(4, 100), Contract::BEST_EFFORT]);
     let end = 1_000 * MS as i64;

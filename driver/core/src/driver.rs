@@ -86,6 +86,8 @@ pub struct Driver<L, A: Arenas, W, S = Atropos> {
     pub(crate) faults: Vec<(FlowId, Fault)>,
     /// A frame on its way from one local flow to another.
     pub(crate) scratch: Vec<u8>,
+    /// Whether a frame went out since the last [`Self::handed_over`].
+    pub(crate) sent: bool,
     /// The private copy of the header that is being checked.
     pub(crate) header: Box<[u8; HEADER_BYTES_MAX]>,
 }
@@ -134,6 +136,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             touched: Vec::with_capacity(1024),
             faults: Vec::with_capacity(16),
             scratch: vec![0; facts.frame_bytes_max()],
+            sent: false,
             header: Box::new([0; HEADER_BYTES_MAX]),
             link,
             limits,
@@ -182,6 +185,13 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     /// Nanoseconds the line stood still because the loop could not run.
     pub fn stall_ns(&self) -> i64 {
         self.scheduler.stall_ns()
+    }
+
+    /// The link had everything that the last [`Self::transmit`] sent at `now_ns`.
+    pub fn handed_over(&mut self, now_ns: u64) {
+        if std::mem::take(&mut self.sent) {
+            self.scheduler.handed_over(now_ns as i64);
+        }
     }
 
     /// Shares the processor time of the work just done among those it was done for.

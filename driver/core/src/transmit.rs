@@ -137,6 +137,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         }
         match fate {
             Fate::Sent => {
+                self.sent = true;
                 flow.owed_words += flow.head.words();
                 self.in_flight.push(flow.id, &flow.head);
             }

@@ -185,6 +185,7 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
             let received = self.driver.receive(monotonic_ns());
             self.bill();
             let until = self.driver.transmit(monotonic_ns());
+            self.driver.handed_over(monotonic_ns());
             self.bill();
             self.report_faults();
             let now = monotonic_ns();

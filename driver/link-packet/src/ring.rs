@@ -64,8 +64,9 @@ impl Ring {
         Ok(Self { base, bytes, slot_bytes, slots, next: 0, losing: false })
     }
 
-    /// Hands up to `budget` frames to `sink`; returns how many.
-    pub(crate) fn poll(&mut self, budget: usize, sink: &mut impl FnMut(Arrival<'_>)) -> usize {
+    /// Hands up to `budget` frames to `sink`, with the kernel's time of their arrival on the realtime
+    /// clock in nanoseconds; returns how many.
+    pub(crate) fn poll(&mut self, budget: usize, sink: &mut impl FnMut(Arrival<'_>, u64)) -> usize {
         for count in 0..budget {
             let slot = self.base.as_ptr().wrapping_add(self.next * self.slot_bytes);
             // SAFETY: the first word of every slot is its status, aligned and only ever accessed
@@ -84,7 +85,8 @@ impl Ring {
                 // SAFETY: inside the slot, which is ours until the status is written below; the
                 // borrow ends with the call of `sink`.
                 let frame = unsafe { std::slice::from_raw_parts(slot.wrapping_add(start), length) };
-                sink(Arrival {
+                let stamp_ns = u64::from(header.tp_sec) * 1_000_000_000 + u64::from(header.tp_nsec);
+                let arrival = Arrival {
                     frame,
                     vlan: (flags & libc::TP_STATUS_VLAN_VALID != 0).then_some(header.tp_vlan_tci),
                     checksum: if flags & libc::TP_STATUS_CSUMNOTREADY != 0 {
@@ -94,7 +96,8 @@ impl Ring {
                     } else {
                         Checksum::Unverified
                     },
-                });
+                };
+                sink(arrival, stamp_ns);
             }
             // Release: our reads of the slot come before the kernel's next write.
             status.store(libc::TP_STATUS_KERNEL, Ordering::Release);

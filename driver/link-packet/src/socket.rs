@@ -76,6 +76,16 @@ impl PacketLink {
     ///
     /// See [`OpenError`]; each says what to do.
     pub fn open(name: &str, vlan: Option<u16>) -> Result<Self, OpenError> {
+        Self::open_with_ring(name, vlan, RING_SLOTS)
+    }
+
+    /// As [`Self::open`], with a receive ring of at least `slots`, for a reader that sleeps longer
+    /// than a driver may.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::open`].
+    pub fn open_with_ring(name: &str, vlan: Option<u16>, slots: usize) -> Result<Self, OpenError> {
         let interface = Netlink::open()?.interface(name)?;
         if !interface.up {
             return Err(OpenError::Down(name.to_string()));
@@ -99,13 +109,25 @@ impl PacketLink {
         let on: libc::c_int = 1;
         set_option(&socket, libc::PACKET_IGNORE_OUTGOING, &on)
             .map_err(os("PACKET_IGNORE_OUTGOING"))?;
-        let ring = Ring::map(&socket, RING_SLOTS, facts.frame_bytes_max() + 4)
-            .map_err(os("PACKET_RX_RING"))?;
+        let ring =
+            Ring::map(&socket, slots, facts.frame_bytes_max() + 4).map_err(os("PACKET_RX_RING"))?;
         // More than the limit for everybody is only for the privileged; a smaller buffer only
         // means smaller batches.
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BYTES);
         bind(&socket, interface.index).map_err(os("bind"))?;
         Ok(Self { ring, batch: Batch::new(), socket, facts })
+    }
+}
+
+impl PacketLink {
+    /// As [`Link::poll_rx`], with the time at which the kernel saw each frame: nanoseconds of the
+    /// realtime clock.
+    pub fn poll_stamped(
+        &mut self,
+        budget: usize,
+        sink: &mut impl FnMut(Arrival<'_>, u64),
+    ) -> usize {
+        self.ring.poll(budget, sink)
     }
 }
 
@@ -121,7 +143,7 @@ impl Link for PacketLink {
     }
 
     fn poll_rx(&mut self, budget: usize, sink: &mut impl FnMut(Arrival<'_>)) -> usize {
-        self.ring.poll(budget, sink)
+        self.ring.poll(budget, &mut |arrival, _| sink(arrival))
     }
 
     fn room(&self) -> usize {

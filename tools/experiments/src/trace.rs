@@ -86,7 +86,9 @@ impl Trace {
         for lane in &mut cut.lanes {
             lane.from_ns = shift(lane.from_ns);
             for frame in &mut lane.frames {
-                frame.done_ns = shift(frame.done_ns);
+                for at in [&mut frame.sent_ns, &mut frame.seen_ns, &mut frame.done_ns] {
+                    *at = shift(*at);
+                }
             }
         }
         (cut.from_ns, cut.until_ns) = (shift(self.from_ns), shift(self.until_ns));

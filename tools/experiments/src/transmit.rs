@@ -21,12 +21,14 @@ pub enum Load {
         /// Length of its frames.
         bytes: u16,
     },
-    /// Has a frame at regular times.
+    /// Has frames at regular times.
     Steady {
         /// Length of its frames.
         bytes: u16,
         /// Time from one to the next.
         every_ns: u64,
+        /// How many at a time.
+        burst: u16,
     },
 }
 
@@ -79,9 +81,9 @@ impl Queue {
                     self.waiting.push_back(now);
                 }
             }
-            Load::Steady { every_ns, .. } => {
+            Load::Steady { every_ns, burst, .. } => {
                 while self.next_at <= now {
-                    self.waiting.push_back(self.next_at);
+                    self.waiting.extend((0..burst).map(|_| self.next_at));
                     self.next_at += every_ns;
                 }
             }

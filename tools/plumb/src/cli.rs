@@ -75,6 +75,14 @@ pub enum Hidden {
     Sender(Sender),
     #[command(name = "__sink", hide = true)]
     Sink(Sink),
+    #[command(name = "__capture", hide = true)]
+    Capture(Capture),
+    #[command(name = "__source", hide = true)]
+    Source(Source),
+    #[command(name = "__reader", hide = true)]
+    Reader(Reader),
+    #[command(name = "__work", hide = true)]
+    Work,
 }
 
 #[derive(Debug, Args)]
@@ -202,6 +210,13 @@ pub struct Driver {
     pub rate: Rate,
     #[command(flatten)]
     pub pace: Pace,
+    /// Run on this processor only, counted from 0: worth it with `--spin`.
+    #[arg(long)]
+    pub cpu: Option<usize>,
+    /// Schedule the wire by a policy that Plumb is compared with: qosentry, token-bucket, drr or
+    /// carousel.
+    #[arg(long, hide = true)]
+    pub policy: Option<String>,
     /// Die with the process that started this one.
     #[arg(long, hide = true)]
     pub supervised: bool,
@@ -242,6 +257,10 @@ pub struct Experiment {
     /// What the simulator's chances follow from.
     #[arg(long, default_value_t = 1)]
     pub seed: u64,
+    /// Schedule our wire by another policy, to see the bands missed: qosentry, token-bucket, drr or
+    /// carousel.
+    #[arg(long, requires = "live")]
+    pub policy: Option<String>,
     /// Allow so many times what the bands allow, on a machine that does other things too.
     #[arg(long, default_value_t = 1.0, value_parser = at_least_one)]
     pub widen: f64,
@@ -349,6 +368,94 @@ pub struct Sender {
     pub contract: Contract,
     #[arg(long, default_value_t = 1472)]
     pub bytes: usize,
+    /// Time between datagrams; as fast as possible if not given.
+    #[arg(long, value_parser = duration)]
+    pub every: Option<Duration>,
+    /// Datagrams at a time, if they are sent at regular times.
+    #[arg(long, default_value_t = 1)]
+    pub burst: u16,
+    /// Datagrams that can be on their way to the wire.
+    #[arg(long, default_value_t = 256)]
+    pub buffers: u32,
+    /// Use the kernel's sockets.
+    #[arg(long)]
+    pub kernel: bool,
+    /// Wait for a line on standard input before sending.
+    #[arg(long)]
+    pub hold: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Capture {
+    #[arg(long)]
+    pub dev: String,
+    /// Ports that frames come to.
+    #[arg(long, value_delimiter = ',')]
+    pub ports: Vec<u16>,
+    /// Where to write what was seen.
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub struct Source {
+    /// Whom to send to.
+    #[arg(long)]
+    pub to: std::net::Ipv4Addr,
+    /// Port, payload bytes and nanoseconds between datagrams (0 for as fast as possible), as in
+    /// `6001:1472:307600`.
+    #[arg(long, value_parser = stream)]
+    pub stream: Vec<StreamOption>,
+}
+
+/// A stream of a source.
+#[derive(Debug, Clone, Copy)]
+pub struct StreamOption {
+    pub port: u16,
+    pub bytes: usize,
+    pub every_ns: u64,
+}
+
+fn stream(text: &str) -> Result<StreamOption, String> {
+    let parts: Vec<&str> = text.split(':').collect();
+    let wrong = || format!("`{text}` is no stream: write port:bytes:nanoseconds");
+    let [port, bytes, every] = parts[..] else { return Err(wrong()) };
+    Ok(StreamOption {
+        port: port.parse().map_err(|_| wrong())?,
+        bytes: bytes.parse().map_err(|_| wrong())?,
+        every_ns: every.parse().map_err(|_| wrong())?,
+    })
+}
+
+#[derive(Debug, Args)]
+pub struct Reader {
+    #[command(flatten)]
+    pub socket: Socket,
+    #[arg(long)]
+    pub port: u16,
+    /// What to do with each datagram.
+    #[arg(long, value_enum, default_value_t = Labour::None)]
+    pub work: Labour,
+    /// Use the kernel's sockets.
+    #[arg(long)]
+    pub kernel: bool,
+    /// Only count.
+    #[arg(long)]
+    pub count: bool,
+    /// Where to write what was read.
+    #[arg(long)]
+    pub out: PathBuf,
+}
+
+/// What a reader does with a datagram.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Labour {
+    /// Nothing.
+    None,
+    /// More and more, as in figure 7.
+    Fig7,
+    /// A little.
+    Flood,
 }
 
 #[derive(Debug, Args)]
@@ -389,19 +496,22 @@ pub fn duration(text: &str) -> Result<Duration, String> {
     Ok(Duration::from_nanos(parse(whole)? * scale + parts))
 }
 
-/// A contract: `4ms/100ms`, with `+slack` or as `slack` alone.
+/// A contract: `4ms/100ms` (slice and period), `4ms/100ms/20ms` (and a deadline), with `+slack` or as
+/// `slack` alone.
 pub fn contract(text: &str) -> Result<Contract, String> {
     if text == "slack" {
         return Ok(Contract::BEST_EFFORT);
     }
     let (share, slack) = text.strip_suffix("+slack").map_or((text, false), |share| (share, true));
-    let (slice, period) = share
+    let (slice, rest) = share
         .split_once('/')
         .ok_or_else(|| format!("`{text}` is no contract: write slice/period, as in 4ms/100ms or 4ms/100ms+slack, or slack"))?;
+    let (period, deadline) = rest.split_once('/').unwrap_or((rest, rest));
     let ns = |text| duration(text).map(|time| time.as_nanos() as u64);
-    let contract =
-        Contract::guaranteed(ns(slice)?, ns(period)?).map_err(|error| error.to_string())?;
-    Ok(contract.with_slack(slack))
+    let (slice, period, deadline) = (ns(slice)?, ns(period)?, ns(deadline)?);
+    let contract = Contract::guaranteed(slice, period);
+    let contract = contract.and_then(|contract| contract.with_slack(slack).with_deadline(deadline));
+    contract.map_err(|error| error.to_string())
 }
 
 /// A contract as [`contract`] reads it.
@@ -410,7 +520,10 @@ pub fn contract_argument(contract: &Contract) -> String {
         return "slack".into();
     }
     let slack = if contract.slack { "+slack" } else { "" };
-    format!("{}ns/{}ns{slack}", contract.slice_ns, contract.period_ns)
+    let Contract { slice_ns, period_ns, deadline_ns, .. } = contract;
+    let deadline =
+        if deadline_ns == period_ns { String::new() } else { format!("/{deadline_ns}ns") };
+    format!("{slice_ns}ns/{period_ns}ns{deadline}{slack}")
 }
 
 pub fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
@@ -429,7 +542,9 @@ mod tests {
 
     #[test]
     fn contracts_read_as_they_are_written() {
-        for text in ["4ms/100ms", "1.5ms/20ms", "4ms/100ms+slack", "slack", "250us/1ms"] {
+        for text in
+            ["4ms/100ms", "1.5ms/20ms", "4ms/100ms+slack", "slack", "250us/1ms", "1ms/9ms/2ms"]
+        {
             let read = contract(text).unwrap();
             assert_eq!(contract(&contract_argument(&read)), Ok(read), "{text}");
         }

@@ -9,8 +9,10 @@ use driver_core::Limits;
 use driver_daemon::Options;
 use driver_link_packet::PacketLink;
 use flowman_core::{Config, LinkConfig};
-use rbuf_shm::Connection;
+use rbuf_shm::{Connection, monotonic_ns};
 use rustix::process::Signal;
+use rustix::thread::{CpuSet, sched_setaffinity};
+use tools_experiments::policy::Policy;
 
 use crate::cli;
 
@@ -55,6 +57,10 @@ pub fn driver(arguments: &cli::Driver) -> Result<ExitCode> {
     if arguments.supervised {
         die_with_parent()?;
     }
+    if let Some(cpu) = arguments.cpu {
+        stay_on(&[cpu]).with_context(|| format!("cannot run on processor {cpu}"))?;
+    }
+    let policy = arguments.policy.as_deref().map(policy).transpose()?;
     let link = PacketLink::open(&arguments.dev, arguments.vlan)?;
     let socket = flowman_daemon::driver_socket(&arguments.socket.socket);
     let connection = Connection::connect(&socket).with_context(|| {
@@ -64,8 +70,30 @@ pub fn driver(arguments: &cli::Driver) -> Result<ExitCode> {
         )
     })?;
     let options = options(&arguments.dev, arguments.rate, &arguments.pace);
-    driver_daemon::serve(link, connection, &options)?;
+    match policy {
+        None => driver_daemon::serve(link, connection, &options)?,
+        Some(policy) => {
+            let schedule = |line| policy.schedule(line, monotonic_ns() as i64);
+            driver_daemon::serve_by(schedule, link, connection, &options)?;
+        }
+    }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The policy called `name`.
+pub fn policy(name: &str) -> Result<Policy> {
+    let known = || Policy::ALL.map(Policy::name).join(", ");
+    Policy::named(name)
+        .with_context(|| format!("there is no policy `{name}`: choose from {}", known()))
+}
+
+/// Runs on these processors only, this thread and what it starts.
+pub fn stay_on(cpus: &[usize]) -> rustix::io::Result<()> {
+    let mut set = CpuSet::new();
+    for &cpu in cpus.iter().filter(|&&cpu| cpu < CpuSet::MAX_CPU) {
+        set.set(cpu);
+    }
+    sched_setaffinity(None, &set)
 }
 
 fn options(dev: &str, rate: Rate, pace: &cli::Pace) -> Options {

@@ -5,14 +5,13 @@
 //! was counted by the receiver.
 
 mod report;
-pub mod sender;
 pub mod sink;
 
-use std::io::{BufRead, BufReader, IsTerminal};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::io::IsTerminal;
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail};
 use base_flow::Rate;
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use plumb_net::{Contract, Host};
@@ -21,6 +20,7 @@ use crate::cli::{self, contract_argument};
 use crate::demo::report::{Before, Report};
 use crate::demo::sink::{BIN_NS, Bin};
 use crate::lab::{self, Lab, Shape};
+use crate::process::Process;
 use crate::signals::Asked;
 
 /// The wire of the demo.
@@ -56,21 +56,20 @@ pub fn run(arguments: &cli::Demo) -> Result<ExitCode> {
     }
     let asked = Asked::listen()?;
     let pace = cli::Pace { lead: Some(LEAD), spin: Duration::ZERO, frame_cost: Duration::ZERO };
-    let lab = Lab::start(&Shape { rate: RATE, mtu: 1500, pace })?;
+    let lab = Lab::start(&Shape { rate: RATE, mtu: 1500, pace, cpu: None, policy: None })?;
     let host = Host::connect(lab.socket())?;
     let program = lab::this_program()?;
-    let mut sink = Process::start(
+    let mut sink = Process::start_ready(
         lab.peer_command(&program)?
             .arg("__sink")
             .args(["--port", &PORT.to_string(), "--flows", &contracts.len().to_string()])
             .args(["--seconds", &(arguments.seconds + SPARE_S).to_string()])
             .args(["--ping", &lab::prefix(lab::OUR_ADDRESS).address().to_string()]),
     )?;
-    sink.line()?;
     let peer = lab::prefix(lab::PEER_ADDRESS).address();
     let mut senders = Vec::new();
     for (index, contract) in contracts.iter().enumerate() {
-        let mut sender = Process::start(
+        senders.push(Process::start_ready(
             lab.command(&program)
                 .arg("__sender")
                 .args(["--to", &format!("{peer}:{}", PORT + index as u16)])
@@ -80,12 +79,7 @@ pub fn run(arguments: &cli::Demo) -> Result<ExitCode> {
                     "--bytes",
                     &PAYLOAD_BYTES.to_string(),
                 ]),
-        )?;
-        ensure!(
-            sender.line()?.starts_with("ready"),
-            "a sender could not start; its message is above"
-        );
-        senders.push(sender);
+        )?);
     }
     let report = watch(&host, &mut sink, &contracts, arguments, &asked);
     drop((senders, sink, lab));
@@ -119,14 +113,14 @@ fn watch(
     asked: &Asked,
 ) -> Result<Option<Report>> {
     let display = Display::new(contracts, arguments);
-    let first = sink.bin()?.bin + WARM_UP_BINS;
+    let first = next_bin(sink)?.bin + WARM_UP_BINS;
     let mut before = None;
     let mut bins: Vec<Bin> = Vec::new();
     loop {
         if asked.yet() {
             return Ok(None);
         }
-        let bin = sink.bin()?;
+        let bin = next_bin(sink)?;
         if bin.bin + 1 == first {
             before = Some(Before::new(host, &bin)?);
         }
@@ -145,40 +139,9 @@ fn watch(
     }
 }
 
-/// A process of the demo and what it prints.
-struct Process {
-    child: Child,
-    output: BufReader<std::process::ChildStdout>,
-}
-
-impl Process {
-    fn start(command: &mut Command) -> Result<Self> {
-        let mut child = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .spawn()
-            .context("cannot start a process")?;
-        let output = BufReader::new(child.stdout.take().context("no pipe")?);
-        Ok(Self { child, output })
-    }
-
-    fn line(&mut self) -> Result<String> {
-        let mut line = String::new();
-        let bytes = self.output.read_line(&mut line)?;
-        ensure!(bytes > 0, "a process of the demo ended; its message is above");
-        Ok(line)
-    }
-
-    fn bin(&mut self) -> Result<Bin> {
-        Ok(serde_json::from_str(&self.line()?)?)
-    }
-}
-
-impl Drop for Process {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+/// The next bin of the receiver.
+fn next_bin(sink: &mut Process) -> Result<Bin> {
+    Ok(serde_json::from_str(&sink.line()?)?)
 }
 
 /// Bars on a terminal, plain lines otherwise.

@@ -19,14 +19,14 @@ use base_wire::Mac;
 use driver_netlink::Netlink;
 use plumb_net::Host;
 
-pub use namespace::enter;
+pub use namespace::{another, enter};
 
 use crate::cli;
 use crate::signals::Asked;
 
 /// Plumb's interface, and the peer's.
-const OUR_DEV: &str = "plumb0";
-const PEER_DEV: &str = "plumb1";
+pub const OUR_DEV: &str = "plumb0";
+pub const PEER_DEV: &str = "plumb1";
 const OUR_MAC: Mac = Mac([0x02, 0x50, 0x4c, 0x55, 0x4d, 0x01]);
 const PEER_MAC: Mac = Mac([0x02, 0x50, 0x4c, 0x55, 0x4d, 0x02]);
 /// Plumb's address in a lab.
@@ -57,13 +57,23 @@ pub struct Shape {
     pub rate: Rate,
     pub mtu: u32,
     pub pace: cli::Pace,
+    /// A processor for the driver.
+    pub cpu: Option<usize>,
+    /// Schedule by another policy than Plumb's.
+    pub policy: Option<String>,
 }
 
 /// Runs a command, or a shell, in a lab.
 pub fn run(arguments: &cli::Lab) -> Result<ExitCode> {
     enter().map_err(|refused| anyhow::anyhow!("{refused}"))?;
     let _asked = Asked::listen()?;
-    let shape = Shape { rate: arguments.rate, mtu: arguments.mtu, pace: arguments.pace.clone() };
+    let shape = Shape {
+        rate: arguments.rate,
+        mtu: arguments.mtu,
+        pace: arguments.pace.clone(),
+        cpu: None,
+        policy: None,
+    };
     let lab = Lab::start(&shape)?;
     // Whatever the command leaves behind becomes ours, and ends with the lab.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
@@ -131,11 +141,27 @@ pub fn this_program() -> Result<PathBuf> {
 impl Lab {
     /// Brings everything up. The process must be in its own namespaces already: [`enter`].
     pub fn start(shape: &Shape) -> Result<Self> {
+        let mut lab = Self::wire(shape.mtu)?;
+        lab.start_daemons(&this_program()?, shape)?;
+        Ok(lab)
+    }
+
+    /// A lab without Plumb: Linux owns both ends of the wire, and nothing is offloaded at either.
+    pub fn linux(mtu: u32) -> Result<Self> {
+        let lab = Self::wire(mtu)?;
+        let netlink = Netlink::open()?;
+        peer::no_offloads(&netlink, OUR_DEV);
+        netlink.add_address(netlink.interface(OUR_DEV)?.index, prefix(OUR_ADDRESS))?;
+        Ok(lab)
+    }
+
+    /// Two namespaces and a wire between them.
+    fn wire(mtu: u32) -> Result<Self> {
         let program = this_program()?;
         let (peer, mut peer_input, mut peer_output) = start_peer(&program)?;
         // From here on an error drops `lab`, which ends the peer.
         let netlink = Netlink::open()?;
-        netlink.add_veth(OUR_DEV, OUR_MAC, PEER_DEV, PEER_MAC, shape.mtu)?;
+        netlink.add_veth(OUR_DEV, OUR_MAC, PEER_DEV, PEER_MAC, mtu)?;
         netlink.move_to_namespace(netlink.interface(PEER_DEV)?.index, peer.id())?;
         say(&mut peer_input, "configure")?;
         expect(&mut peer_output, "configured")?;
@@ -145,9 +171,7 @@ impl Lab {
         netlink.set_up(netlink.interface(OUR_DEV)?.index)?;
         let folder = private_folder()?;
         let socket = folder.join("plumb.sock");
-        let mut lab = Self { folder, socket, peer, _peer_input: peer_input, daemons: Vec::new() };
-        lab.start_daemons(&program, shape)?;
-        Ok(lab)
+        Ok(Self { folder, socket, peer, _peer_input: peer_input, daemons: Vec::new() })
     }
 
     fn start_daemons(&mut self, program: &Path, shape: &Shape) -> Result<()> {
@@ -172,6 +196,12 @@ impl Lab {
             &shape.rate.to_string(),
         ]);
         driver.args(shape.pace.arguments());
+        if let Some(cpu) = shape.cpu {
+            driver.args(["--cpu", &cpu.to_string()]);
+        }
+        if let Some(policy) = &shape.policy {
+            driver.args(["--policy", policy]);
+        }
         let driver = driver
             .arg("--socket")
             .arg(&socket)
@@ -202,6 +232,11 @@ impl Lab {
     /// The flow manager's socket.
     pub fn socket(&self) -> &Path {
         &self.socket
+    }
+
+    /// A folder for what the lab's processes write; it goes with the lab.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// Processes of the lab.

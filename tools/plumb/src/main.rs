@@ -14,6 +14,8 @@ mod flows;
 mod lab;
 mod nc;
 mod ping;
+mod process;
+mod roles;
 mod signals;
 mod up;
 
@@ -40,7 +42,11 @@ fn main() -> ExitCode {
             Hidden::Peer(arguments) => lab::peer::hold(&arguments),
             Hidden::InPeer { pid, command } => lab::peer::enter(pid, &command),
             Hidden::Run { command } => lab::run_and_die_with_it(&command),
-            Hidden::Sender(arguments) => demo::sender::run(&arguments),
+            Hidden::Sender(arguments) => roles::sender::run(&arguments),
+            Hidden::Capture(arguments) => roles::capture::run(&arguments),
+            Hidden::Source(arguments) => roles::source::run(&arguments),
+            Hidden::Reader(arguments) => roles::reader::run(&arguments),
+            Hidden::Work => roles::work::run(),
             Hidden::Sink(arguments) => demo::sink::run(&arguments),
         },
     };

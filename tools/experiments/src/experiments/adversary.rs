@@ -1,8 +1,8 @@
 //! The guarantee itself: no frame is later than its key and the tardiness bound allows, whatever the
 //! flows do.
 //!
-//! An exact model runs beside the scheduler: the rules of `driver-atropos` in rational arithmetic,
-//! one flow at a time, without queues. The model knows when each guaranteed frame must have left the
+//! An exact model runs beside the scheduler ([`super::book`]), one flow at a time, without queues. It
+//! knows when each guaranteed frame must have left the
 //! wire; the wire is exact; the sources switch on and off around the moments where budgets and
 //! periods end, send frames that straddle periods, and the smallest there are.
 
@@ -10,91 +10,15 @@ use base_flow::{Contract, Rate};
 use driver_atropos::{Atropos, Head, Line, Next, Scheduler};
 use fastrand::Rng;
 
+use super::book::Book;
+use super::live_adversary;
 use crate::outcome::{Band, Metric, Outcome, Part};
 use crate::policy::Policy;
-use crate::transmit::FRAME_BYTES;
-
-/// One flow by the book. Times are multiplied by `s` where `F` is concerned, so all is exact.
-struct Model {
-    s: i128,
-    p: i128,
-    l: i128,
-    r: i128,
-    /// `F · s`.
-    fluid: i128,
-    next_period: i128,
-    ready: bool,
-    waiting: bool,
-}
-
-impl Model {
-    fn new(contract: &Contract) -> Self {
-        let (s, p, l) =
-            (contract.slice_ns.into(), contract.period_ns.into(), contract.deadline_ns.into());
-        Self {
-            s,
-            p,
-            l,
-            r: 0,
-            fluid: i128::MIN / 4,
-            next_period: i128::MIN / 4,
-            ready: false,
-            waiting: false,
-        }
-    }
-
-    /// `key · s` of a frame of cost `c`.
-    fn key(&self, c: i128) -> i128 {
-        let d = if self.l == self.p {
-            self.next_period * self.s
-        } else {
-            self.fluid + self.r.max(0) * self.l
-        };
-        if c <= self.r { d } else { self.fluid + c * self.l }
-    }
-
-    fn wake(&mut self, t: i128) {
-        let t_s = t * self.s;
-        let behind = self.fluid < t_s;
-        if t >= self.next_period || (self.l == self.p && behind) {
-            if behind {
-                (self.r, self.next_period) = (self.s, t + self.p);
-            } else {
-                self.r = self.s + self.r.min(0);
-                self.next_period = if self.l == self.p { self.next_period } else { t } + self.p;
-            }
-        }
-        self.fluid = self.fluid.max(t_s);
-        self.ready = self.r > 0;
-        self.waiting = !self.ready;
-    }
-
-    fn serve(&mut self, c: i128, more: bool) {
-        self.r -= c;
-        self.fluid += c * self.l;
-        self.waiting = self.r <= 0;
-        self.ready = !self.waiting && more;
-    }
-
-    fn replenish(&mut self, t: i128, backlogged: bool) {
-        if !self.waiting || self.next_period > t {
-            return;
-        }
-        if !backlogged {
-            self.waiting = false;
-            return;
-        }
-        self.r += self.s;
-        self.fluid = self.fluid.max(self.next_period * self.s);
-        self.next_period += self.p;
-        self.ready = self.r > 0;
-        self.waiting = !self.ready;
-    }
-}
+use crate::transmit::{self, FRAME_BYTES, Plan};
 
 struct Source {
     contract: Contract,
-    model: Model,
+    book: Book,
     queue: u32,
     frame_bytes: usize,
     /// When the source next changes its mind.
@@ -133,7 +57,7 @@ fn run(seed: u64, frames: u64, bound_ns: i128) -> Found {
             source.arrive(index as u32, now, &line, &mut atropos, &mut chance);
         }
         for source in &mut sources {
-            source.model.replenish(now.into(), source.queue > 0);
+            source.book.replenish(now.into(), source.queue > 0);
         }
         match atropos.next(now) {
             Next::Serve { flow, slack, .. } => {
@@ -141,17 +65,17 @@ fn run(seed: u64, frames: u64, bound_ns: i128) -> Found {
                 let cost = line.cost_ns(source.frame_bytes);
                 let finish = i128::from(now) + i128::from(cost);
                 if !slack {
-                    let late = finish - source.model.key(cost.into()).div_euclid(source.model.s);
+                    let late = finish - source.book.key(cost.into()).div_euclid(source.book.s);
                     found.worst_ns = found.worst_ns.max(late);
-                    found.violations += u64::from(late > bound_ns || !source.model.ready);
+                    found.violations += u64::from(late > bound_ns || !source.book.ready);
                 }
                 source.queue -= 1;
                 source.frame_bytes = source.size(&mut chance);
                 let more = source.queue > 0;
                 if slack {
-                    source.model.ready &= more;
+                    source.book.ready &= more;
                 } else {
-                    source.model.serve(cost.into(), more);
+                    source.book.serve(cost.into(), more);
                 }
                 let head = if more {
                     Head::Frame { cost_ns: line.cost_ns(source.frame_bytes) }
@@ -206,7 +130,7 @@ fn task_set(chance: &mut Rng, line: &Line, flows: u32, density_ppm: u64) -> Vec<
     sources
         .into_iter()
         .map(|contract| Source {
-            model: Model::new(&contract),
+            book: Book::new(&contract),
             contract: contract.validated().unwrap(),
             queue: 0,
             frame_bytes: 1514,
@@ -260,9 +184,9 @@ impl Source {
         if was_empty {
             self.frame_bytes = self.size(chance);
             // The book's replenishment comes before a wake at the same moment, as in `next`.
-            let waiting = self.model.waiting;
+            let waiting = self.book.waiting;
             if self.contract.is_guaranteed() && !waiting {
-                self.model.wake(now.into());
+                self.book.wake(now.into());
             }
             atropos.wake(index, line.cost_ns(self.frame_bytes), now);
         }
@@ -295,6 +219,14 @@ pub(super) fn simulate(outcome: &mut Outcome, seed: u64) {
         metric("frames", frames as f64, ""),
     ];
     outcome.add(Part { metrics, ..Part::default() });
+    let plan = Plan {
+        rate: live_adversary::RATE,
+        length_ns: 10 * super::S,
+        senders: live_adversary::senders(),
+        stalls: vec![(super::S, 40 * super::MS), (5 * super::S, 150 * super::MS)],
+    };
+    let trace = transmit::run(&plan, |line| Atropos::new(line, 0));
+    outcome.add(live_adversary::judge(&trace, false));
     outcome.note(format!(
         "{SETS} random sets of contracts, half of them filling the line, against an exact model of the rules."
     ));

@@ -3,7 +3,7 @@
 use base_flow::{Contract, Rate};
 
 use super::{BIN_NS, LENGTH_NS, MS, guaranteed, line_name};
-use crate::measure::{ExactLine, bins, fulfilment, relative_sd, whole_periods};
+use crate::measure::{ExactLine, bins, fulfilment, relative_sd};
 use crate::outcome::{Band, Metric, Outcome, Part};
 use crate::picture::{Axis, Curve, Picture};
 use crate::policy::Policy;
@@ -32,22 +32,17 @@ pub fn senders() -> Vec<Sender> {
 /// How far a guaranteed sender was from its contract: in frames, over how many.
 ///
 /// Over whole periods, and in the time in which the line could run: `cut` is a trace
-/// [without stalls](Trace::without_stalls). One of the flow's periods begins at `from_ns`, which is
-/// known to within `margin_ns`.
-pub fn error_frames(cut: &Trace, lane: &Lane, from_ns: u64, margin_ns: u64) -> (f64, f64) {
+/// [without stalls](Trace::without_stalls). One of the flow's periods begins at `from_ns`.
+pub fn error_frames(cut: &Trace, lane: &Lane, from_ns: u64) -> (f64, f64) {
     let Contract { slice_ns, period_ns, .. } = lane.contract;
     let periods = (cut.until_ns.saturating_sub(from_ns) / period_ns).saturating_sub(1);
     let length = periods * period_ns;
-    let start = whole_periods(&lane.frames, from_ns, length, margin_ns);
-    let inside = |at: u64| at > start && at <= start + length;
+    let inside = |at: u64| at > from_ns && at <= from_ns + length;
     let sent = lane.frames.iter().filter(|frame| inside(frame.done_ns)).count() as f64;
     let bytes = lane.frames.first().map_or(FRAME_BYTES, |frame| frame.bytes.into());
     let expected = (periods * slice_ns) as f64 / ExactLine::new(cut.rate).frame_ns(bytes);
     (sent - expected, expected)
 }
-
-/// In a lab, the beginning of a flow's periods is known to within this.
-const LIVE_MARGIN_NS: u64 = 15 * MS;
 
 /// What was measured of one sender; `live` chooses the band.
 pub fn sender_metrics(
@@ -61,8 +56,7 @@ pub fn sender_metrics(
     let ours = subject == Policy::Atx.name();
     let band = |band| ours.then_some(band);
     let item = format!("{line}, {}", lane.name);
-    let margin = if live { LIVE_MARGIN_NS } else { 0 };
-    let (off, expected) = error_frames(cut, lane, from_ns, margin);
+    let (off, expected) = error_frames(cut, lane, from_ns);
     let percent = off / expected * 100.0;
     let live_band = if cut.rate == LINES[0] { 0.05 } else { 0.1 };
     let exact = Metric::new(subject, &item, "error", off, "frames");
@@ -127,7 +121,9 @@ pub fn judge(subject: &str, trace: &Trace, live: bool) -> Part {
     let ours = subject == Policy::Atx.name();
     let mut part = Part::default();
     for lane in &cut.lanes {
-        let from = lane.from_ns.max(cut.from_ns);
+        // Processes do not all begin at once.
+        let warm_up = if live { 3 * lane.contract.period_ns } else { 0 };
+        let from = lane.from_ns.max(cut.from_ns) + warm_up;
         for metric in sender_metrics(subject, &line, &cut, lane, from, live) {
             let smooth = (ours && metric.name == "sd 200 ms").then_some(Band::AtMost(0.25));
             let band = metric.band.or(smooth);

@@ -30,7 +30,7 @@ pub fn senders(rate: Rate) -> Vec<Sender> {
     let steady = |name: &str, bytes, every_ns, contract, from_ns| Sender {
         name: name.into(),
         contract,
-        load: Load::Steady { bytes: bytes + HEADER_BYTES, every_ns },
+        load: Load::Steady { bytes: bytes + HEADER_BYTES, every_ns, burst: 1 },
         from_ns,
     };
     // The second is out of step with everything else.

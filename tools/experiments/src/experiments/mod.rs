@@ -4,10 +4,12 @@
 //! only.
 
 pub mod adversary;
+mod book;
 pub mod fig5a;
 pub mod fig5b;
 pub mod fig6;
 pub mod latency;
+pub mod live_adversary;
 pub mod receive;
 pub mod scale;
 

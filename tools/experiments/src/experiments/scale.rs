@@ -144,6 +144,17 @@ pub fn measure(flows: u32, frames: u64) -> Cost {
     Cost { flows, frames, decision_ns, turnover_ns }
 }
 
+/// Memory of a flow in the scheduler, when there are a million; `resident` says how many bytes this
+/// process has.
+pub fn measure_memory(resident: impl Fn() -> u64) -> Metric {
+    let flows = FLOWS[FLOWS.len() - 1];
+    let before = resident();
+    let crowd = black_box(Crowd::new(flows, 1));
+    let bytes = resident().saturating_sub(before) as f64 / f64::from(flows);
+    drop(crowd);
+    Metric::new(Policy::Atx.name(), "scheduler", "memory of a flow", bytes, "bytes")
+}
+
 /// Limits at numbers of flows where there is one: of slices of one frame, and of eight.
 const LIMITS_NS: [(u32, [f64; 2]); 2] = [(65_536, [100.0, 30.0]), (1_000_000, [200.0, 50.0])];
 

@@ -11,4 +11,4 @@ pub mod shares;
 pub use line::{ExactLine, worst_excess_bytes};
 pub use periods::{Fulfilment, fulfilment, service_by_period};
 pub use quantiles::Quantiles;
-pub use shares::{bins, jain, relative_sd, whole_periods};
+pub use shares::{bins, jain, relative_sd};

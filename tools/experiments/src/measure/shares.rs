@@ -1,4 +1,4 @@
-//! Shares of the wire over time: bins, deviation, fairness, and windows that cut through no slice.
+//! Shares of the wire over time: bins, deviation, fairness.
 
 use crate::trace::Frame;
 
@@ -34,25 +34,6 @@ pub fn jain(values: &[f64]) -> f64 {
     if squares == 0.0 { 1.0 } else { sum * sum / (values.len() as f64 * squares) }
 }
 
-/// When a window of `length_ns` should begin so that it holds whole periods: at `from_ns`, where one of
-/// the flow's periods begins. If that is known to within `margin_ns` only, at the time within the
-/// margin that cuts through least: a window whose ends cut through a slice counts a part of it.
-pub fn whole_periods(frames: &[Frame], from_ns: u64, length_ns: u64, margin_ns: u64) -> u64 {
-    const STEP_NS: u64 = 250_000;
-    const MARGIN_NS: u64 = 3_000_000;
-    let near = |at: u64| {
-        let first = frames.partition_point(|frame| frame.done_ns + MARGIN_NS < at);
-        let end = frames.partition_point(|frame| frame.done_ns <= at + MARGIN_NS);
-        end - first.min(end)
-    };
-    let steps = margin_ns / STEP_NS;
-    let first = from_ns.saturating_sub(steps * STEP_NS);
-    (0..=2 * steps)
-        .map(|step| first + step * STEP_NS)
-        .min_by_key(|&start| (near(start) + near(start + length_ns), start.abs_diff(from_ns)))
-        .unwrap_or(from_ns)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -79,19 +60,5 @@ mod tests {
         assert_eq!(jain(&[1.0, 1.0]), 1.0);
         assert_eq!(jain(&[1.0, 0.0]), 0.5);
         assert_eq!(jain(&[1.0, 3.0]), 0.8);
-    }
-
-    #[test]
-    fn a_window_begins_and_ends_in_a_pause() {
-        // Slices of 20 ms in every 100 ms, the first one at 10 ms.
-        let ms = 1_000_000;
-        let frames =
-            at((0..10).flat_map(|k| (0..200).map(move |i| k * 100 * ms + 10 * ms + i * ms / 10)));
-        assert_eq!(whole_periods(&frames, 15 * ms, 500 * ms, 0), 15 * ms);
-        let start = whole_periods(&frames, 15 * ms, 500 * ms, 30 * ms);
-        let inside =
-            frames.iter().filter(|f| (start..start + 500 * ms).contains(&f.done_ns)).count();
-        assert!(!(7 * ms..33 * ms).contains(&start), "{start}");
-        assert_eq!(inside, 1000);
     }
 }

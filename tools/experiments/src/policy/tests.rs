@@ -13,7 +13,7 @@ fn flood(contract: Contract) -> Sender {
 }
 
 fn steady(contract: Contract, every_ns: u64) -> Sender {
-    let load = Load::Steady { bytes: 242, every_ns };
+    let load = Load::Steady { bytes: 242, every_ns, burst: 1 };
     Sender { name: String::new(), contract, load, from_ns: 1 }
 }
 

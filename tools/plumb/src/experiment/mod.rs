@@ -3,6 +3,8 @@
 //! What is run and how it is judged: `tools/experiments`. Here: which ones, with which peers, how often,
 //! and what becomes of the results, also when somebody loses patience.
 
+mod live;
+
 use std::collections::VecDeque;
 use std::process::ExitCode;
 use std::sync::mpsc::{self, RecvTimeoutError};
@@ -24,7 +26,11 @@ const INTERRUPTED: u8 = 130;
 pub fn run(arguments: &cli::Experiment) -> Result<ExitCode> {
     let experiments = chosen(&arguments.names)?;
     let asked = Asked::listen()?;
-    let mut outcomes = simulate(&experiments, arguments, &asked);
+    let mut outcomes = if arguments.live {
+        live::run(&experiments, arguments, &asked)?
+    } else {
+        simulate(&experiments, arguments, &asked)
+    };
     for outcome in &mut outcomes {
         outcome.widen(arguments.widen);
         if arguments.json {

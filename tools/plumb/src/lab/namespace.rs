@@ -56,6 +56,16 @@ pub fn enter() -> Result<(), Refused> {
     both().map_err(|source| Refused { source })
 }
 
+/// Moves the calling thread, which has entered before, into another network namespace: for another
+/// lab, while the kernel still tidies up after the last one.
+///
+/// # Errors
+///
+/// [`Refused`], with the remedy.
+pub fn another() -> Result<(), Refused> {
+    leave(UnshareFlags::NEWNET).map_err(|source| Refused { source })
+}
+
 /// Leaves the present namespaces for new ones.
 #[expect(
     deprecated,

@@ -42,20 +42,25 @@ pub fn hold(arguments: &cli::Peer) -> Result<ExitCode> {
 fn configure(arguments: &cli::Peer) -> Result<()> {
     let netlink = Netlink::open()?;
     netlink.set_up(netlink.interface("lo")?.index)?;
-    // What the kernel sends must look as on a wire: whole checksums, frames of at most the MTU. On
-    // kernels without this interface the receiver knows from the ring that checksums are partial.
+    no_offloads(&netlink, &arguments.dev);
+    let index = netlink.interface(&arguments.dev)?.index;
+    netlink.add_address(index, arguments.addr)?;
+    netlink.set_up(index)?;
+    Ok(())
+}
+
+/// What the kernel sends must look as on a wire: whole checksums, frames of at most the MTU. On
+/// kernels without this interface the receiver knows from the ring that checksums are partial.
+pub fn no_offloads(netlink: &Netlink, dev: &str) {
     for feature in [
         "tx-checksum-ip-generic",
         "tx-tcp-segmentation",
         "tx-tcp6-segmentation",
         "tx-generic-segmentation",
+        "rx-gro",
     ] {
-        let _ = netlink.turn_off(&arguments.dev, &[feature]);
+        let _ = netlink.turn_off(dev, &[feature]);
     }
-    let index = netlink.interface(&arguments.dev)?.index;
-    netlink.add_address(index, arguments.addr)?;
-    netlink.set_up(index)?;
-    Ok(())
 }
 
 /// Runs a command in the namespace of process `pid`; does not return.

@@ -21,9 +21,9 @@ const COSTS: Costs = Costs { classify_ns: 200, deliver_ns: 1_500, send_ns: 2_000
 pub const PORTS: [u16; 3] = [6_001, 6_002, 6_003];
 
 /// Length of a full frame, and its datagram.
-const FULL: (u16, usize) = (1514, 1472);
+pub const FULL: (u16, usize) = (1514, 1472);
 /// Length of the smallest frame, and its datagram; 64 bytes with the check sequence.
-const SMALLEST: (u16, usize) = (60, 18);
+pub const SMALLEST: (u16, usize) = (60, 18);
 
 /// Time between full frames at `mbit` of wire occupancy.
 pub const fn interval_ns(mbit: u64) -> u64 {

@@ -1,0 +1,36 @@
+//! A neighbour that only computes: how much it gets done for the processor time it is charged.
+
+use std::hint::black_box;
+use std::process::ExitCode;
+use std::sync::atomic::Ordering;
+
+use anyhow::Result;
+use rustix::time::{ClockId, clock_gettime};
+
+use crate::daemons::die_with_parent;
+use crate::process;
+
+/// Computes until it is told to end, then prints units of work and nanoseconds charged.
+pub fn run() -> Result<ExitCode> {
+    die_with_parent()?;
+    process::ready()?;
+    let told = process::told_to_end();
+    let begun = charged_ns();
+    let mut done = 0u64;
+    let mut state = 1u64;
+    while !told.load(Ordering::Relaxed) {
+        for _ in 0..10_000 {
+            // A step that depends on the one before it.
+            state = black_box(state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1));
+        }
+        done += 1;
+    }
+    println!("{done} {}", charged_ns() - begun);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Processor time this process was charged.
+fn charged_ns() -> u64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+}
