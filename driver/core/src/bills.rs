@@ -33,10 +33,19 @@ pub(crate) struct Bills<W> {
     flows_max: u32,
     work: Vec<Work>,
     weight: u64,
+    /// Work that was billed last, and its weight.
+    settled: Vec<Work>,
+    settled_weight: u64,
+    /// Whether nothing was billed since as what came of that work.
+    has_caused: bool,
 }
 
 /// Work items between two settlements: more than a loop's budgets.
 const WORK_MAX: usize = 1024;
+
+/// Most that a frame can take of its flow's budget: what is beyond that is the machine's doing. It is
+/// billed, but not held against the flow.
+const FRAME_NS_MAX: u64 = 20_000;
 
 /// Weight of handling a frame, in units of copying a byte: what was measured for the null link.
 const FRAME_WEIGHT: u32 = 1000;
@@ -48,6 +57,9 @@ impl<W: Words> Bills<W> {
             flows_max,
             work: Vec::with_capacity(WORK_MAX),
             weight: 0,
+            settled: Vec::with_capacity(WORK_MAX),
+            settled_weight: 0,
+            has_caused: false,
         })
     }
 
@@ -90,25 +102,45 @@ impl<W: Words> Bills<W> {
         }
     }
 
-    /// Shares `elapsed_ns` among those for whom work was noted, by weight; what nobody caused is
-    /// the link's. `paid` hears what each flow paid for receiving.
-    pub(crate) fn settle(&mut self, elapsed_ns: u64, mut paid: impl FnMut(u32, u64)) {
+    /// Shares `elapsed_ns` among those for whom work was noted, by weight; `false`, and nothing is
+    /// billed, if there was none. `paid` hears what each flow paid for receiving.
+    pub(crate) fn settle(&mut self, elapsed_ns: u64, paid: impl FnMut(u32, u64)) -> bool {
+        if self.work.is_empty() {
+            return false;
+        }
+        std::mem::swap(&mut self.work, &mut self.settled);
+        self.settled_weight = std::mem::take(&mut self.weight);
+        self.work.clear();
+        self.has_caused = true;
+        self.share(elapsed_ns, paid);
+        true
+    }
+
+    /// Bills `elapsed_ns` in which no work was noted: once, what the loop does before it finds that
+    /// there is nothing more, to those for whom it worked last; after that it is the link's.
+    pub(crate) fn settle_idle(&mut self, elapsed_ns: u64, paid: impl FnMut(u32, u64)) {
+        if std::mem::take(&mut self.has_caused) {
+            self.share(elapsed_ns, paid);
+        } else {
+            self.add(self.link(), bill_word::RX_CPU_NS, elapsed_ns);
+        }
+    }
+
+    fn share(&self, elapsed_ns: u64, mut paid: impl FnMut(u32, u64)) {
         let mut left = elapsed_ns;
-        for index in 0..self.work.len() {
-            let Work { flow, weight, side } = self.work[index];
+        for &Work { flow, weight, side } in &self.settled {
             let share =
-                (u128::from(elapsed_ns) * u128::from(weight) / u128::from(self.weight)) as u64;
+                u128::from(elapsed_ns) * u128::from(weight) / u128::from(self.settled_weight);
+            let share = share as u64;
             left -= share;
             match side {
                 Side::Tx => self.add(flow, bill_word::TX_CPU_NS, share),
                 Side::Rx => {
                     self.add(flow, bill_word::RX_CPU_NS, share);
-                    paid(flow, share);
+                    paid(flow, share.min(FRAME_NS_MAX));
                 }
             }
         }
-        self.work.clear();
-        self.weight = 0;
         self.add(self.link(), bill_word::RX_CPU_NS, left);
     }
 }

@@ -194,14 +194,17 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         }
     }
 
-    /// Shares the processor time of the work just done among those it was done for.
-    pub fn bill(&mut self, elapsed_ns: u64) {
-        let flows = &mut self.flows;
-        self.bills.settle(elapsed_ns, |index, paid| {
-            if let Some(Some(flow)) = flows.get_mut(index as usize) {
-                flow.receive_budget.pay(paid);
-            }
-        });
+    /// Shares the processor time of the work just done among those it was done for; `false`, and nothing
+    /// is billed, if none was done.
+    pub fn bill(&mut self, elapsed_ns: u64) -> bool {
+        let Self { bills, flows, .. } = self;
+        bills.settle(elapsed_ns, |index, paid| pay(flows, index, paid))
+    }
+
+    /// Bills a round of the loop in which nothing was done.
+    pub fn bill_idle(&mut self, elapsed_ns: u64) {
+        let Self { bills, flows, .. } = self;
+        bills.settle_idle(elapsed_ns, |index, paid| pay(flows, index, paid));
     }
 
     /// Publishes what only the loop knows: processor time of its thread.
@@ -321,5 +324,11 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         if self.last_resort == index {
             self.last_resort = NO_FLOW;
         }
+    }
+}
+
+fn pay<A: Arenas>(flows: &mut [Option<Box<Flow<A>>>], index: u32, paid: u64) {
+    if let Some(Some(flow)) = flows.get_mut(index as usize) {
+        flow.receive_budget.pay(paid);
     }
 }

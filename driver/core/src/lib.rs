@@ -8,7 +8,8 @@
 //! ```text
 //! receive(now)  at most a budget of arrived frames, each to the flow that owns it
 //! transmit(now) until the line is committed beyond its lead
-//! bill(elapsed) processor time of the phase just done, shared among the flows it was spent on
+//! bill(elapsed) processor time of the phase just done, shared among the flows it was spent on;
+//!               of a round in which nothing was done: bill_idle(elapsed)
 //! doze()        false if a domain posted something meanwhile
 //! ```
 //!

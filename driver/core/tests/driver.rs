@@ -393,9 +393,13 @@ fn the_bills_close() {
         rig.wire.send(Side::Right, incoming(7777, b"z"));
         rig.wire.advance(rig.now);
         rig.driver.receive(rig.now);
-        rig.driver.bill(777);
+        if !rig.driver.bill(777) {
+            rig.driver.bill_idle(777);
+        }
         rig.driver.transmit(rig.now);
-        rig.driver.bill(1_313);
+        if !rig.driver.bill(1_313) {
+            rig.driver.bill_idle(1_313);
+        }
         billed += 777 + 1_313;
         rig.now += MS;
     }

@@ -36,7 +36,8 @@ pub struct Options {
     /// How far ahead of the wire frames are handed to the device; `None` for as far as a driver
     /// that sleeps needs.
     pub lead_ns: Option<u64>,
-    /// Do not sleep when the next thing to do is at most so far away; 0 to always sleep.
+    /// Do not sleep when the next thing to do is at most so far away, nor for so long after the last
+    /// one; 0 to always sleep.
     pub spin_ns: u64,
     /// How much it takes on.
     pub limits: Limits,
@@ -181,16 +182,25 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
 
     fn run(&mut self) -> Result<(), ServeError> {
         let mut rounds = 0;
+        let mut worked_at = 0;
         loop {
             let received = self.driver.receive(monotonic_ns());
-            self.bill();
+            let mut worked = self.bill();
             let until = self.driver.transmit(monotonic_ns());
             self.driver.handed_over(monotonic_ns());
-            self.bill();
+            worked |= self.bill();
+            if !worked {
+                self.bill_idle();
+            }
             self.report_faults();
             let now = monotonic_ns();
             let wait_ns = until.map(|at| at.saturating_sub(now));
-            let busy = received > 0 || wait_ns.is_some_and(|wait| wait <= self.spin_ns);
+            if worked {
+                worked_at = now;
+            }
+            let busy = received > 0
+                || wait_ns.is_some_and(|wait| wait <= self.spin_ns)
+                || now - worked_at < self.spin_ns;
             rounds += 1;
             if busy && rounds < ROUNDS_MAX {
                 continue;
@@ -201,11 +211,21 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         }
     }
 
-    /// All processor time is somebody's: what passed since the last bill is for the work noted
-    /// since then.
-    fn bill(&mut self) {
+    /// All processor time is somebody's: what passed since the last bill, waiting and waking included,
+    /// is for the work noted since then. Without any, it stays unbilled for now.
+    fn bill(&mut self) -> bool {
         let used = thread_cpu_ns();
-        self.driver.bill(used - self.billed_ns);
+        let billed = self.driver.bill(used - self.billed_ns);
+        if billed {
+            self.billed_ns = used;
+        }
+        billed
+    }
+
+    /// Nothing was to be done in this round.
+    fn bill_idle(&mut self) {
+        let used = thread_cpu_ns();
+        self.driver.bill_idle(used - self.billed_ns);
         self.billed_ns = used;
     }
 

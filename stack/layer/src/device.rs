@@ -21,8 +21,10 @@ pub struct Device<W, D> {
     payload_max: usize,
     rejected: u64,
     broken: u64,
-    /// Whether something was put or taken that the driver may want to know of.
-    moved: bool,
+    /// Whether something was put into or taken from the transmit and the receive channel that the
+    /// driver may want to know of.
+    tx_moved: bool,
+    rx_moved: bool,
 }
 
 impl<W: Words, D: Data> Device<W, D> {
@@ -57,7 +59,8 @@ impl<W: Words, D: Data> Device<W, D> {
             payload_max: usize::from(mtu),
             rejected: 0,
             broken: 0,
-            moved: false,
+            tx_moved: false,
+            rx_moved: false,
         };
         while let Some(buffer) = device.receiving.take() {
             if !device.offer(buffer)? {
@@ -85,18 +88,18 @@ impl<W: Words, D: Data> Device<W, D> {
             }
             self.rejected += u64::from(rec.flags & flag::REJECTED != 0);
             self.sending.give(buffer)?;
-            self.moved = true;
+            self.tx_moved = true;
         }
         Ok(())
     }
 
-    /// What the driver asked to be told since last time; costs a fence, so call it once after a
-    /// batch of sends and receives.
+    /// What the driver asked to be told since last time, of the transmit and the receive channel; costs a
+    /// fence for each that moved, so call it once after a batch of sends and receives.
     pub fn notice(&mut self) -> [Notice; 2] {
-        if !std::mem::take(&mut self.moved) {
-            return [Notice::default(); 2];
-        }
-        [self.tx.notice(), self.rx.notice()]
+        // A channel that did not move has no news: the driver would wake up for nothing.
+        let tx = std::mem::take(&mut self.tx_moved).then(|| self.tx.notice());
+        let rx = std::mem::take(&mut self.rx_moved).then(|| self.rx.notice());
+        [tx, rx].map(Option::unwrap_or_default)
     }
 
     /// The transmit channel.
@@ -153,7 +156,7 @@ impl<W: Words, D: Data> Layer for Device<W, D> {
 
     fn send(&mut self, packet: Outgoing<D>) -> Result<(), SendError> {
         let pair = packet.finish();
-        self.moved = true;
+        self.tx_moved = true;
         if self.tx.put(&IoRec::single(packet.buffer.0, pair))? {
             return Ok(());
         }
@@ -166,7 +169,7 @@ impl<W: Words, D: Data> Layer for Device<W, D> {
     fn receive(&mut self) -> Result<Option<Incoming<D>>, Fault> {
         loop {
             let Some(rec) = self.rx.take()? else { return Ok(None) };
-            self.moved = true;
+            self.rx_moved = true;
             let (buffer, pair) = (Buffer(rec.cookie), rec.pairs()[0]);
             if !self.receiving.lent(buffer, pair) {
                 return Err(Fault::NotLent { cookie: rec.cookie });
@@ -182,7 +185,7 @@ impl<W: Words, D: Data> Layer for Device<W, D> {
     }
 
     fn give_back(&mut self, packet: Incoming<D>) -> Result<(), Fault> {
-        self.moved = true;
+        self.rx_moved = true;
         self.offer(packet.buffer).map(|_| ())
     }
 

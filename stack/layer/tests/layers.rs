@@ -255,3 +255,18 @@ fn a_change_of_the_way_changes_the_next_frame() {
     two.stack.send(packet).unwrap();
     assert_eq!(two.sent()[..6], other.0);
 }
+
+#[test]
+fn reading_posts_nothing_to_a_driver_that_waits_for_something_to_send() {
+    let mut two = two(&fib(true, None));
+    two.stack.lower().lower().lower().notice();
+    two.tx.arm().unwrap();
+    assert!(two.deliver(&incoming(b"hello"), 0));
+    let packet = two.stack.receive().unwrap().unwrap();
+    two.stack.give_back(packet).unwrap();
+    let notices = two.stack.lower().lower().lower().notice();
+    assert!(notices.iter().all(|notice| !notice.post), "{notices:?}");
+    let packet = two.packet(b"x");
+    assert!(two.stack.send(packet).is_ok());
+    assert!(two.stack.lower().lower().lower().notice()[0].post, "now there is something");
+}

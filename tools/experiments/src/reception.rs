@@ -107,7 +107,7 @@ impl Reception {
 /// Quantiles of latency as metrics, in microseconds.
 pub fn latency_metrics(subject: &str, item: &str, latencies: &Quantiles) -> Vec<Metric> {
     let us = |ns: u64| ns as f64 / 1e3;
-    let mut all: Vec<Metric> = [("p50", 0.5), ("p99", 0.99), ("p99.9", 0.999)]
+    let mut all: Vec<Metric> = [("p50", 0.5), ("p90", 0.9), ("p99", 0.99), ("p99.9", 0.999)]
         .map(|(name, q)| {
             let name = format!("latency {name}");
             Metric::new(subject, item, &name, us(latencies.at(q)), "µs")

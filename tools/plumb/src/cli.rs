@@ -120,8 +120,8 @@ pub struct Pace {
     /// fewer wake-ups and later deadlines.
     #[arg(long, value_parser = duration)]
     pub lead: Option<Duration>,
-    /// Do not sleep when there is something to do within this time, as in `100us`; costs processor
-    /// time and saves latency.
+    /// Do not sleep when there is something to do within this time, nor for so long after there was, as
+    /// in `100us`; costs processor time and saves latency.
     #[arg(long, default_value = "0us", value_parser = duration)]
     pub spin: Duration,
     /// Charge every frame at least this much of its contract: the driver's own time for a frame, so
@@ -436,6 +436,9 @@ pub struct Reader {
     /// What to do with each datagram.
     #[arg(long, value_enum, default_value_t = Labour::None)]
     pub work: Labour,
+    /// With `--work fig7`: become slower after every so many datagrams.
+    #[arg(long, default_value_t = 20_000)]
+    pub slower_after: u64,
     /// Use the kernel's sockets.
     #[arg(long)]
     pub kernel: bool,

@@ -72,7 +72,7 @@ pub fn run(arguments: &cli::Reader) -> Result<ExitCode> {
                 let Some((_, sent_ns)) = read_stamp(&payload[..bytes]) else { continue };
                 match arguments.work {
                     Labour::None => {}
-                    Labour::Fig7 => spin(fig7::work_ns(total)),
+                    Labour::Fig7 => spin(fig7::work_ns(total, arguments.slower_after)),
                     Labour::Flood => spin(flood::WORK_NS),
                 }
                 total += 1;

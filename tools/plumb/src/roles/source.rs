@@ -1,9 +1,10 @@
-//! Streams from the peer through ordinary kernel sockets: steady ones, driven by a process that spins
-//! on the clock and says how late it was, and floods.
+//! Streams from the peer through ordinary kernel sockets: steady ones, driven by the kernel's timer, and
+//! it is said how late they were; and floods.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::ExitCode;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use rbuf_shm::monotonic_ns;
@@ -60,13 +61,21 @@ pub fn run(arguments: &cli::Source) -> Result<ExitCode> {
         let to = SocketAddr::from((arguments.to, stream.port));
         Stream::open(to, stream.bytes, stream.every_ns)
     };
+    // Sleeps end when they should, not up to 50 µs later.
+    let _ = rustix::thread::set_current_timer_slack(std::num::NonZeroU64::new(1));
     let mut streams = arguments.stream.iter().map(open).collect::<Result<Vec<Stream>>>()?;
     process::ready()?;
     let told = process::told_to_end();
     let begun = monotonic_ns();
     // One allocation, so that noting down how late it is makes no datagram late.
     let mut late = Vec::with_capacity(1 << 21);
+    let floods = streams.iter().any(|stream| stream.every_ns == 0);
     while !told.load(Ordering::Relaxed) {
+        if !floods {
+            let due = streams.iter().map(|stream| begun + stream.sent * stream.every_ns).min();
+            let left = due.unwrap_or(begun).saturating_sub(monotonic_ns());
+            std::thread::sleep(Duration::from_nanos(left));
+        }
         for stream in &mut streams {
             if stream.every_ns == 0 {
                 for _ in 0..16 {

@@ -16,11 +16,11 @@ pub const STREAMS: [u64; 2] = [40, 45];
 /// Packets after which the second application becomes slower.
 pub const SLOWER_AFTER: u64 = 20_000;
 
-/// How long the second application works on a packet after it has read `read` others. A packet
-/// comes every 273 µs.
-pub const fn work_ns(read: u64) -> u64 {
+/// How long the second application works on a packet after it has read `read` others, if it becomes
+/// slower after every `slower_after`. A packet comes every 273 µs.
+pub const fn work_ns(read: u64, slower_after: u64) -> u64 {
     const STAGES: [u64; 5] = [100_000, 320_000, 400_000, 520_000, 700_000];
-    let stage = (read / SLOWER_AFTER) as usize;
+    let stage = (read / slower_after) as usize;
     STAGES[if stage < STAGES.len() { stage } else { STAGES.len() - 1 }]
 }
 
@@ -72,7 +72,7 @@ fn run(seed: u64, streams: &[u64], length_ns: u64) -> Reception {
         streams.iter().zip(PORTS).map(|(_, port)| receiver(&mut world, port)).collect();
     world.consume(apps[0], |_| 0);
     if let Some(&second) = apps.get(1) {
-        world.consume(second, work_ns);
+        world.consume(second, |read| work_ns(read, SLOWER_AFTER));
     }
     let from_ns = world.now_ns() + MS;
     let until_ns = from_ns + length_ns;

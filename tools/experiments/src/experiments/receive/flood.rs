@@ -1,7 +1,7 @@
 //! A flood of the smallest frames, at a neighbour who cannot read them as fast or at a port that
 //! nobody owns, while the first application receives 40 Mbit/s.
 
-use base_flow::Rate;
+use base_flow::{DropReason, Rate};
 use base_wire::IcmpV4Type;
 use tools_sim::{Costs, Stream, World};
 
@@ -43,6 +43,8 @@ pub struct Flooding {
     pub sent: u64,
     /// Replies that came back, if the target is nobody.
     pub replies: u64,
+    /// Frames lost because the driver did not look into the link's ring in time.
+    pub overrun: u64,
 }
 
 /// Judges a run of `subject`.
@@ -56,6 +58,7 @@ pub fn judge(subject: &str, target: Target, reception: &Reception, flooding: &Fl
         |item: &str, name: &str, value: f64, unit| Metric::new(subject, item, name, value, unit);
     let lost = first.offered as f64 - first.reads.len() as f64 - first.waiting as f64;
     let mut metrics = vec![
+        metric("link", "lost in its ring", flooding.overrun as f64, "frames"),
         metric("victim", "lost", lost, "packets").within(band(Band::Within(0.0))),
         metric("victim", "offered", first.offered as f64, "packets")
             .within(band(Band::AtLeast(1.0))),
@@ -126,6 +129,7 @@ pub(super) fn run(
     let flooding = Flooding {
         sent: world.peer().streamed(target.port()),
         replies: world.peer().heard(IcmpV4Type::UNREACHABLE),
+        overrun: world.link_bill().dropped(DropReason::RingOverflow),
     };
     (world, Reception { from_ns, until_ns, receivers }, flooding)
 }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use base_flow::Rate;
-use plumb_net::{Bill, Host};
+use plumb_net::{Bill, DropReason, Host};
 use rbuf_shm::monotonic_ns;
 use tools_experiments::experiments::receive::bill::{self, Billed, Work};
 use tools_experiments::experiments::receive::flood::{self, Flooding, Target};
@@ -89,6 +89,12 @@ impl<'a> Scene<'a> {
         let out = self.lab.folder().join(format!("read-{port}"));
         let mut command = self.lab.command(lab::this_program()?);
         command.args(["__reader", "--port", &port.to_string(), "--work", work, "--out"]).arg(&out);
+        if work == "fig7" {
+            // A shorter run than the paper's has shorter stages.
+            let seconds = self.live.length_ns(FIGURE_S) / 1_000_000_000;
+            let after = fig7::SLOWER_AFTER * seconds / u64::from(FIGURE_S);
+            command.args(["--slower-after", &after.to_string()]);
+        }
         if self.stack == Stack::Kernel {
             command.arg("--kernel");
         }
@@ -190,7 +196,7 @@ fn stacks(live: &Live<'_>) -> Vec<Stack> {
 
 fn note_source(outcome: &mut Outcome, sent: &Sent) {
     outcome.note(format!(
-        "The source sends through kernel sockets when the clock says so; it was late by {:.1} µs in half, {:.1} µs in 99 of 100 cases, {:.1} ms once.",
+        "The source sends through kernel sockets when the kernel's timer says so; it was late by {:.1} µs in half, {:.1} µs in 99 of 100 cases, {:.1} ms once.",
         sent.late_p50_ns as f64 / 1e3,
         sent.late_p99_ns as f64 / 1e3,
         sent.late_max_ns as f64 / 1e6
@@ -237,22 +243,28 @@ fn flooded(live: &Live<'_>, outcome: &mut Outcome, stack: Stack, target: Target)
     }
     let mut source = scene.source(&[steady(PORTS[0], 40)], false)?;
     let mut flood = scene.source(&[format!("{}:{}:0", target.port(), SMALLEST.1)], true)?;
-    let replies = || -> Result<u64> {
-        let status = scene.host.as_ref().map(Host::query_status).transpose()?;
-        Ok(status.map_or(0, |status| status.unreachable_sent))
+    let counts = || -> Result<[u64; 2]> {
+        let Some(host) = &scene.host else { return Ok([0; 2]) };
+        let links = host.query_links()?;
+        let overrun = links.iter().map(|link| link.bill.dropped(DropReason::RingOverflow)).sum();
+        Ok([host.query_status()?.unreachable_sent, overrun])
     };
-    let before = (driver_time(&scene)?, replies()?);
+    let before = (driver_time(&scene)?, counts()?);
     let from_ns = monotonic_ns();
     source.begin()?;
     flood.begin()?;
     let drops = scene.watch(&readers, length_ns)?;
     let until_ns = monotonic_ns();
-    let after = (driver_time(&scene)?, replies()?);
+    let after = (driver_time(&scene)?, counts()?);
     let (steady_sent, flood_sent) = (sent(&mut source)?, sent(&mut flood)?);
     let offered = [steady_sent.sent[0], flood_sent.sent[0]];
     let receivers = scene.account(readers, &offered, drops)?;
     let reception = Reception { from_ns, until_ns, receivers };
-    let flooding = Flooding { sent: flood_sent.sent[0], replies: after.1 - before.1 };
+    let flooding = Flooding {
+        sent: flood_sent.sent[0],
+        replies: after.1[0] - before.1[0],
+        overrun: after.1[1] - before.1[1],
+    };
     outcome.add(flood::judge(stack.name(), target, &reception, &flooding));
     note_source(outcome, &steady_sent);
     Ok(Billed {
