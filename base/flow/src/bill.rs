@@ -22,6 +22,10 @@ pub mod bill_word {
     pub const TX_SLACK_FRAMES: usize = 4;
     /// Of the frames, those delivered to a flow of this host.
     pub const TX_LOCAL_FRAMES: usize = 5;
+    /// Of the wire time, that on slack.
+    pub const TX_SLACK_NS: usize = 6;
+    /// Periods in which a frame was later than the contract allows.
+    pub const TX_PERIODS_MISSED: usize = 7;
     /// In the link's own bill: time the line stood still because the driver could not run.
     pub const LINK_STALL_NS: usize = 6;
     /// In the link's own bill: processor time of the driver's thread since it started.
@@ -34,6 +38,8 @@ pub mod bill_word {
     pub const RX_CPU_NS: usize = 10;
     /// Frames that arrived for the flow, delivered or not.
     pub const RX_OFFERED: usize = 11;
+    /// Frames that waited for the application when the last one was delivered, that one included.
+    pub const RX_BACKLOG: usize = 12;
     /// First of the drop counters, in the order of [`crate::DropReason::ALL`].
     pub const DROPS: usize = 16;
 }
@@ -55,6 +61,10 @@ pub struct Bill {
     pub tx_slack_frames: u64,
     /// Of the frames, those delivered to a flow of this host.
     pub tx_local_frames: u64,
+    /// Of the wire time, that on slack.
+    pub tx_slack_ns: u64,
+    /// Periods in which a frame was later than the contract allows.
+    pub tx_periods_missed: u64,
     /// Frames delivered to the application.
     pub rx_frames: u64,
     /// Bytes of those frames.
@@ -63,6 +73,8 @@ pub struct Bill {
     pub rx_cpu_ns: u64,
     /// Frames that arrived for the flow, delivered or not.
     pub rx_offered: u64,
+    /// Frames that waited for the application when the last one was delivered, that one included.
+    pub rx_backlog: u64,
     /// Dropped frames by reason; reasons that never occurred are left out.
     pub drops: Vec<(DropReason, u64)>,
 }
@@ -77,10 +89,13 @@ impl Bill {
             tx_cpu_ns: word(bill_word::TX_CPU_NS),
             tx_slack_frames: word(bill_word::TX_SLACK_FRAMES),
             tx_local_frames: word(bill_word::TX_LOCAL_FRAMES),
+            tx_slack_ns: word(bill_word::TX_SLACK_NS),
+            tx_periods_missed: word(bill_word::TX_PERIODS_MISSED),
             rx_frames: word(bill_word::RX_FRAMES),
             rx_bytes: word(bill_word::RX_BYTES),
             rx_cpu_ns: word(bill_word::RX_CPU_NS),
             rx_offered: word(bill_word::RX_OFFERED),
+            rx_backlog: word(bill_word::RX_BACKLOG),
             drops: DropReason::ALL
                 .iter()
                 .map(|&reason| (reason, word(bill_word::DROPS + reason as usize)))

@@ -25,6 +25,28 @@ impl fmt::Display for FlowId {
     }
 }
 
+impl core::str::FromStr for FlowId {
+    type Err = InvalidFlowId;
+
+    fn from_str(text: &str) -> Result<Self, InvalidFlowId> {
+        let (index, generation) = text.split_once('.').ok_or(InvalidFlowId)?;
+        let number = |text: &str| text.parse().map_err(|_| InvalidFlowId);
+        Ok(Self { index: number(index)?, generation: number(generation)? })
+    }
+}
+
+/// The text is no name of a flow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct InvalidFlowId;
+
+impl fmt::Display for InvalidFlowId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a flow is named by two numbers, as `plumb flows` shows them, as in 3.1")
+    }
+}
+
+impl core::error::Error for InvalidFlowId {}
+
 /// The protocols whose flows the flow manager can open.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize,

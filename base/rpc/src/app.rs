@@ -79,7 +79,8 @@ pub enum Request {
         /// Which flow.
         flow: FlowId,
     },
-    /// Change a running flow's contract. Answered by [`Reply::Adjusted`].
+    /// Change the contract of a running flow of one's own, or of another application of the same user;
+    /// who may see others' flows may change theirs. Answered by [`Reply::Adjusted`].
     AdjustQos {
         /// Which flow.
         flow: FlowId,
@@ -185,6 +186,13 @@ pub enum Reply {
     Reorganised {
         /// How to format its packets.
         fib: Fib,
+    },
+    /// Not an answer (tag 0): somebody else who may has changed the flow's contract.
+    Recontracted {
+        /// Which flow.
+        flow: FlowId,
+        /// The contract as admitted; it holds from the next period on.
+        contract: Contract,
     },
     /// Not an answer (tag 0): a flow was closed by the driver or the flow manager.
     Lost {

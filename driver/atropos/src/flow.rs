@@ -40,7 +40,7 @@ pub(crate) struct Flow {
     pub(crate) cost: u32,
     next: u32,
     prev: u32,
-    /// `place:24 | state:3 | slack:1 | change:1` from the lowest bit.
+    /// `place:24 | state:3 | slack:1 | change:1 | missed:1` from the lowest bit.
     packed: u32,
 }
 
@@ -50,6 +50,7 @@ const PLACE: u32 = (1 << 24) - 1;
 const STATE_SHIFT: u32 = 24;
 const SLACK: u32 = 1 << 27;
 const CHANGE: u32 = 1 << 28;
+const MISSED: u32 = 1 << 29;
 
 impl Flow {
     pub(crate) const VACANT: Self = Self {
@@ -118,6 +119,14 @@ impl Flow {
         self.packed = self.packed & !CHANGE | if change { CHANGE } else { 0 };
     }
 
+    /// Notes that a frame of this period was too late; `true` if it is the first.
+    #[cold]
+    pub(crate) fn miss(&mut self) -> bool {
+        let first = self.packed & MISSED == 0;
+        self.packed |= MISSED;
+        first
+    }
+
     pub(crate) const fn is_guaranteed(&self) -> bool {
         self.slice > 0
     }
@@ -175,6 +184,7 @@ impl Flow {
     /// The flow was idle and has a frame again: new period, or what is left of the old one.
     pub(crate) fn wake(&mut self, t: i64) {
         if self.begins_period(t) {
+            self.packed &= !MISSED;
             let behind = self.fluid() < t;
             let period = i64::from(self.period);
             if behind {
@@ -191,6 +201,7 @@ impl Flow {
 
     /// A period begins with something to send.
     pub(crate) fn replenish(&mut self) {
+        self.packed &= !MISSED;
         self.budget += i64::from(self.slice);
         self.raise_fluid(self.next_period);
         self.next_period += i64::from(self.period);

@@ -84,7 +84,8 @@ pub trait Scheduler {
 
     /// The flow that [`Self::next`] chose was served: `cost_ns` was charged, and `head` is next.
     ///
-    /// `sent` says whether the frame occupies the wire; a refused one is charged all the same.
+    /// `sent` says whether the frame occupies the wire; a refused one is charged all the same. Returns
+    /// whether it is the first of its period that leaves the wire later than the contract allows.
     fn served(
         &mut self,
         index: u32,
@@ -93,7 +94,7 @@ pub trait Scheduler {
         sent: bool,
         head: Head,
         now_ns: i64,
-    );
+    ) -> bool;
 }
 
 /// A scheduler chosen at run time.
@@ -142,7 +143,7 @@ impl<S: Scheduler + ?Sized> Scheduler for Box<S> {
         sent: bool,
         head: Head,
         now_ns: i64,
-    ) {
-        (**self).served(index, slack, cost_ns, sent, head, now_ns);
+    ) -> bool {
+        (**self).served(index, slack, cost_ns, sent, head, now_ns)
     }
 }

@@ -182,12 +182,11 @@ impl Atropos {
     /// The scheduler's time, which stands still while the line should have been busy and was not.
     fn observe(&mut self, now_ns: i64) -> i64 {
         let t = now_ns - self.stall;
-        if let Some(due) = self.due.take() {
-            let late = t - due;
-            if late > STALL_NS_MIN {
-                self.stall += late;
-                return t - late;
-            }
+        let late = self.due.map_or(0, |due| t - due);
+        if late > STALL_NS_MIN {
+            self.due = None;
+            self.stall += late;
+            return t - late;
         }
         t
     }
@@ -250,7 +249,8 @@ impl Scheduler for Atropos {
         if !self.wants_wake(index) {
             return;
         }
-        let t = now_ns - self.stall;
+        // What woke up while the line stood still wakes when that is over.
+        let t = self.observe(now_ns);
         let flow = &mut self.flows[index as usize];
         flow.cost = clamp(cost_ns);
         if flow.state() == State::Wait {
@@ -275,6 +275,7 @@ impl Scheduler for Atropos {
 
     fn next(&mut self, now_ns: i64) -> Next {
         let t = self.observe(now_ns);
+        self.due = None;
         let open_at = self.free_at - self.line.lead_ns() as i64;
         if t < open_at {
             let busy = !self.slack.is_empty() || self.run.first(&mut self.flows, t).is_some();
@@ -304,7 +305,7 @@ impl Scheduler for Atropos {
         sent: bool,
         head: Head,
         now_ns: i64,
-    ) {
+    ) -> bool {
         let t = now_ns - self.stall;
         let cost = i64::from(clamp(cost_ns));
         if sent {
@@ -312,6 +313,8 @@ impl Scheduler for Atropos {
             self.last_cost = cost;
         }
         let key = self.flows[index as usize].key();
+        let late = sent && !slack && self.free_at - key > self.line.tardiness_ns() as i64;
+        let missed = late && self.flows[index as usize].miss();
         if slack {
             self.slack.charge(index, cost);
         } else {
@@ -330,6 +333,7 @@ impl Scheduler for Atropos {
         }
         let work = head != Head::Empty || self.run.len() > 0 || !self.slack.is_empty();
         self.due = work.then_some(self.free_at.max(t));
+        missed
     }
 }
 

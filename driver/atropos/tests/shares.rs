@@ -186,6 +186,18 @@ fn time_the_driver_could_not_run_is_reported_and_shared() {
 }
 
 #[test]
+fn a_flow_that_wakes_while_the_line_stands_still_is_not_late_by_that_time() {
+    let mut flood = Flood::new(&[Contract::BEST_EFFORT]);
+    flood.run(10);
+    flood.now += 40 * MS as i64;
+    flood.join(ms(1, 10));
+    let begun = flood.now;
+    let Next::Serve { flow: 1, key_ns, .. } = flood.atropos.next(flood.now) else { panic!() };
+    let due = key_ns + flood.atropos.stall_ns();
+    assert!((due - begun).abs_diff(10 * MS as i64) <= 2 * FRAME, "due after {} ns", due - begun);
+}
+
+#[test]
 fn a_frame_that_the_device_got_late_occupies_the_line_from_then_on() {
     let mut flood = Flood::new(&[Contract::BEST_EFFORT]);
     flood.run(10);

@@ -73,8 +73,12 @@ impl<W: Words> Bills<W> {
         word.store(word.load(Ordering::Relaxed) + amount, Ordering::Relaxed);
     }
 
+    pub(crate) fn set(&self, flow: u32, word: usize, value: u64) {
+        self.words[flow as usize * BILL_WORDS + word].store(value, Ordering::Relaxed);
+    }
+
     pub(crate) fn set_link(&self, word: usize, value: u64) {
-        self.words[self.flows_max as usize * BILL_WORDS + word].store(value, Ordering::Relaxed);
+        self.set(self.link(), word, value);
     }
 
     pub(crate) fn count_drop(&self, flow: u32, reason: DropReason, frames: u64) {

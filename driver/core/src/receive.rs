@@ -14,6 +14,9 @@ use crate::bills::{Bills, Side};
 use crate::driver::Driver;
 use crate::flow::{Flow, NO_FLOW, touched};
 
+/// Words of a packet in one piece, as applications offer buffers.
+const PACKET_WORDS: u64 = 2;
+
 /// What became of a frame offered to a flow.
 enum Delivery {
     Delivered,
@@ -86,6 +89,11 @@ impl<A: Arenas, W: Words> Table<'_, A, W> {
             Delivery::Delivered => {
                 self.bills.add(index, bill_word::RX_FRAMES, 1);
                 self.bills.add(index, bill_word::RX_BYTES, bytes as u64);
+                self.bills.set(
+                    index,
+                    bill_word::RX_BACKLOG,
+                    flow.rx.untaken_words() / PACKET_WORDS,
+                );
                 self.bills.note(index, Side::Rx, bytes);
                 if flow.touched == 0 {
                     self.touched.push(index);

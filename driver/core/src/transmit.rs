@@ -121,7 +121,8 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             return self.scheduler.remove(index);
         };
         if flow.head.is_empty() {
-            return self.scheduler.served(index, slack, 0, false, Head::Empty, now_ns as i64);
+            self.scheduler.served(index, slack, 0, false, Head::Empty, now_ns as i64);
+            return;
         }
         let bytes = flow.head.bytes() as usize;
         let fate = flow.emit(&mut self.link, &mut self.scratch, &mut self.header);
@@ -133,7 +134,10 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             self.bills.add(index, bill_word::TX_BYTES, bytes as u64);
             let wire_ns = self.scheduler.line().rate().wire_ns(bytes);
             self.bills.add(index, bill_word::TX_WIRE_NS, wire_ns);
-            self.bills.add(index, bill_word::TX_SLACK_FRAMES, slack.into());
+            if slack {
+                self.bills.add(index, bill_word::TX_SLACK_FRAMES, 1);
+                self.bills.add(index, bill_word::TX_SLACK_NS, wire_ns);
+            }
         }
         match fate {
             Fate::Sent => {
@@ -158,20 +162,19 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         }
         flow.head.clear();
         let line = *self.scheduler.line();
-        match flow.refill() {
-            Ok(head) => {
-                let head = match head {
-                    Head::Frame { cost_ns: bytes } => {
-                        Head::Frame { cost_ns: line.cost_ns(bytes as usize) }
-                    }
-                    other => other,
-                };
-                self.scheduler.served(index, slack, cost, sent, head, now_ns as i64);
+        let refilled = flow.refill();
+        let head = match refilled {
+            Ok(Head::Frame { cost_ns: bytes }) => {
+                Head::Frame { cost_ns: line.cost_ns(bytes as usize) }
             }
-            Err(fault) => {
-                self.scheduler.served(index, slack, cost, sent, Head::Empty, now_ns as i64);
-                self.fault(index, fault);
-            }
+            Ok(other) => other,
+            Err(_) => Head::Empty,
+        };
+        if self.scheduler.served(index, slack, cost, sent, head, now_ns as i64) {
+            self.bills.add(index, bill_word::TX_PERIODS_MISSED, 1);
+        }
+        if let Err(fault) = refilled {
+            self.fault(index, fault);
         }
     }
 

@@ -87,7 +87,7 @@ pub struct Rights {
     pub ports_max: u32,
     /// Driver time each flow may use for receiving, in nanoseconds per second.
     pub receive_ns_per_s: u32,
-    /// Whether other users' flows and bills may be looked at.
+    /// Whether other users' flows and bills may be looked at, and their contracts changed.
     pub sees_others: bool,
 }
 

@@ -406,13 +406,17 @@ impl FlowManager {
         contract: Contract,
     ) -> Result<Reply, Refusal> {
         let contract = contract.validated().map_err(Refusal::Contract)?;
-        let link = self.own_flow(client, flow)?;
+        let (owner, link) = self.adjustable_flow(client, flow)?;
         let before = self.flows.get(flow).map(|found| found.contract);
-        self.admit(client, link, &contract, before.as_ref())?;
+        // It is the owner's share of the line that is used.
+        self.admit(owner, link, &contract, before.as_ref())?;
         if let Some(found) = self.flows.get_mut(flow) {
             found.contract = contract;
         }
         self.tell_driver(link, ToDriver::SetContract { flow, contract });
+        if owner != client {
+            self.tell(owner, 0, Reply::Recontracted { flow, contract });
+        }
         Ok(Reply::Adjusted { contract, tardiness_ns: self.tardiness_ns(link) })
     }
 
@@ -509,6 +513,24 @@ impl FlowManager {
             .get(flow)
             .filter(|found| found.client == Some(client) && found.closing.is_none());
         found.map(|found| found.link).ok_or(Refusal::UnknownFlow)
+    }
+
+    /// The owner and the link of a flow whose contract `client` may change.
+    fn adjustable_flow(
+        &self,
+        client: ClientId,
+        flow: FlowId,
+    ) -> Result<(ClientId, LinkId), Refusal> {
+        let found = self.flows.get(flow).filter(|found| found.closing.is_none());
+        let found = found.ok_or(Refusal::UnknownFlow)?;
+        let owner = found.client.ok_or_else(|| {
+            Refusal::Policy("this is the flow manager's own flow: its contract stays".into())
+        })?;
+        let same_user = self.client_uid(owner) == self.client_uid(client);
+        if owner == client || same_user || self.rights(client).sees_others {
+            return Ok((owner, found.link));
+        }
+        Err(Refusal::Policy("this is another user's flow: only root may change it".into()))
     }
 
     fn tardiness_ns(&self, link: LinkId) -> u64 {

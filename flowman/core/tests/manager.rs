@@ -358,15 +358,11 @@ fn flows_of_other_clients_cannot_be_touched() {
     let mut script = Script::new();
     let (owner, thief) = (script.client(0), script.client(0));
     let flow = script.listen(owner, 80);
-    let contract = ms(1, 100);
     let endpoints =
         Endpoints { transport: Transport::Udp, local: Sap::new(OURS.into(), 99), remote: None };
-    for request in [
-        Request::Close { flow },
-        Request::AdjustQos { flow, contract },
-        Request::Attach { flow, endpoints },
-        Request::Detach { flow },
-    ] {
+    for request in
+        [Request::Close { flow }, Request::Attach { flow, endpoints }, Request::Detach { flow }]
+    {
         assert_eq!(refused(script.ask(thief, request)), Refusal::UnknownFlow);
     }
     let stale = FlowId { generation: flow.generation + 1, ..flow };
@@ -461,6 +457,27 @@ fn a_change_of_contract_is_admitted_like_a_new_one() {
     script
         .open(client, ms(94, 100), Sap::new(OURS.into(), 81), None)
         .expect("what was given back is free");
+}
+
+#[test]
+fn a_contract_is_changed_by_its_user_and_by_root_and_its_owner_hears_of_it() {
+    let mut script = Script::new();
+    let (owner, same, other, root) =
+        (script.client(1000), script.client(1000), script.client(1001), script.client(0));
+    let Some(Reply::Opened { flow, .. }) =
+        script.open(owner, ms(10, 100), Sap::new(OURS.into(), 8080), None)
+    else {
+        panic!("not opened")
+    };
+    let adjust = |contract| Request::AdjustQos { flow, contract };
+    assert!(matches!(refused(script.ask(other, adjust(ms(20, 100)))), Refusal::Policy(_)));
+    assert!(!script.told.contains(&ToDriver::SetContract { flow, contract: ms(20, 100) }));
+    for (client, contract) in [(same, ms(30, 100)), (root, ms(40, 100))] {
+        assert!(matches!(script.ask(client, adjust(contract)), Some(Reply::Adjusted { .. })));
+        assert_eq!(script.answer(owner), Some(Reply::Recontracted { flow, contract }));
+    }
+    // Half of the line is what an ordinary user may have, whoever asks for it.
+    assert!(matches!(refused(script.ask(root, adjust(ms(60, 100)))), Refusal::Policy(_)));
 }
 
 #[test]

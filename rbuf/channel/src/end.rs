@@ -97,6 +97,12 @@ impl<W: Words> End<W> {
         Ok(true)
     }
 
+    /// Words that were put and that the peer had not taken when its count was last looked at, which
+    /// [`Self::room`] does.
+    pub const fn untaken_words(&self) -> u64 {
+        self.published - self.peer_taken
+    }
+
     /// Takes the next iorec, checked against the data area; `None` if there is nothing new.
     ///
     /// # Errors

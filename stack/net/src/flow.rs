@@ -1,7 +1,7 @@
 //! A flow: its channels, its name, and what the flow manager has to say about it.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base_flow::{Bill, Contract, Endpoints, Fib, FlowId};
 use base_rpc::{FlowLayout, Refusal, Reply, Request};
@@ -22,7 +22,6 @@ pub struct Flow {
     pub(crate) shared: Arc<Shared>,
     device: Option<FlowDevice>,
     fib: Fib,
-    contract: Contract,
     tardiness_ns: u64,
 }
 
@@ -38,14 +37,26 @@ pub(crate) struct Shared {
     pub(crate) rx_words: ShmWords,
     /// Whether there is news.
     news: AtomicBool,
-    latest: Mutex<News>,
+    latest: Mutex<Latest>,
     closed: AtomicBool,
 }
 
-#[derive(Debug, Default)]
-struct News {
+/// What the flow manager has to say about a flow.
+#[derive(Debug)]
+pub(crate) enum News {
+    /// It is gone, and why.
+    Lost(String),
+    /// Format its packets so from now on.
+    Fib(Fib),
+    /// Somebody else changed its contract.
+    Contract(Contract),
+}
+
+#[derive(Debug)]
+struct Latest {
     lost: Option<String>,
     fib: Option<Fib>,
+    contract: Contract,
 }
 
 impl Flow {
@@ -107,12 +118,12 @@ impl Flow {
             tx_words: ends.tx.peer_words(),
             rx_words: ends.rx.peer_words(),
             news: AtomicBool::new(false),
-            latest: Mutex::default(),
+            latest: Mutex::new(Latest { lost: None, fib: None, contract }),
             closed: AtomicBool::new(false),
         });
         host.register(flow, &shared);
         // From here on, an error drops `opened`, which closes the flow.
-        let mut opened = Self { shared, device: None, fib, contract, tardiness_ns };
+        let mut opened = Self { shared, device: None, fib, tardiness_ns };
         let device = Device::new((ends.tx, ends.rx), (ends.tx_data, ends.rx_data), mtu)?;
         opened.device = Some(device);
         Ok(opened)
@@ -129,8 +140,8 @@ impl Flow {
     }
 
     /// The contract as admitted.
-    pub const fn contract(&self) -> Contract {
-        self.contract
+    pub fn contract(&self) -> Contract {
+        self.shared.latest().contract
     }
 
     /// How late beyond its deadline a guaranteed frame can be, in nanoseconds.
@@ -172,7 +183,8 @@ impl Flow {
     pub fn adjust(&mut self, contract: Contract) -> Result<Contract, Error> {
         match self.shared.host.call(Request::AdjustQos { flow: self.shared.id, contract })? {
             Reply::Adjusted { contract, tardiness_ns } => {
-                (self.contract, self.tardiness_ns) = (contract, tardiness_ns);
+                self.tardiness_ns = tardiness_ns;
+                self.shared.latest().contract = contract;
                 Ok(contract)
             }
             other => Err(unexpected(&other)),
@@ -216,14 +228,18 @@ impl Shared {
         }
     }
 
+    fn latest(&self) -> MutexGuard<'_, Latest> {
+        self.latest.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// News from the flow manager; whoever sleeps is woken to hear it.
-    pub(crate) fn notify(&self, notice: Result<Fib, String>) {
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
-        match notice {
-            Ok(fib) => latest.fib = Some(fib),
-            Err(reason) => latest.lost = Some(reason),
+    pub(crate) fn notify(&self, news: News) {
+        match news {
+            News::Fib(fib) => self.latest().fib = Some(fib),
+            News::Lost(reason) => self.latest().lost = Some(reason),
+            // Nobody waits for this.
+            News::Contract(contract) => return self.latest().contract = contract,
         }
-        drop(latest);
         self.news.store(true, Ordering::Release);
         Futex::patient().wake(&self.tx_words[0]);
         Futex::patient().wake(&self.rx_words[0]);
@@ -234,7 +250,7 @@ impl Shared {
         if !self.news.load(Ordering::Acquire) {
             return Ok(None);
         }
-        let mut latest = self.latest.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut latest = self.latest();
         if let Some(reason) = &latest.lost {
             return Err(Error::Lost(reason.clone()));
         }

@@ -6,7 +6,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use base_flow::FlowId;
+use base_flow::{Contract, FlowId};
 use base_rpc::{
     FlowInfo, JoinOffer, LinkInfo, NeighbourInfo, Query, QueryReply, Reply, Request, RouteInfo,
     StatusInfo,
@@ -15,7 +15,7 @@ use base_wire::Mac;
 use rbuf_domain::{Domain, Offer};
 use rbuf_shm::Connection;
 
-use crate::flow::{Flow, Shared};
+use crate::flow::{Flow, News, Shared};
 use crate::rpc::Rpc;
 use crate::{Error, Options};
 
@@ -148,8 +148,9 @@ impl Host {
     pub(crate) fn hear_notices(&self) {
         for notice in self.inner.rpc.notices() {
             let (flow, notice) = match notice {
-                Reply::Lost { flow, reason } => (flow, Err(reason)),
-                Reply::Reorganised { fib } => (fib.flow, Ok(fib)),
+                Reply::Lost { flow, reason } => (flow, News::Lost(reason)),
+                Reply::Reorganised { fib } => (fib.flow, News::Fib(fib)),
+                Reply::Recontracted { flow, contract } => (flow, News::Contract(contract)),
                 _ => continue,
             };
             let shared = lock(&self.inner.flows).get(&flow).and_then(Weak::upgrade);
@@ -196,6 +197,19 @@ impl Host {
         match self.query(Query::Links)? {
             QueryReply::Links(links) => Ok(links),
             _ => Err(Error::Protocol("not links".into())),
+        }
+    }
+
+    /// Gives a running flow another contract, one's own or, for who may, another's; it holds from the
+    /// flow's next period on. [`Flow::adjust`] is the way for a flow that this process opened.
+    ///
+    /// # Errors
+    ///
+    /// What the flow manager says; the present contract stays then.
+    pub fn adjust(&self, flow: FlowId, contract: Contract) -> Result<Contract, Error> {
+        match self.call(Request::AdjustQos { flow, contract })? {
+            Reply::Adjusted { contract, .. } => Ok(contract),
+            other => Err(unexpected(&other)),
         }
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use base_flow::{Prefix, Rate};
+use base_flow::{FlowId, Prefix, Rate};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use plumb_net::{Contract, DEFAULT_SOCKET};
 
@@ -34,8 +34,10 @@ pub enum Command {
     Flowman(Flowman),
     /// Run one driver alone.
     Driver(Driver),
-    /// Show flows: who has them, their contracts, what they used.
+    /// Show flows: who has them, their contracts, what they used; or change a contract.
     Flows(Flows),
+    /// Watch flows: what they were promised, what they get, what they are billed.
+    Top(Top),
     /// Run the paper's experiments and their modern counterparts, and say whether their bands hold.
     ///
     /// The exit status is 1 if a band is missed.
@@ -223,7 +225,10 @@ pub struct Driver {
 }
 
 #[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Flows {
+    #[command(subcommand)]
+    pub change: Option<FlowsChange>,
     #[command(flatten)]
     pub socket: Socket,
     /// Show links, routes, neighbours and totals too.
@@ -232,6 +237,50 @@ pub struct Flows {
     /// Print JSON.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum FlowsChange {
+    /// Change the contract of a running flow, from its next period on.
+    Set(FlowsSet),
+}
+
+#[derive(Debug, Args)]
+pub struct FlowsSet {
+    #[command(flatten)]
+    pub socket: Socket,
+    /// The flow, as `plumb flows` names it.
+    pub flow: FlowId,
+    /// Link time in every period, as in `6ms`; none, for slack alone, if not given.
+    #[arg(long, value_parser = duration, requires = "period")]
+    pub slice: Option<Duration>,
+    /// The period, as in `100ms`.
+    #[arg(long, value_parser = duration, requires = "slice")]
+    pub period: Option<Duration>,
+    /// How soon after becoming ready the slice is wanted; the period if not given.
+    #[arg(long, value_parser = duration, requires = "slice")]
+    pub deadline: Option<Duration>,
+    /// Use link time that nobody has claimed, too.
+    #[arg(long)]
+    pub slack: bool,
+    /// Share of slack relative to other flows.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
+    pub weight: u8,
+}
+
+#[derive(Debug, Args)]
+pub struct Top {
+    #[command(flatten)]
+    pub socket: Socket,
+    /// Print once what happened in one interval, as text.
+    #[arg(long)]
+    pub once: bool,
+    /// Print once, as JSON.
+    #[arg(long)]
+    pub json: bool,
+    /// Time between two looks.
+    #[arg(short, long, default_value = "1s", value_parser = duration)]
+    pub interval: Duration,
 }
 
 #[derive(Debug, Args)]

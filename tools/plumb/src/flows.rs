@@ -1,14 +1,18 @@
 //! `plumb flows`: who has what, and what it used.
 
 use std::process::ExitCode;
+use std::time::Duration;
 
-use anyhow::Result;
-use plumb_net::{FlowInfo, Host};
+use anyhow::{Result, bail};
+use plumb_net::{Contract, FlowInfo, Host};
 
 use crate::cli;
 
 /// Shows flows, and with `--all` everything else.
 pub fn run(arguments: &cli::Flows) -> Result<ExitCode> {
+    if let Some(cli::FlowsChange::Set(set)) = &arguments.change {
+        return change(set);
+    }
     let host = Host::connect(&arguments.socket.socket)?;
     let flows = host.query_flows()?;
     if arguments.json {
@@ -26,6 +30,25 @@ pub fn run(arguments: &cli::Flows) -> Result<ExitCode> {
         show_surroundings(&host)?;
     }
     show_flows(&flows);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Changes a contract.
+fn change(set: &cli::FlowsSet) -> Result<ExitCode> {
+    let ns = |time: Duration| time.as_nanos() as u64;
+    let contract = match (set.slice, set.period) {
+        (Some(slice), Some(period)) => {
+            let deadline = set.deadline.unwrap_or(period);
+            Contract::guaranteed(ns(slice), ns(period))?
+                .with_slack(set.slack)
+                .with_deadline(ns(deadline))?
+        }
+        _ if set.slack => Contract::BEST_EFFORT,
+        _ => bail!("give --slice and --period, as in --slice 6ms --period 100ms, or --slack"),
+    };
+    let contract = Contract { weight: set.weight, ..contract };
+    let admitted = Host::connect(&set.socket.socket)?.adjust(set.flow, contract)?;
+    println!("flow {}: {admitted} from its next period on", set.flow);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -17,6 +17,7 @@ mod ping;
 mod process;
 mod roles;
 mod signals;
+mod top;
 mod up;
 
 use std::process::ExitCode;
@@ -33,6 +34,7 @@ fn main() -> ExitCode {
         Command::Flowman(arguments) => daemons::flowman(&arguments),
         Command::Driver(arguments) => daemons::driver(&arguments),
         Command::Flows(arguments) => flows::run(&arguments),
+        Command::Top(arguments) => top::run(&arguments),
         Command::Experiment(arguments) => experiment::run(&arguments),
         Command::Nc(arguments) => nc::run(&arguments),
         Command::Ping(arguments) => ping::run(&arguments),

@@ -298,3 +298,49 @@ fn up_refuses_an_address_that_the_kernel_owns_and_names_the_remedy() {
         assert!(up(&["--config", "/nonexistent.toml"]).contains("/nonexistent.toml"));
     });
 }
+
+#[test]
+fn a_contract_changed_from_outside_is_what_the_flow_gets_and_what_top_shows() {
+    in_lab("a_contract_changed_from_outside_is_what_the_flow_gets_and_what_top_shows", &[], || {
+        let _kernel = kernel_socket(7100);
+        let contract = Contract::guaranteed(4_000_000, 100_000_000).unwrap();
+        let ours = Udp::options().host(&host()).contract(contract).connect((THEIRS, 7100)).unwrap();
+        let flow = ours.flow_id().to_string();
+        let set = |slice: &str| {
+            let slice = ["--slice", slice, "--period", "100ms"];
+            Command::new(program()).args(["flows", "set", &flow]).args(slice).output().unwrap()
+        };
+        assert!(set("30ms").status.success());
+        eventually("the owner hears of it", || {
+            ours.send(b"x").unwrap();
+            ours.contract().slice_ns == 30_000_000
+        });
+        let refused = set("96ms");
+        assert!(!refused.status.success());
+        let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert!(said.contains("95000000 ns"), "says what would be admitted: {said}");
+        // As fast as it can, for as long as it takes to look.
+        let sending = std::sync::atomic::AtomicBool::new(true);
+        let top = std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while sending.load(std::sync::atomic::Ordering::Relaxed) {
+                    ours.send(&[0; 1472]).unwrap();
+                }
+            });
+            let top = Command::new(program()).args(["top", "--json"]).output().unwrap();
+            sending.store(false, std::sync::atomic::Ordering::Relaxed);
+            top
+        });
+        assert!(top.status.success());
+        let report: serde_json::Value = serde_json::from_slice(&top.stdout).unwrap();
+        let rows = report["flows"].as_array().unwrap();
+        let row = rows.iter().find(|row| row["flow"] == flow.as_str()).unwrap();
+        assert_eq!(
+            (&row["promised_mbit"], &row["contract"]),
+            (&30.0.into(), &"30ms in 100ms".into())
+        );
+        assert_eq!(row["pid"], std::process::id());
+        let sent = row["sent_mbit"].as_f64().unwrap();
+        assert!((15.0..=36.0).contains(&sent), "{sent} Mbit/s of 30, give or take a slice");
+    });
+}

@@ -44,6 +44,9 @@ pub(crate) struct App {
     /// If it reads one datagram at a time: how long each takes it, and until when it is busy.
     pub(crate) consumer: Option<Work>,
     pub(crate) busy_until: u64,
+    /// Datagrams that are there for it, and those that it has taken.
+    pub(crate) delivered: u64,
+    pub(crate) taken: u64,
     pub(crate) consumed: Vec<Consumed>,
 }
 
@@ -88,6 +91,8 @@ impl App {
             sent: 0,
             consumer: None,
             busy_until: 0,
+            delivered: 0,
+            taken: 0,
             consumed: Vec::new(),
         })
     }
@@ -115,14 +120,11 @@ impl App {
         self.kick();
     }
 
-    /// Reads one datagram and begins to work on it; `false` if there is none.
-    pub(crate) fn consume(&mut self, now: u64) -> bool {
-        let Some(work) = &self.consumer else { return false };
-        let Ok(Some(packet)) = self.stack.receive() else {
-            // Asks to be told of the next one.
-            self.kick();
-            return false;
-        };
+    /// Reads one datagram, if there is one, and begins to work on it.
+    pub(crate) fn consume(&mut self, now: u64) {
+        let Some(work) = &self.consumer else { return };
+        let Ok(Some(packet)) = self.stack.receive() else { return };
+        self.taken += 1;
         let mut payload = vec![0; packet.len()];
         let whole = packet.read(&mut payload).is_some();
         let word = |at: usize| payload.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
@@ -136,7 +138,6 @@ impl App {
         }
         let _ = self.stack.give_back(packet);
         self.kick();
-        true
     }
 
     pub(crate) fn send(&mut self, payload: &[u8]) -> bool {

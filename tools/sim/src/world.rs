@@ -266,13 +266,14 @@ impl World {
                 }
                 apps_at = self.now + APP_NS;
             }
-            // What the driver has delivered is there when it is done with the round.
+            self.reveal();
             self.run_consumers();
             let driver = if self.now >= self.driver_busy_until {
                 self.drive()
             } else {
                 Some(self.driver_busy_until)
             };
+            self.reveal();
             let consumer = self.run_consumers();
             let events = [
                 driver,
@@ -328,15 +329,25 @@ impl World {
         bills.fold((0, 0), |(rx, tx), bill| (rx + bill.rx_frames, tx + bill.tx_frames))
     }
 
-    /// Applications that read one datagram at a time do so, unless they or the driver are busy.
-    /// Returns when one of them goes on.
+    /// What the driver has delivered is there when it is done with the round.
+    fn reveal(&mut self) {
+        if self.now >= self.driver_busy_until {
+            for app in self.apps.iter_mut().filter(|app| app.consumer.is_some()) {
+                app.delivered = self.driver.flow_bill(app.flow).map_or(0, |bill| bill.rx_frames);
+            }
+        }
+    }
+
+    /// Applications that read one datagram at a time do so, unless they are busy. Returns when one
+    /// of them goes on.
     fn run_consumers(&mut self) -> Option<u64> {
         let mut next = None;
         for app in self.apps.iter_mut().filter(|app| app.consumer.is_some()) {
-            let from = app.busy_until.max(self.driver_busy_until);
-            let more = if from > self.now { true } else { app.consume(self.now) };
-            let at = app.busy_until.max(self.driver_busy_until).max(self.now + 1);
-            if more {
+            if app.busy_until <= self.now && app.taken < app.delivered {
+                app.consume(self.now);
+            }
+            if app.taken < app.delivered {
+                let at = app.busy_until.max(self.now + 1);
                 next = Some(next.map_or(at, |next: u64| next.min(at)));
             }
         }

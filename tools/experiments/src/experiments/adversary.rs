@@ -95,8 +95,28 @@ fn run(seed: u64, frames: u64, bound_ns: i128) -> Found {
     found
 }
 
+/// Equal flows that fill the line, each with a slice of a frame and a half, which send all at once after
+/// silence: if second halves of second frames counted for the first period, it would not hold them all.
+fn straddling(line: &Line, flows: u32) -> Vec<Source> {
+    let slice_ns = line.frame_ns() * 3 / 2;
+    let contract = super::guaranteed(slice_ns, slice_ns * u64::from(flows));
+    let source = |_| Source {
+        book: Book::new(&contract),
+        contract,
+        queue: 0,
+        frame_bytes: FRAME_BYTES,
+        next_at: 0,
+        habit: 0,
+        together: true,
+    };
+    (0..flows).map(source).collect()
+}
+
 /// Random contracts that fill `density_ppm` of the line, half of them with a deadline hint.
 fn task_set(chance: &mut Rng, line: &Line, flows: u32, density_ppm: u64) -> Vec<Source> {
+    if chance.u64(0..8) == 0 {
+        return straddling(line, flows);
+    }
     let mut left = density_ppm;
     let mut sources = Vec::new();
     for index in 0..flows {

@@ -98,11 +98,12 @@ impl Scheduler for Carousel {
         sent: bool,
         head: Head,
         now_ns: i64,
-    ) {
+    ) -> bool {
         self.wheel.pop_first();
         self.wire.served(index, cost_ns, sent, head, now_ns);
         if self.wire.get_mut(index).head_ns.is_some() {
             self.stamp(index, now_ns);
         }
+        false
     }
 }

@@ -97,10 +97,11 @@ impl Scheduler for Drr {
         sent: bool,
         head: Head,
         now_ns: i64,
-    ) {
+    ) -> bool {
         self.wire.served(index, cost_ns, sent, head, now_ns);
         let flow = self.wire.get_mut(index);
         // Who has nothing to send saves nothing up.
         flow.own = if flow.head_ns.is_some() { flow.own - cost_ns as i64 } else { 0 };
+        false
     }
 }

@@ -159,7 +159,7 @@ impl Scheduler for Qosentry {
         sent: bool,
         head: Head,
         now_ns: i64,
-    ) {
+    ) -> bool {
         let charged = self.charged_ns(cost_ns);
         if slack {
             self.quantum_ns -= charged;
@@ -179,5 +179,6 @@ impl Scheduler for Qosentry {
         } else {
             State::Run
         };
+        false
     }
 }

@@ -111,7 +111,7 @@ impl Scheduler for TokenBucket {
         sent: bool,
         head: Head,
         now_ns: i64,
-    ) {
+    ) -> bool {
         let burst = self.burst_ns();
         let flow = self.wire.get_mut(index);
         if !slack {
@@ -120,5 +120,6 @@ impl Scheduler for TokenBucket {
         }
         self.turn = index + 1;
         self.wire.served(index, cost_ns, sent, head, now_ns);
+        false
     }
 }

@@ -22,7 +22,7 @@ use crate::process::{self, told_to_end};
 const BUFFERS: u32 = 512;
 
 enum Socket {
-    Plumb(Udp),
+    Plumb(Box<Udp>),
     Kernel(UdpSocket),
 }
 
@@ -38,7 +38,7 @@ impl Socket {
         let options = Udp::options().host(&host).contract(Contract::BEST_EFFORT);
         let socket = options.receive_buffers(BUFFERS).bind(("0.0.0.0", arguments.port))?;
         socket.set_read_timeout(timeout);
-        Ok(Self::Plumb(socket))
+        Ok(Self::Plumb(Box::new(socket)))
     }
 
     fn read(&self, out: &mut [u8]) -> std::io::Result<usize> {

@@ -15,7 +15,7 @@ use crate::process;
 
 /// Whose stack it uses.
 enum Socket {
-    Plumb(Udp),
+    Plumb(Box<Udp>),
     Kernel(UdpSocket),
 }
 
@@ -39,7 +39,7 @@ pub fn run(arguments: &cli::Sender) -> Result<ExitCode> {
         let host = Host::connect(&arguments.socket.socket)?;
         // Enough that a sender that is not given the processor in time loses nothing of its contract.
         let options = Udp::options().host(&host).contract(arguments.contract);
-        Socket::Plumb(options.send_buffers(arguments.buffers).connect(arguments.to)?)
+        Socket::Plumb(Box::new(options.send_buffers(arguments.buffers).connect(arguments.to)?))
     };
     if arguments.hold {
         process::ready()?;

@@ -149,7 +149,7 @@ impl<'a> Scene<'a> {
         let mut receivers = Vec::new();
         for (index, mut reading) in readers.into_iter().enumerate() {
             // The flow is gone when its reader is.
-            let _ = reading.process.end_input();
+            reading.process.end_input();
             let mut bill = self.bill(reading.port)?;
             let total: u64 = loop {
                 match reading.process.ended()? {
