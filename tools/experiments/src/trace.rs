@@ -47,6 +47,8 @@ pub struct Trace {
     pub lanes: Vec<Lane>,
     /// The scheduler's tardiness bound.
     pub tardiness_ns: u64,
+    /// How long it took, stalls included.
+    pub wall_ns: u64,
 }
 
 impl Trace {
@@ -125,6 +127,7 @@ mod tests {
             stalls: vec![(100, 40), (200, 30)],
             lanes: vec![lane],
             tardiness_ns: 0,
+            wall_ns: 300,
         };
         let cut = trace.without_stalls();
         let done: Vec<u64> = cut.lanes[0].frames.iter().map(|frame| frame.done_ns).collect();

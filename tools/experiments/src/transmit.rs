@@ -111,6 +111,7 @@ pub fn run<S: Scheduler>(plan: &Plan, schedule: impl FnOnce(Line) -> S) -> Trace
         stalls: Vec::new(),
         lanes: plan.senders.iter().map(lane).collect(),
         tardiness_ns: line.tardiness_ns(),
+        wall_ns: plan.length_ns,
     };
     let mut queues: Vec<Queue> = plan.senders.iter().map(queue).collect();
     let mut stalls = plan.stalls.iter().copied().peekable();

@@ -23,6 +23,8 @@ use crate::roles::capture::{self, Seen};
 pub const PORT: u16 = 5_000;
 /// How often the time that the line stood still is asked for.
 const WATCH: Duration = Duration::from_millis(5);
+const BOTH: [LinuxPeer; 2] = [LinuxPeer::Htb, LinuxPeer::Kernel];
+
 /// Headers of a datagram's frame.
 const HEADER_BYTES: u16 = 42;
 
@@ -121,6 +123,7 @@ pub fn observe(
             .map(|(sender, port)| lane(sender, port, &seen, until_ns))
             .collect(),
         tardiness_ns,
+        wall_ns: until_ns - from_ns,
     };
     trace.replay();
     Ok((trace, lost))
@@ -161,15 +164,17 @@ fn over_plumb(
     Ok(trace)
 }
 
-/// Each Linux peer that was asked for runs `workload`; `judge` gets what it sent.
+/// Those of `peers` that were asked for run `workload`; `judge` gets what they sent.
 fn over_linux(
     live: &Live<'_>,
     outcome: &mut Outcome,
     workload: &Workload,
+    peers: &[LinuxPeer],
+    spare: bool,
     mut judge: impl FnMut(&mut Outcome, &str, &Trace),
 ) -> Result<()> {
-    for &peer in &live.arguments.peer {
-        for shaper in linux::shapers(peer, workload) {
+    for &peer in peers.iter().filter(|&&peer| live.has(peer)) {
+        for shaper in linux::shapers(peer, workload, spare) {
             live.go_on()?;
             match linux::run(live, &shaper, workload)? {
                 Ok(trace) => judge(outcome, &shaper.name, &trace),
@@ -190,7 +195,7 @@ pub fn fig5a(live: &Live<'_>, outcome: &mut Outcome) -> Result<()> {
         let pace = if rate == fig5a::LINES[0] { sleeping() } else { spinning() };
         let trace = over_plumb(live, outcome, &workload, pace)?;
         outcome.add(fig5a::judge(Policy::Atx.name(), &trace, true));
-        over_linux(live, outcome, &workload, |outcome, name, trace| {
+        over_linux(live, outcome, &workload, &[LinuxPeer::Htb], false, |outcome, name, trace| {
             outcome.add(fig5a::judge(name, trace, true));
         })?;
     }
@@ -203,7 +208,7 @@ pub fn fig5b(live: &Live<'_>, outcome: &mut Outcome) -> Result<()> {
     let workload = Workload { rate: fig5b::RATE, senders, length_ns };
     let trace = over_plumb(live, outcome, &workload, spinning())?;
     outcome.add(fig5b::judge(Policy::Atx.name(), &trace, true));
-    over_linux(live, outcome, &workload, |outcome, name, trace| {
+    over_linux(live, outcome, &workload, &[LinuxPeer::Htb], false, |outcome, name, trace| {
         outcome.add(fig5b::judge(name, trace, true));
     })
 }
@@ -216,7 +221,7 @@ pub fn fig6(live: &Live<'_>, outcome: &mut Outcome) -> Result<()> {
     };
     let trace = over_plumb(live, outcome, &workload, spinning())?;
     outcome.add(fig6::judge(Policy::Atx.name(), &trace));
-    over_linux(live, outcome, &workload, |outcome, name, trace| {
+    over_linux(live, outcome, &workload, &BOTH, false, |outcome, name, trace| {
         outcome.add(fig6::judge(name, trace));
     })?;
     if live.has(LinuxPeer::Kernel) {
@@ -237,7 +242,7 @@ pub fn latency(live: &Live<'_>, outcome: &mut Outcome) -> Result<()> {
         let (part, distributions) = latency::judge(Policy::Atx.name(), &trace);
         outcome.add(part);
         all.extend(distributions);
-        over_linux(live, outcome, &workload, |outcome, name, trace| {
+        over_linux(live, outcome, &workload, &[LinuxPeer::Htb], true, |outcome, name, trace| {
             let (part, distributions) = latency::judge(name, trace);
             outcome.add(part);
             all.extend(distributions);
