@@ -2,24 +2,8 @@
 
 use std::path::Path;
 
+use fastrand::Rng;
 use fuzz_bodies::TARGETS;
-
-/// SplitMix64.
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
-    }
-}
 
 fn corpus(name: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../corpus").join(name);
@@ -38,28 +22,28 @@ fn every_target_has_a_corpus() {
 
 #[test]
 fn nothing_kept_mutated_or_random_achieves_what_it_must_not() {
-    let mut chance = Chance(1);
+    let mut chance = Rng::with_seed(1);
     for (name, body) in TARGETS {
         let seeds = corpus(name);
         for seed in &seeds {
             body(seed);
         }
         for _ in 0..4_000 {
-            let mut input = seeds[chance.below(seeds.len())].clone();
-            for _ in 0..=chance.below(6) {
-                let at = chance.below(input.len());
-                match chance.below(4) {
-                    0 if !input.is_empty() => input[at] = chance.next() as u8,
-                    1 if !input.is_empty() => input[at] ^= 1 << chance.below(8),
+            let mut input = seeds[chance.usize(0..seeds.len())].clone();
+            for _ in 0..=chance.usize(0..6) {
+                let at = chance.usize(0..input.len().max(1));
+                match chance.usize(0..4) {
+                    0 if !input.is_empty() => input[at] = chance.u8(..),
+                    1 if !input.is_empty() => input[at] ^= 1 << chance.usize(0..8),
                     2 => input.truncate(at),
-                    _ => input.insert(at, chance.next() as u8),
+                    _ => input.insert(at, chance.u8(..)),
                 }
             }
             body(&input);
         }
         for _ in 0..1_000 {
-            let length = chance.below(200);
-            let input: Vec<u8> = (0..length).map(|_| chance.next() as u8).collect();
+            let length = chance.usize(0..200);
+            let input: Vec<u8> = (0..length).map(|_| chance.u8(..)).collect();
             body(&input);
         }
     }

@@ -45,8 +45,8 @@ struct State {
     stack: Stack,
     flow: Flow,
     hops: HashMap<std::net::IpAddr, (Mac, u64)>,
-    receivers: u32,
-    senders: u32,
+    /// Threads that sleep, by [`Side`].
+    sleepers: [u32; 2],
     damaged: u64,
     rejected: u64,
 }
@@ -78,8 +78,7 @@ impl Udp {
                 stack,
                 flow,
                 hops: HashMap::new(),
-                receivers: 0,
-                senders: 0,
+                sleepers: [0; 2],
                 damaged: 0,
                 rejected: 0,
             }),
@@ -245,43 +244,9 @@ impl Udp {
     }
 
     fn buffer_for(&self, peer: Peer) -> Result<SendBuffer<'_>, Error> {
-        let deadline = self.deadline(&self.write_timeout_ns);
-        let mut looks = Looks::new(self.wait);
-        loop {
-            let mut state = self.state();
-            state.hear(&self.shared)?;
-            if let Some(mut packet) = state.stack.packet()? {
-                packet.set_destination(peer);
-                return Ok(SendBuffer { socket: self, packet: Some(packet) });
-            }
-            // What was reaped may be what the driver waits for.
-            state.kick(&self.shared);
-            if self.nonblocking.load(Ordering::Relaxed) {
-                return Err(Error::WouldBlock);
-            }
-            if looks.again() {
-                if looks.is_time_to_hear() && !self.hear_spinning(deadline) {
-                    return Err(Error::WouldBlock);
-                }
-                continue;
-            }
-            // Sleep until half of the buffers are back, not until one is: fewer wake-ups.
-            let device = state.stack.device();
-            let (total, _) = device.send_buffers();
-            let Some(seen) = device.tx().await_published((total as u64).max(2))? else { continue };
-            state.senders += 1;
-            drop(state);
-            let slept = self.sleep(&self.shared.tx_words, seen, deadline);
-            let mut state = self.state();
-            state.senders -= 1;
-            if state.senders == 0 {
-                state.stack.device().tx().awake();
-            }
-            drop(state);
-            if !slept {
-                return Err(Error::WouldBlock);
-            }
-        }
+        let mut packet = self.wait_for(Side::Send, |state| Ok(state.stack.packet()?))?;
+        packet.set_destination(peer);
+        Ok(SendBuffer { socket: self, packet: Some(packet) })
     }
 
     /// Receives a datagram; what does not fit into `out` is lost.
@@ -319,14 +284,29 @@ impl Udp {
     }
 
     fn next_datagram(&self) -> Result<Datagram<'_>, Error> {
-        let deadline = self.deadline(&self.read_timeout_ns);
+        let packet = self.wait_for(Side::Receive, |state| Ok(state.stack.receive()?))?;
+        Ok(Datagram { socket: self, packet: Some(packet) })
+    }
+
+    /// Looks until there is what `look` looks for, then sleeps between looks.
+    fn wait_for<T>(
+        &self,
+        side: Side,
+        look: impl Fn(&mut State) -> Result<Option<T>, Error>,
+    ) -> Result<T, Error> {
+        let (timeout_ns, words) = match side {
+            Side::Send => (&self.write_timeout_ns, &self.shared.tx_words),
+            Side::Receive => (&self.read_timeout_ns, &self.shared.rx_words),
+        };
+        let deadline = self.deadline(timeout_ns);
         let mut looks = Looks::new(self.wait);
         loop {
             let mut state = self.state();
             state.hear(&self.shared)?;
-            if let Some(packet) = state.stack.receive()? {
-                return Ok(Datagram { socket: self, packet: Some(packet) });
+            if let Some(found) = look(&mut state)? {
+                return Ok(found);
             }
+            // What was looked through may be what the driver waits for.
             state.kick(&self.shared);
             if self.nonblocking.load(Ordering::Relaxed) {
                 return Err(Error::WouldBlock);
@@ -337,16 +317,10 @@ impl Udp {
                 }
                 continue;
             }
-            let Some(seen) = state.stack.device().rx().await_published(1)? else { continue };
-            state.receivers += 1;
+            let Some(seen) = state.fall_asleep(side)? else { continue };
             drop(state);
-            let slept = self.sleep(&self.shared.rx_words, seen, deadline);
-            let mut state = self.state();
-            state.receivers -= 1;
-            if state.receivers == 0 {
-                state.stack.device().rx().awake();
-            }
-            drop(state);
+            let slept = self.sleep(words, seen, deadline);
+            self.state().wake_up(side);
             if !slept {
                 return Err(Error::WouldBlock);
             }
@@ -419,6 +393,13 @@ impl UdpStack for Stack {
     }
 }
 
+/// What a thread waits for: buffers to send, or datagrams.
+#[derive(Debug, Clone, Copy)]
+enum Side {
+    Send,
+    Receive,
+}
+
 impl State {
     /// Hears of what the flow manager has changed.
     fn hear(&mut self, shared: &Shared) -> Result<(), Error> {
@@ -436,6 +417,34 @@ impl State {
 
     fn kick(&mut self, shared: &Shared) {
         shared.kick(self.stack.device());
+    }
+
+    /// Announces to the driver that a thread is about to sleep; the count it has seen, or `None` if
+    /// there is something by now.
+    fn fall_asleep(&mut self, side: Side) -> Result<Option<u64>, Error> {
+        let device = self.stack.device();
+        let seen = match side {
+            // Until half of the buffers are back, not until one is: fewer wake-ups.
+            Side::Send => {
+                let (total, _) = device.send_buffers();
+                device.tx().await_published((total as u64).max(2))?
+            }
+            Side::Receive => device.rx().await_published(1)?,
+        };
+        self.sleepers[side as usize] += u32::from(seen.is_some());
+        Ok(seen)
+    }
+
+    /// A thread has slept; the last one says so to the driver.
+    fn wake_up(&mut self, side: Side) {
+        self.sleepers[side as usize] -= 1;
+        if self.sleepers[side as usize] == 0 {
+            let device = self.stack.device();
+            match side {
+                Side::Send => device.tx().awake(),
+                Side::Receive => device.rx().awake(),
+            }
+        }
     }
 }
 

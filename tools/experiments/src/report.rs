@@ -73,11 +73,18 @@ pub fn write(folder: &Path, outcomes: &[Outcome], command: &str) -> Result<(), S
         put(format!("{stem}.json"), &serde_json::to_string_pretty(outcome).unwrap_or_default())?;
         for picture in &outcome.pictures {
             let svg = picture.svg(&caption(outcome, command))?;
-            put(format!("{stem}-{}.svg", picture.name), &svg)?;
-            put(format!("{stem}-{}.csv", picture.name), &picture.csv())?;
+            let name = file_name(&picture.name);
+            put(format!("{stem}-{name}.svg"), &svg)?;
+            put(format!("{stem}-{name}.csv"), &picture.csv())?;
         }
     }
     put("report.html".into(), &html(outcomes, command)?)
+}
+
+/// Letters and digits, and single dashes between them.
+fn file_name(name: &str) -> String {
+    let words = name.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty());
+    words.collect::<Vec<_>>().join("-")
 }
 
 fn caption(outcome: &Outcome, command: &str) -> String {
@@ -174,6 +181,12 @@ mod tests {
         let page = html(&[outcome], "plumb <x>").unwrap();
         assert!(page.contains("missed ✗") && page.contains("A &lt;title&gt;"));
         assert!(!page.contains("src=") && !page.contains("<link"), "needs no other file");
+    }
+
+    #[test]
+    fn files_have_names_without_surprises() {
+        assert_eq!(file_name("htb, burst 1600-gaps"), "htb-burst-1600-gaps");
+        assert_eq!(file_name("htb at 95 %"), "htb-at-95");
     }
 
     #[test]

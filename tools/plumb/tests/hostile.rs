@@ -14,6 +14,7 @@ use base_wire::wire_bytes;
 use driver_link::Link;
 use driver_link_packet::PacketLink;
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
+use fastrand::Rng;
 use in_lab::{OURS, THEIRS, host, in_lab, kernel_socket, on_peer, processes, socket};
 use plumb_net::{DropReason, Udp};
 use rbuf_channel::{Data, IoRec, Pair};
@@ -25,23 +26,6 @@ const ATTACK: Duration = Duration::from_secs(10);
 
 const LIAR_PORT: u16 = 6000;
 const GOOD_PORT: u16 = 6001;
-
-/// SplitMix64.
-struct Chance(u64);
-
-impl Chance {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-}
 
 /// An application that talks to the system without its library, to be able to lie.
 struct Liar {
@@ -99,19 +83,19 @@ impl Liar {
 
     /// Sends forged frames, rewrites headers after publishing them, and never takes buffers back
     /// until the ring is full.
-    fn forge(&mut self, chance: &mut Chance) {
+    fn forge(&mut self, chance: &mut Rng) {
         for slot in 0..32u32 {
             let mut frame = self.frame.clone();
-            for _ in 0..=chance.below(3) {
+            for _ in 0..=chance.u64(0..3) {
                 // Addresses, type, version and length, flags, protocol, ports, lengths.
-                let at = chance.below(42) as usize;
-                frame[at] = chance.next() as u8;
+                let at = chance.u64(0..42) as usize;
+                frame[at] = chance.u8(..);
             }
-            if chance.below(4) == 0 {
+            if chance.u64(0..4) == 0 {
                 frame.splice(12..12, [0x81, 0, 0, 5]);
             }
-            if chance.below(8) == 0 {
-                frame.truncate(chance.below(frame.len() as u64) as usize + 1);
+            if chance.u64(0..8) == 0 {
+                frame.truncate(chance.u64(0..frame.len() as u64) as usize + 1);
             }
             let offset = slot * 2048;
             self.ends.tx_data.write(offset, &frame);
@@ -123,23 +107,23 @@ impl Liar {
                 self.domain.post(self.layout.slot);
             }
             // The honest frame was checked? Then make it another while it is on its way.
-            self.ends.tx_data.write(offset + 6, &chance.next().to_le_bytes());
-            self.ends.tx_data.write(offset + 26, &chance.next().to_le_bytes());
+            self.ends.tx_data.write(offset + 6, &chance.u64(..).to_le_bytes());
+            self.ends.tx_data.write(offset + 26, &chance.u64(..).to_le_bytes());
         }
     }
 
     /// Writes garbage into every word it may write: counts, rings, event FIFO.
-    fn scribble(&self, chance: &mut Chance) {
+    fn scribble(&self, chance: &mut Rng) {
         for _ in 0..64 {
-            let value = match chance.below(3) {
-                0 => chance.next(),
-                1 => chance.below(1 << 20),
-                _ => chance.below(16) | (chance.below(1 << 20) << 32),
+            let value = match chance.u64(0..3) {
+                0 => chance.u64(..),
+                1 => chance.u64(0..1 << 20),
+                _ => chance.u64(0..16) | (chance.u64(0..1 << 20) << 32),
             };
             let words = self.domain.control_out(1 << 10).unwrap();
-            words[chance.below(1 << 10) as usize].store(value, Ordering::Relaxed);
+            words[chance.u64(0..1 << 10) as usize].store(value, Ordering::Relaxed);
         }
-        self.domain.post(chance.below(4) as u32);
+        self.domain.post(chance.u64(0..4) as u32);
     }
 }
 
@@ -227,12 +211,12 @@ fn a_hostile_application_forges_nothing_and_hurts_nobody() {
                 }
             });
             scope.spawn(|| {
-                let mut chance = Chance(1);
+                let mut chance = Rng::with_seed(1);
                 while !stop.load(Ordering::Relaxed) {
                     // Its channel is closed for every lie; so it dies and is born again.
                     let mut liar = Liar::join();
                     let life = Instant::now();
-                    let (forging, span) = (chance.below(2) == 0, chance.below(400));
+                    let (forging, span) = (chance.u64(0..2) == 0, chance.u64(0..400));
                     while life.elapsed() < Duration::from_millis(span)
                         && !stop.load(Ordering::Relaxed)
                     {

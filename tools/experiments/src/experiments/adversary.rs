@@ -1,7 +1,7 @@
 //! The guarantee itself: no frame is later than its key and the tardiness bound allows, whatever the
 //! flows do.
 //!
-//! An exact model runs beside the scheduler ([`super::book`]), one flow at a time, without queues. It
+//! An exact model runs beside the scheduler (`book.rs`), one flow at a time, without queues. It
 //! knows when each guaranteed frame must have left the
 //! wire; the wire is exact; the sources switch on and off around the moments where budgets and
 //! periods end, send frames that straddle periods, and the smallest there are.

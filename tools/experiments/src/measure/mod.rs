@@ -1,7 +1,7 @@
 //! From time stamps to figures. Shared by every experiment, simulated or live, ours or Linux's.
 //!
 //! Nothing here uses the scheduler's or the driver's own arithmetic: what a frame occupies on the
-//! wire is worked out anew in [`line`], so that a driver that reckons wrongly is found out.
+//! wire is worked out anew in [`mod@line`], so that a driver that reckons wrongly is found out.
 
 pub mod line;
 pub mod periods;

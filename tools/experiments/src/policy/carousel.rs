@@ -20,7 +20,7 @@ struct Pace {
     next_ns: i64,
 }
 
-/// See the [module](self).
+/// A timing wheel of departure times.
 #[derive(Debug)]
 pub struct Carousel {
     wire: Wire<Pace>,

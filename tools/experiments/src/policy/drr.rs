@@ -7,7 +7,7 @@ use driver_atropos::{Head, Line, Next, Scheduler};
 
 use super::wire::Wire;
 
-/// See the [module](self).
+/// Deficit round robin.
 #[derive(Debug)]
 pub struct Drr {
     /// A flow keeps its deficit.

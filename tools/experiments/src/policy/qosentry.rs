@@ -33,7 +33,7 @@ struct Server {
     left_ns: i64,
 }
 
-/// See the [module](self).
+/// The original system's transmit scheduler.
 #[derive(Debug)]
 pub struct Qosentry {
     wire: Wire<Server>,

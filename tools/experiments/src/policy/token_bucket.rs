@@ -16,7 +16,7 @@ struct Bucket {
     at_ns: i64,
 }
 
-/// See the [module](self).
+/// A bucket of tokens per flow.
 #[derive(Debug)]
 pub struct TokenBucket {
     wire: Wire<Bucket>,

@@ -25,8 +25,8 @@ use crate::lab::{self, Lab};
 use crate::process::Process;
 use crate::roles::{reader, source::Sent};
 
-/// How often drops are asked for.
-const WATCH: Duration = Duration::from_millis(50);
+/// How often drops are asked for: seldom, for the answer takes the processor from who is measured.
+const WATCH: Duration = Duration::from_millis(200);
 
 /// Whose stack the applications use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
