@@ -21,7 +21,7 @@ pub enum Head {
 /// What to do next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Next {
-    /// Send the head frame of this flow, then report with [`Atropos::served`].
+    /// Send the head frame of this flow, then report with [`Scheduler::served`].
     Serve {
         /// The flow.
         flow: u32,
