@@ -141,6 +141,8 @@ impl Flow {
 
     /// The contract as admitted.
     pub fn contract(&self) -> Contract {
+        // Somebody else may have changed it.
+        self.shared.host.hear_notices();
         self.shared.latest().contract
     }
 
