@@ -7,8 +7,8 @@ pub const BILL_WORDS: usize = 48;
 
 /// Which word of a bill counts what; drops begin at [`bill_word::DROPS`].
 ///
-/// Words 0–7 are written when the flow sends, 8–15 when it receives, so that either direction
-/// touches one cache line.
+/// Words 0–7 are written whenever the flow sends, 8–15 when it receives (and, for want of room, when it
+/// sends on slack or late), so that either direction touches one cache line.
 pub mod bill_word {
     /// Frames handed to the wire.
     pub const TX_FRAMES: usize = 0;
@@ -22,10 +22,6 @@ pub mod bill_word {
     pub const TX_SLACK_FRAMES: usize = 4;
     /// Of the frames, those delivered to a flow of this host.
     pub const TX_LOCAL_FRAMES: usize = 5;
-    /// Of the wire time, that on slack.
-    pub const TX_SLACK_NS: usize = 6;
-    /// Periods in which a frame was later than the contract allows.
-    pub const TX_PERIODS_MISSED: usize = 7;
     /// In the link's own bill: time the line stood still because the driver could not run.
     pub const LINK_STALL_NS: usize = 6;
     /// In the link's own bill: processor time of the driver's thread since it started.
@@ -40,6 +36,10 @@ pub mod bill_word {
     pub const RX_OFFERED: usize = 11;
     /// Frames that waited for the application when the last one was delivered, that one included.
     pub const RX_BACKLOG: usize = 12;
+    /// Of the wire time, that on slack.
+    pub const TX_SLACK_NS: usize = 13;
+    /// Periods in which a frame was later than the contract allows, stalls of the line not counted.
+    pub const TX_PERIODS_MISSED: usize = 14;
     /// First of the drop counters, in the order of [`crate::DropReason::ALL`].
     pub const DROPS: usize = 16;
 }
@@ -63,7 +63,7 @@ pub struct Bill {
     pub tx_local_frames: u64,
     /// Of the wire time, that on slack.
     pub tx_slack_ns: u64,
-    /// Periods in which a frame was later than the contract allows.
+    /// Periods in which a frame was later than the contract allows, stalls of the line not counted.
     pub tx_periods_missed: u64,
     /// Frames delivered to the application.
     pub rx_frames: u64,

@@ -122,11 +122,27 @@ impl<W: Words> Bills<W> {
 
     /// Bills `elapsed_ns` in which no work was noted: once, what the loop does before it finds that
     /// there is nothing more, to those for whom it worked last; after that it is the link's.
-    pub(crate) fn settle_idle(&mut self, elapsed_ns: u64, paid: impl FnMut(u32, u64)) {
+    pub(crate) fn settle_idle(&mut self, elapsed_ns: u64) {
         if std::mem::take(&mut self.has_caused) {
-            self.share(elapsed_ns, paid);
+            // Their budgets have paid for the frames.
+            self.share(elapsed_ns, |_, _| ());
         } else {
             self.add(self.link(), bill_word::RX_CPU_NS, elapsed_ns);
+        }
+    }
+
+    /// Bills `elapsed_ns` to the link: what the loop did for the flow manager.
+    pub(crate) fn settle_control(&self, elapsed_ns: u64) {
+        self.add(self.link(), bill_word::RX_CPU_NS, elapsed_ns);
+    }
+
+    /// The place of `flow` has no user any more: the next one is not billed for this one's work.
+    pub(crate) fn forget(&mut self, flow: u32) {
+        let link = self.link();
+        for work in self.work.iter_mut().chain(&mut self.settled) {
+            if work.flow == flow {
+                work.flow = link;
+            }
         }
     }
 

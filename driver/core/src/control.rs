@@ -181,6 +181,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         }
         let bill = self.bills.read(index);
         self.bills.clear(index);
+        self.bills.forget(index);
         bill
     }
 

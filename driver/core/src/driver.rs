@@ -198,13 +198,21 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     /// is billed, if none was done.
     pub fn bill(&mut self, elapsed_ns: u64) -> bool {
         let Self { bills, flows, .. } = self;
-        bills.settle(elapsed_ns, |index, paid| pay(flows, index, paid))
+        bills.settle(elapsed_ns, |index, paid| {
+            if let Some(Some(flow)) = flows.get_mut(index as usize) {
+                flow.receive_budget.pay(paid);
+            }
+        })
     }
 
     /// Bills a round of the loop in which nothing was done.
     pub fn bill_idle(&mut self, elapsed_ns: u64) {
-        let Self { bills, flows, .. } = self;
-        bills.settle_idle(elapsed_ns, |index, paid| pay(flows, index, paid));
+        self.bills.settle_idle(elapsed_ns);
+    }
+
+    /// Bills what the loop did for the flow manager: to the link.
+    pub fn bill_control(&mut self, elapsed_ns: u64) {
+        self.bills.settle_control(elapsed_ns);
     }
 
     /// Publishes what only the loop knows: processor time of its thread.
@@ -324,11 +332,5 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         if self.last_resort == index {
             self.last_resort = NO_FLOW;
         }
-    }
-}
-
-fn pay<A: Arenas>(flows: &mut [Option<Box<Flow<A>>>], index: u32, paid: u64) {
-    if let Some(Some(flow)) = flows.get_mut(index as usize) {
-        flow.receive_budget.pay(paid);
     }
 }

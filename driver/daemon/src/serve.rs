@@ -286,6 +286,9 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         }
         if control || behind {
             self.obey()?;
+            let used = thread_cpu_ns();
+            self.driver.bill_control(used - self.billed_ns);
+            self.billed_ns = used;
         }
         Ok(())
     }

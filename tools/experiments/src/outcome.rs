@@ -115,8 +115,10 @@ pub struct Outcome {
     pub title: &'static str,
     /// `sim` or `live`.
     pub mode: &'static str,
-    /// Whether every metric lies in its band, and there is one at all.
+    /// Whether it is complete, every metric lies in its band, and there is a band at all.
     pub pass: bool,
+    /// Whether something is missing because the run was interrupted or failed.
+    pub incomplete: bool,
     /// What was measured.
     pub metrics: Vec<Metric>,
     /// How it was measured, and what was left out and why.
@@ -134,6 +136,7 @@ impl Outcome {
             title,
             mode,
             pass: false,
+            incomplete: false,
             metrics: Vec::new(),
             notes: Vec::new(),
             pictures: Vec::new(),
@@ -154,17 +157,22 @@ impl Outcome {
 
     /// Judges again after metrics were changed.
     pub fn judge(&mut self) {
-        self.pass = !self.metrics.is_empty() && self.metrics.iter().all(|metric| metric.pass);
+        self.pass = !self.incomplete
+            && self.metrics.iter().any(|metric| metric.band.is_some())
+            && self.metrics.iter().all(|metric| metric.pass);
     }
 
-    /// The outcome of several runs: medians, smallest and largest values; pictures of the last run.
+    /// The outcome of several runs: medians, smallest and largest values; pictures and notes of all,
+    /// of the last one that has them. It fails if one of the runs was not complete.
     ///
     /// # Panics
     ///
     /// If there was no run.
     #[must_use]
     pub fn of_runs(mut runs: Vec<Self>) -> Self {
-        let mut all = runs.pop().expect("at least one run");
+        // The most complete run says what there is.
+        let at = (0..runs.len()).max_by_key(|&at| (runs[at].metrics.len(), at));
+        let mut all = runs.remove(at.expect("at least one run"));
         for metric in &mut all.metrics {
             let mut values: Vec<f64> = runs
                 .iter()
@@ -175,11 +183,13 @@ impl Outcome {
             values.sort_unstable_by(f64::total_cmp);
             if values.len() > 1 {
                 metric.spread = Some((values[0], values[values.len() - 1]));
-                let median = values[(values.len() - 1) / 2];
+                let (low, high) = ((values.len() - 1) / 2, values.len() / 2);
+                let median = f64::midpoint(values[low], values[high]);
                 *metric = Metric { value: median, ..metric.clone() }.within(metric.band);
             }
         }
         for run in runs {
+            all.incomplete |= run.incomplete;
             for note in run.notes {
                 if !all.notes.contains(&note) {
                     all.notes.push(note);
@@ -188,6 +198,13 @@ impl Outcome {
         }
         all.judge();
         all
+    }
+
+    /// Says that the run was not completed, and why.
+    pub fn interrupt(&mut self, why: &str) {
+        self.note(format!("Not complete: {why}."));
+        self.incomplete = true;
+        self.judge();
     }
 
     /// Widens every band, as [`Band::widened`].
@@ -240,6 +257,17 @@ mod tests {
         assert_eq!((all.metrics[0].value, all.metrics[0].spread), (1.5, Some((1.0, 9.0))));
         assert!(all.pass);
         assert!(!Outcome::of_runs([9.0, 1.0, 3.0].map(outcome).to_vec()).pass);
+        let even = Outcome::of_runs([1.0, 3.5].map(outcome).to_vec());
+        assert_eq!((even.metrics[0].value, even.pass), (2.25, false));
+    }
+
+    #[test]
+    fn an_interrupted_run_takes_nothing_away_from_complete_ones_and_does_not_pass() {
+        let mut cut = Outcome::new("x", "an experiment", "sim");
+        cut.interrupt("the user lost patience");
+        let all = Outcome::of_runs(vec![outcome(1.0), cut]);
+        assert_eq!((all.metrics.len(), all.pass), (1, false));
+        assert!(all.notes[0].contains("patience"));
     }
 
     #[test]

@@ -37,7 +37,8 @@ pub fn text(outcome: &Outcome) -> String {
 /// Metrics as lines.
 pub fn csv(outcome: &Outcome) -> String {
     let quoted = |text: &str| format!("\"{}\"", text.replace('"', "\"\""));
-    let mut text = String::from("experiment,mode,subject,item,metric,value,unit,band,pass\n");
+    let mut text =
+        String::from("experiment,mode,subject,item,metric,value,smallest,largest,unit,band,pass\n");
     for metric in &outcome.metrics {
         let fields = [
             outcome.experiment.into(),
@@ -46,6 +47,8 @@ pub fn csv(outcome: &Outcome) -> String {
             quoted(&metric.item),
             quoted(&metric.name),
             metric.value.to_string(),
+            metric.spread.map_or_else(String::new, |(low, _)| low.to_string()),
+            metric.spread.map_or_else(String::new, |(_, high)| high.to_string()),
             quoted(metric.unit),
             quoted(&metric.band.map_or_else(String::new, |band| band.to_string())),
             metric.pass.to_string(),
@@ -126,7 +129,7 @@ fn html(outcomes: &[Outcome], command: &str) -> Result<String, String> {
         for picture in &outcome.pictures {
             page += &picture.svg(&caption(outcome, command))?;
         }
-        page += "<table><tr><th>subject<th>what<th>metric<th>value<th>unit<th>band<th>";
+        page += "<table><tr><th>subject<th>what<th>metric<th>value<th>unit<th>runs<th>band<th>";
         for metric in &outcome.metrics {
             let mark = match (metric.band, metric.pass) {
                 (None, _) => "",
@@ -135,13 +138,14 @@ fn html(outcomes: &[Outcome], command: &str) -> Result<String, String> {
             };
             let _ = write!(
                 page,
-                "<tr{}><td>{}<td>{}<td>{}<td class=n>{}<td>{}<td>{}<td>{mark}",
+                "<tr{}><td>{}<td>{}<td>{}<td class=n>{}<td>{}<td>{}<td>{}<td>{mark}",
                 if metric.pass { "" } else { " class=missed" },
                 escaped(&metric.subject),
                 escaped(&metric.item),
                 escaped(&metric.name),
                 metric.value,
                 metric.unit,
+                metric.spread.map_or_else(String::new, |(low, high)| format!("{low} … {high}")),
                 metric.band.map_or_else(String::new, |band| escaped(&band.to_string())),
             );
         }
@@ -177,7 +181,11 @@ mod tests {
         let outcome = outcome();
         assert!(!outcome.pass);
         assert!(text(&outcome).contains("✗ plumb        4 ms, error"), "{}", text(&outcome));
-        assert!(csv(&outcome).ends_with("0.5,\"frames\",\"± 0.25\",false\n"), "{}", csv(&outcome));
+        assert!(
+            csv(&outcome).ends_with("0.5,,,\"frames\",\"± 0.25\",false\n"),
+            "{}",
+            csv(&outcome)
+        );
         let page = html(&[outcome], "plumb <x>").unwrap();
         assert!(page.contains("missed ✗") && page.contains("A &lt;title&gt;"));
         assert!(!page.contains("src=") && !page.contains("<link"), "needs no other file");

@@ -251,21 +251,21 @@ pub struct FlowsSet {
     pub socket: Socket,
     /// The flow, as `plumb flows` names it.
     pub flow: FlowId,
-    /// Link time in every period, as in `6ms`; none, for slack alone, if not given.
+    /// Link time in every period, as in `6ms`; `0ms` for none.
     #[arg(long, value_parser = duration, requires = "period")]
     pub slice: Option<Duration>,
     /// The period, as in `100ms`.
     #[arg(long, value_parser = duration, requires = "slice")]
     pub period: Option<Duration>,
-    /// How soon after becoming ready the slice is wanted; the period if not given.
-    #[arg(long, value_parser = duration, requires = "slice")]
+    /// How soon after becoming ready the slice is wanted; a new period if only that is given.
+    #[arg(long, value_parser = duration)]
     pub deadline: Option<Duration>,
-    /// Use link time that nobody has claimed, too.
-    #[arg(long)]
-    pub slack: bool,
+    /// Whether to use link time that nobody has claimed, too.
+    #[arg(long, num_args = 0..=1, default_missing_value = "true")]
+    pub slack: Option<bool>,
     /// Share of slack relative to other flows.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..))]
-    pub weight: u8,
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
+    pub weight: Option<u8>,
 }
 
 #[derive(Debug, Args)]
@@ -298,7 +298,7 @@ pub struct Experiment {
     #[arg(long, value_delimiter = ',', requires = "live")]
     pub peer: Vec<LinuxPeer>,
     /// How often; interleaved with the peers', judged by medians.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    #[arg(long, default_value_t = 1, conflicts_with = "sim", value_parser = clap::value_parser!(u32).range(1..=100))]
     pub runs: u32,
     /// How long a live run takes, in seconds; as long as the paper's if not given.
     #[arg(long, requires = "live", value_parser = clap::value_parser!(u32).range(2..=3600))]

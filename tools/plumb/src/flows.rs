@@ -4,7 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
-use plumb_net::{Contract, FlowInfo, Host};
+use plumb_net::{FlowInfo, Host};
 
 use crate::cli;
 
@@ -33,22 +33,28 @@ pub fn run(arguments: &cli::Flows) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Changes a contract.
+/// Changes a contract: what is not given stays as it is, but a new period is the new deadline too.
 fn change(set: &cli::FlowsSet) -> Result<ExitCode> {
     let ns = |time: Duration| time.as_nanos() as u64;
-    let contract = match (set.slice, set.period) {
-        (Some(slice), Some(period)) => {
-            let deadline = set.deadline.unwrap_or(period);
-            Contract::guaranteed(ns(slice), ns(period))?
-                .with_slack(set.slack)
-                .with_deadline(ns(deadline))?
-        }
-        _ if set.slack => Contract::BEST_EFFORT,
-        _ => bail!("give --slice and --period, as in --slice 6ms --period 100ms, or --slack"),
+    let host = Host::connect(&set.socket.socket)?;
+    let flows = host.query_flows()?;
+    let Some(found) = flows.iter().find(|info| info.flow == set.flow) else {
+        bail!("there is no flow {}: see `plumb flows`", set.flow)
     };
-    let contract = Contract { weight: set.weight, ..contract };
-    let admitted = Host::connect(&set.socket.socket)?.adjust(set.flow, contract)?;
-    println!("flow {}: {admitted} from its next period on", set.flow);
+    let before = found.contract;
+    let mut contract = before;
+    if let (Some(slice), Some(period)) = (set.slice, set.period) {
+        (contract.slice_ns, contract.period_ns) = (ns(slice), ns(period));
+        contract.deadline_ns = contract.period_ns;
+    }
+    contract.deadline_ns = set.deadline.map_or(contract.deadline_ns, ns);
+    contract.slack = set.slack.unwrap_or(contract.slack);
+    contract.weight = set.weight.unwrap_or(contract.weight);
+    if contract == before {
+        bail!("nothing is to change: give --slice and --period, as in --slice 6ms --period 100ms");
+    }
+    let admitted = host.adjust(set.flow, contract.validated()?)?;
+    println!("flow {}: {before}, from its next period on {admitted}", set.flow);
     Ok(ExitCode::SUCCESS)
 }
 

@@ -3,10 +3,11 @@
 
 mod in_lab;
 
+use std::os::unix::process::CommandExt;
 use std::process::{Command, Output, Stdio};
 
 use in_lab::program;
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process_group};
 
 fn experiment(arguments: &[&str]) -> Output {
     Command::new(program()).arg("experiment").args(arguments).output().unwrap()
@@ -69,8 +70,12 @@ fn an_unknown_experiment_is_refused_with_the_known_ones() {
 
 #[test]
 fn an_interrupted_live_run_leaves_no_process_behind() {
+    let folder = std::env::temp_dir().join(format!("plumb-interrupted-{}", std::process::id()));
+    // As at a keyboard: all of its processes hear of it.
     let mut running = Command::new(program())
-        .args(["experiment", "fig5a", "--live"])
+        .args(["experiment", "fig5a", "--live", "--out"])
+        .arg(&folder)
+        .process_group(0)
         .stdout(Stdio::null())
         .stderr(Stdio::null())
         .spawn()
@@ -90,9 +95,15 @@ fn an_interrupted_live_run_leaves_no_process_behind() {
     in_lab::eventually("everything runs", || all().len() >= 10);
     let processes = all();
     let pid = Pid::from_raw(running.id() as i32).unwrap();
-    kill_process(pid, Signal::INT).unwrap();
+    kill_process_group(pid, Signal::INT).unwrap();
     let status = running.wait().unwrap();
     assert_eq!(status.code(), Some(130));
+    let written = std::fs::read_to_string(folder.join("fig5a-live.json")).unwrap();
+    let outcome: serde_json::Value = serde_json::from_str(&written).unwrap();
+    assert_eq!((&outcome["incomplete"], &outcome["pass"]), (&true.into(), &false.into()));
+    std::fs::remove_dir_all(folder).unwrap();
+    let lab = format!("plumb-lab-{}", running.id());
+    assert!(!std::env::temp_dir().join(lab).exists(), "the lab's folder is gone");
     in_lab::eventually("all are gone", || {
         let alive = |pid: &u32| {
             let state = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();

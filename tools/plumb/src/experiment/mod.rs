@@ -52,6 +52,13 @@ pub fn run(arguments: &cli::Experiment) -> Result<ExitCode> {
         );
         return Ok(ExitCode::from(INTERRUPTED));
     }
+    if outcomes.len() < experiments.len() {
+        let there = |experiment: &&Experiment| {
+            outcomes.iter().any(|outcome| outcome.experiment == experiment.name())
+        };
+        let missing = experiments.iter().find(|experiment| !there(experiment));
+        bail!("{} broke down; its message is above", missing.map_or("one", |one| one.name()));
+    }
     Ok(verdict(&outcomes))
 }
 
@@ -102,6 +109,12 @@ fn command(arguments: &cli::Experiment) -> String {
     }
     if let Some(seconds) = arguments.seconds {
         text += &format!(" --seconds {seconds}");
+    }
+    if let Some(policy) = &arguments.policy {
+        text += &format!(" --policy {policy}");
+    }
+    if arguments.widen > 1.0 {
+        text += &format!(" --widen {}", arguments.widen);
     }
     if !arguments.live && arguments.seed != 1 {
         text += &format!(" --seed {}", arguments.seed);

@@ -33,8 +33,8 @@ impl Snapshot {
 pub struct Line {
     pub name: String,
     pub rate_mbit: f64,
-    /// Occupied by what was sent, in percent.
-    pub used_pct: f64,
+    /// Occupied by what was sent, in percent; nothing if there are flows that the asker may not see.
+    pub used_pct: Option<f64>,
     /// Promised to flows, in percent.
     pub promised_pct: f64,
     /// The driver's processor time, in percent of one.
@@ -60,7 +60,7 @@ pub struct Row {
     pub sent_mbit: f64,
     /// Of what was sent, on slack.
     pub slack_mbit: f64,
-    /// Periods so far in which a frame was later than the contract allows.
+    /// Periods so far in which a frame was later than the contract allows, stalls not counted.
     pub periods_missed: u64,
     pub received_mbit: f64,
     /// Frames that waited for the application when the last one was delivered.
@@ -104,14 +104,15 @@ impl Report {
         });
         let flows: Vec<Row> = rows.collect();
         let links = now.links.iter().map(|link| {
-            let mine = flows.iter().filter(|row| row.link == link.facts.name);
+            let mine = || flows.iter().filter(|row| row.link == link.facts.name);
+            let all_visible = mine().all(|row| row.visible);
             let earlier = before.links.iter().find(|earlier| earlier.link == link.link);
             let (driver_ns, stall_ns) =
                 earlier.map_or((0, 0), |earlier| (earlier.driver_ns, earlier.stall_ns));
             Line {
                 name: link.facts.name.clone(),
                 rate_mbit: now.rate_mbit(&link.facts.name),
-                used_pct: rounded(mine.map(|row| row.wire_pct).sum()),
+                used_pct: all_visible.then(|| rounded(mine().map(|row| row.wire_pct).sum())),
                 promised_pct: link.promised_ppm as f64 / 1e4,
                 driver_cpu_pct: share(link.driver_ns.saturating_sub(driver_ns), seconds),
                 stall_ms: rounded(link.stall_ns.saturating_sub(stall_ns) as f64 / 1e6),
@@ -188,5 +189,7 @@ fn row(
 /// The name of a process of this machine; `-` if it has gone or hides.
 pub fn command(pid: i32) -> String {
     let name = std::fs::read_to_string(format!("/proc/{pid}/comm"));
-    name.map_or_else(|_| "-".into(), |name| name.trim().to_string())
+    // Any user may put anything there.
+    let printable = |letter: char| if letter.is_control() { '?' } else { letter };
+    name.map_or_else(|_| "-".into(), |name| name.trim().chars().map(printable).collect())
 }

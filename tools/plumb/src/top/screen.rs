@@ -259,14 +259,10 @@ fn bar(fulfilment: Option<f64>, width: usize) -> String {
 }
 
 fn link_text(link: &super::sample::Line) -> String {
+    let used = link.used_pct.map_or_else(|| "?".into(), |used| format!("{used:.1}"));
     format!(
-        "{}: {} Mbit/s, {:.1} % used, {:.1} % promised; driver {:.1} % of a processor; stood still {:.1} ms",
-        link.name,
-        link.rate_mbit,
-        link.used_pct,
-        link.promised_pct,
-        link.driver_cpu_pct,
-        link.stall_ms
+        "{}: {} Mbit/s, {used} % used, {:.1} % promised; driver {:.1} % of a processor; stood still {:.1} ms",
+        link.name, link.rate_mbit, link.promised_pct, link.driver_cpu_pct, link.stall_ms
     )
 }
 

@@ -9,7 +9,7 @@ use super::{COSTS, FULL, PORTS, SMALLEST, account, full_stream, receiver};
 use crate::experiments::{MS, S};
 use crate::outcome::{Band, Metric, Outcome, Part};
 use crate::policy::Policy;
-use crate::reception::{Reception, latency_metrics, latency_picture};
+use crate::reception::{Receiver, Reception, latency_metrics, latency_picture};
 
 /// At whom the flood is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -57,7 +57,12 @@ pub fn judge(subject: &str, target: Target, reception: &Reception, flooding: &Fl
     let metric =
         |item: &str, name: &str, value: f64, unit| Metric::new(subject, item, name, value, unit);
     let lost = first.offered as f64 - first.reads.len() as f64 - first.waiting as f64;
+    let unseen: i64 = reception.receivers.iter().map(Receiver::unaccounted).sum();
+    let uncounted = unseen - flooding.overrun as i64;
+    let everybody = target == Target::Neighbour;
     let mut metrics = vec![
+        metric("all", "lost and not counted", uncounted as f64, "packets")
+            .within(band(Band::Within(0.0)).filter(|_| everybody)),
         metric("link", "lost in its ring", flooding.overrun as f64, "frames"),
         metric("victim", "lost", lost, "packets").within(band(Band::Within(0.0))),
         metric("victim", "offered", first.offered as f64, "packets")

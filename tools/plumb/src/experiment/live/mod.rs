@@ -13,7 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use base_flow::Rate;
 use tools_experiments::experiments::receive::flood::Target;
-use tools_experiments::experiments::{Experiment, scale};
+use tools_experiments::experiments::{Experiment, fig6, scale};
 use tools_experiments::outcome::{Outcome, Part};
 
 use crate::cli::{self, LinuxPeer};
@@ -52,14 +52,23 @@ pub fn run(
             eprintln!("plumb experiment: {}, run {run} of {}", experiment.name(), arguments.runs);
             let mut outcome = Outcome::new(experiment.name(), experiment.title(), "live");
             let result = live.one(experiment, &mut outcome);
-            match result {
-                _ if asked.yet() && outcome.metrics.is_empty() => {}
-                Err(error) if !asked.yet() => return Err(error),
-                _ => runs.push(outcome),
+            if let Some(policy) = &arguments.policy {
+                outcome.note(format!("Our wire was scheduled by {policy}."));
             }
+            if asked.yet() {
+                outcome.interrupt("interrupted");
+            } else if let Err(error) = result {
+                eprintln!("plumb experiment: {} failed: {error:#}", experiment.name());
+                outcome.interrupt(&format!("{error:#}"));
+            }
+            runs.push(outcome);
         }
         if !runs.is_empty() {
-            outcomes.push(Outcome::of_runs(runs));
+            let mut outcome = Outcome::of_runs(runs);
+            if experiment == Experiment::Fig6 && live.has(LinuxPeer::Kernel) {
+                fig6::compare(&mut outcome, LinuxPeer::Kernel.name());
+            }
+            outcomes.push(outcome);
         }
     }
     Ok(outcomes)
