@@ -23,7 +23,7 @@ impl Process {
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
-            .context("cannot start a process")?;
+            .with_context(|| format!("cannot start `{}`", command.get_program().display()))?;
         let output = BufReader::new(child.stdout.take().context("no pipe")?);
         let input = child.stdin.take();
         Ok(Self { child, input, output })

@@ -11,12 +11,13 @@ use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use tools_experiments::experiments::Experiment;
 use tools_experiments::outcome::Outcome;
 use tools_experiments::report;
 
 use crate::cli;
+use crate::daemons::policy;
 use crate::signals::Asked;
 
 /// Exit code of a program that was interrupted.
@@ -25,6 +26,12 @@ const INTERRUPTED: u8 = 130;
 /// Runs experiments; the exit code says whether all bands were held.
 pub fn run(arguments: &cli::Experiment) -> Result<ExitCode> {
     let experiments = chosen(&arguments.names)?;
+    // What is wrong is better said before a long run than after it.
+    arguments.policy.as_deref().map(policy).transpose()?;
+    if let Some(folder) = &arguments.out {
+        std::fs::create_dir_all(folder)
+            .with_context(|| format!("cannot write results to {}", folder.display()))?;
+    }
     let asked = Asked::listen()?;
     let mut outcomes = if arguments.live {
         live::run(&experiments, arguments, &asked)?
