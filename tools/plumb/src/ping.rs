@@ -28,21 +28,24 @@ pub fn run(arguments: &cli::Ping) -> Result<ExitCode> {
         bail!("{} bytes do not fit a packet of this link; at most {limit} do", arguments.size);
     }
     let mut times = Vec::new();
+    // When each request was sent, until it is answered: late answers count too.
+    let mut asked_at: Vec<Option<u64>> = Vec::new();
     let mut sent = 0u32;
     while sent < arguments.count && !asked.yet() {
         let begun = monotonic_ns();
         pinger.ask(sent as u16, usize::from(arguments.size))?;
+        asked_at.push(Some(begun));
         sent += 1;
-        let pause = if sent == arguments.count {
-            PATIENCE.max(arguments.interval)
-        } else {
-            arguments.interval
-        };
+        let last = sent == arguments.count;
+        let pause = if last { PATIENCE.max(arguments.interval) } else { arguments.interval };
         let until = begun + pause.as_nanos() as u64;
         while let Some((sequence, at)) = pinger.answer(until)? {
-            if sequence != (sent - 1) as u16 {
+            // The newest request with this number: numbers have 16 bits.
+            let newest = (sent - 1) as u16;
+            let index = (sent - 1).checked_sub(u32::from(newest.wrapping_sub(sequence)));
+            let Some(begun) = index.and_then(|index| asked_at[index as usize].take()) else {
                 continue;
-            }
+            };
             let time_us = (at - begun) / 1_000;
             times.push(time_us);
             if !arguments.json {
@@ -52,7 +55,7 @@ pub fn run(arguments: &cli::Ping) -> Result<ExitCode> {
                     time_us as f64 / 1e3
                 );
             }
-            if sent == arguments.count {
+            if last && times.len() == sent as usize {
                 break;
             }
         }
