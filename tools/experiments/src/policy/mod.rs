@@ -9,11 +9,11 @@
 //!
 //! Each costs more per frame than a driver could afford; that is not what they are compared for.
 
+mod baseline;
 mod carousel;
 mod drr;
 mod qosentry;
 mod token_bucket;
-mod wire;
 
 use driver_atropos::{Atropos, Line, Scheduler};
 
@@ -69,9 +69,6 @@ impl Policy {
         }
     }
 }
-
-/// What policies are asked about; anything else is a fault of the driver.
-const NO_FLOW: &str = "a flow that was added";
 
 #[cfg(test)]
 mod tests;

@@ -11,10 +11,12 @@
 //! Defects of the code, not of the rules, are left out: it skipped every second due entry, and slept
 //! with work to do when a single flow's quantum had ended.
 
-use base_flow::Contract;
-use driver_atropos::{Head, Line, Next, Scheduler};
+use driver_atropos::{Line, Next};
 
-use super::wire::Wire;
+use super::baseline::{Baseline, Rule, Wire};
+
+/// The original system's transmit scheduler.
+pub type Qosentry = Baseline<Servers>;
 
 /// How long a flow may use unclaimed time before it is another's turn.
 const QUANTUM_NS: i64 = 20_000_000;
@@ -26,60 +28,60 @@ enum State {
     Wait,
 }
 
+/// What is kept of a flow.
 #[derive(Debug, Clone, Copy)]
-struct Server {
+pub struct Server {
     state: State,
     deadline_ns: i64,
     left_ns: i64,
 }
 
-/// The original system's transmit scheduler.
+/// Who uses unclaimed time, and how much of its quantum is left.
 #[derive(Debug)]
-pub struct Qosentry {
-    wire: Wire<Server>,
-    /// Who uses unclaimed time, and how much of its quantum is left.
+pub struct Servers {
     turn: u32,
     quantum_ns: i64,
 }
 
-impl Qosentry {
-    /// A scheduler for `line`, which is free from `now_ns` on.
-    pub const fn new(line: Line, now_ns: i64) -> Self {
-        Self { wire: Wire::new(line, now_ns), turn: 0, quantum_ns: QUANTUM_NS }
+impl Default for Servers {
+    fn default() -> Self {
+        Self { turn: 0, quantum_ns: QUANTUM_NS }
     }
+}
 
-    /// What the original charged for a frame that costs `cost_ns`.
-    fn charged_ns(&self, cost_ns: u64) -> i64 {
-        let forgotten = 24 * 8_000_000_000 / self.wire.line.rate().bits_per_s();
-        cost_ns.saturating_sub(forgotten) as i64
-    }
+/// What the original charged for a frame that costs `cost_ns`.
+fn charged_ns(line: &Line, cost_ns: u64) -> i64 {
+    let forgotten = 24 * 8_000_000_000 / line.rate().bits_per_s();
+    cost_ns.saturating_sub(forgotten) as i64
+}
 
-    /// Begins the periods that are due.
-    fn replenish(&mut self, now_ns: i64) {
-        for flow in self.wire.flows.iter_mut().flatten() {
-            let (contract, server) = (&flow.contract, &mut flow.own);
-            while server.state == State::Wait
-                && contract.is_guaranteed()
-                && server.deadline_ns <= now_ns
-            {
-                server.left_ns += contract.slice_ns as i64;
-                server.deadline_ns += contract.period_ns as i64;
-                if server.left_ns > 0 {
-                    server.state = State::Run;
-                }
+/// Begins the periods that are due.
+fn replenish(wire: &mut Wire<Server>, now_ns: i64) {
+    for flow in wire.flows.iter_mut().flatten() {
+        let (contract, server) = (&flow.contract, &mut flow.own);
+        while server.state == State::Wait
+            && contract.is_guaranteed()
+            && server.deadline_ns <= now_ns
+        {
+            server.left_ns += contract.slice_ns as i64;
+            server.deadline_ns += contract.period_ns as i64;
+            if server.left_ns > 0 {
+                server.state = State::Run;
             }
         }
     }
+}
 
+impl Servers {
     /// Whose turn it is to use unclaimed time.
-    fn slack(&mut self) -> Option<u32> {
-        let flows = self.wire.flows.len() as u32;
+    fn slack(&mut self, wire: &Wire<Server>) -> Option<u32> {
+        let flows = wire.flows.len() as u32;
         if self.quantum_ns <= 0 {
             (self.turn, self.quantum_ns) = ((self.turn + 1) % flows.max(1), QUANTUM_NS);
         }
         for step in 0..flows {
             let index = (self.turn + step) % flows;
-            let takes = self.wire.flows[index as usize]
+            let takes = wire.flows[index as usize]
                 .as_ref()
                 .is_some_and(|flow| flow.contract.slack && flow.head_ns.is_some());
             if takes {
@@ -93,35 +95,15 @@ impl Qosentry {
     }
 }
 
-impl Scheduler for Qosentry {
-    fn line(&self) -> &Line {
-        &self.wire.line
+impl Rule for Servers {
+    type Own = Server;
+
+    fn own(_line: &Line) -> Server {
+        Server { state: State::Idle, deadline_ns: i64::MIN, left_ns: 0 }
     }
 
-    fn stall_ns(&self) -> i64 {
-        0
-    }
-
-    fn add(&mut self, index: u32, contract: &Contract) {
-        let server = Server { state: State::Idle, deadline_ns: i64::MIN, left_ns: 0 };
-        self.wire.add(index, contract, server);
-    }
-
-    fn remove(&mut self, index: u32) {
-        self.wire.remove(index);
-    }
-
-    fn set_contract(&mut self, index: u32, contract: &Contract) {
-        self.wire.set_contract(index, contract);
-    }
-
-    fn wants_wake(&self, index: u32) -> bool {
-        self.wire.wants_wake(index)
-    }
-
-    fn wake(&mut self, index: u32, cost_ns: u64, now_ns: i64) {
-        let flow = self.wire.get_mut(index);
-        flow.head_ns = Some(cost_ns as i64);
+    fn woken(&mut self, wire: &mut Wire<Server>, index: u32, now_ns: i64) {
+        let flow = wire.get_mut(index);
         let server = &mut flow.own;
         if server.state == State::Idle {
             if now_ns > server.deadline_ns {
@@ -134,51 +116,37 @@ impl Scheduler for Qosentry {
         }
     }
 
-    fn next(&mut self, now_ns: i64) -> Next {
-        if let Some(committed) = self.wire.committed(now_ns) {
-            return committed;
-        }
-        self.replenish(now_ns);
-        let claims = self.wire.backlogged().filter(|(_, flow)| flow.own.state == State::Run);
+    fn choose(&mut self, wire: &mut Wire<Server>, now_ns: i64) -> Next {
+        replenish(wire, now_ns);
+        let claims = wire.backlogged().filter(|(_, flow)| flow.own.state == State::Run);
         if let Some((flow, entry)) = claims.min_by_key(|(_, flow)| flow.own.deadline_ns) {
             return Next::Serve { flow, slack: false, key_ns: entry.own.deadline_ns };
         }
-        if let Some(flow) = self.slack() {
+        if let Some(flow) = self.slack(wire) {
             return Next::Serve { flow, slack: true, key_ns: i64::MAX };
         }
-        let waiting = self.wire.backlogged().filter(|(_, flow)| flow.contract.is_guaranteed());
+        let waiting = wire.backlogged().filter(|(_, flow)| flow.contract.is_guaranteed());
         let until = waiting.map(|(_, flow)| flow.own.deadline_ns).min();
-        self.wire.sleep(until)
+        wire.sleep(until)
     }
 
-    fn served(
-        &mut self,
-        index: u32,
-        slack: bool,
-        cost_ns: u64,
-        sent: bool,
-        head: Head,
-        now_ns: i64,
-    ) -> bool {
-        let charged = self.charged_ns(cost_ns);
-        if slack {
-            self.quantum_ns -= charged;
-        }
-        self.wire.served(index, cost_ns, sent, head, now_ns);
-        let flow = self.wire.get_mut(index);
+    fn paid(&mut self, wire: &mut Wire<Server>, index: u32, slack: bool, cost_ns: u64, _: i64) {
+        let charged = charged_ns(&wire.line, cost_ns);
+        let flow = wire.get_mut(index);
         let empty = flow.head_ns.is_none();
         let server = &mut flow.own;
-        if !slack {
+        if slack {
+            self.quantum_ns -= charged;
+        } else {
             server.left_ns -= charged;
         }
         // A flow without a share waits for ever, and is given unclaimed time.
-        server.state = if server.left_ns <= 0 && !empty {
-            State::Wait
-        } else if empty {
+        server.state = if empty {
             State::Idle
+        } else if server.left_ns <= 0 {
+            State::Wait
         } else {
             State::Run
         };
-        false
     }
 }

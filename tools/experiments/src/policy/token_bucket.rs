@@ -5,33 +5,29 @@
 //! There are no periods and no deadlines: among those with tokens whoever's turn it is goes first.
 
 use base_flow::Contract;
-use driver_atropos::{Head, Line, Next, Scheduler};
+use driver_atropos::{Line, Next};
 
-use super::wire::{Wire, stretch_ns};
+use super::baseline::{Baseline, Rule, Wire, stretch_ns};
+
+/// A bucket of tokens per flow.
+pub type TokenBucket = Baseline<Buckets>;
 
 /// Tokens, in nanoseconds of wire time, as of a time.
 #[derive(Debug, Clone, Copy)]
-struct Bucket {
+pub struct Bucket {
     tokens_ns: i64,
     at_ns: i64,
 }
 
-/// A bucket of tokens per flow.
-#[derive(Debug)]
-pub struct TokenBucket {
-    wire: Wire<Bucket>,
+/// Whose turn it is.
+#[derive(Debug, Default)]
+pub struct Buckets {
     turn: u32,
 }
 
-impl TokenBucket {
-    /// A scheduler for `line`, which is free from `now_ns` on.
-    pub const fn new(line: Line, now_ns: i64) -> Self {
-        Self { wire: Wire::new(line, now_ns), turn: 0 }
-    }
-
-    const fn burst_ns(&self) -> i64 {
-        self.wire.line.frame_ns() as i64
-    }
+/// What a bucket holds.
+const fn burst_ns(line: &Line) -> i64 {
+    line.frame_ns() as i64
 }
 
 /// Tokens at `now_ns`.
@@ -41,85 +37,54 @@ fn tokens(contract: &Contract, bucket: Bucket, burst_ns: i64, now_ns: i64) -> i6
     (bucket.tokens_ns + earned as i64).min(burst_ns)
 }
 
-impl Scheduler for TokenBucket {
-    fn line(&self) -> &Line {
-        &self.wire.line
+impl Rule for Buckets {
+    type Own = Bucket;
+
+    fn own(line: &Line) -> Bucket {
+        Bucket { tokens_ns: burst_ns(line), at_ns: 0 }
     }
 
-    fn stall_ns(&self) -> i64 {
-        0
-    }
-
-    fn add(&mut self, index: u32, contract: &Contract) {
-        let full = Bucket { tokens_ns: self.burst_ns(), at_ns: 0 };
-        self.wire.add(index, contract, full);
-    }
-
-    fn remove(&mut self, index: u32) {
-        self.wire.remove(index);
-    }
-
-    fn set_contract(&mut self, index: u32, contract: &Contract) {
-        self.wire.set_contract(index, contract);
-    }
-
-    fn wants_wake(&self, index: u32) -> bool {
-        self.wire.wants_wake(index)
-    }
-
-    fn wake(&mut self, index: u32, cost_ns: u64, _now_ns: i64) {
-        self.wire.get_mut(index).head_ns = Some(cost_ns as i64);
-    }
-
-    fn next(&mut self, now_ns: i64) -> Next {
-        if let Some(committed) = self.wire.committed(now_ns) {
-            return committed;
-        }
+    fn choose(&mut self, wire: &mut Wire<Bucket>, now_ns: i64) -> Next {
         let (flows, turn, burst) =
-            (self.wire.flows.len().max(1) as u32, self.turn, self.burst_ns());
+            (wire.flows.len().max(1) as u32, self.turn, burst_ns(&wire.line));
         let distance = |index: u32| (index + flows - turn) % flows;
         let held = |contract: &Contract, bucket| tokens(contract, bucket, burst, now_ns);
-        let own = self
-            .wire
+        let own = wire
             .backlogged()
             .filter(|(_, flow)| flow.contract.is_guaranteed() && held(&flow.contract, flow.own) > 0)
             .min_by_key(|&(index, _)| distance(index));
         if let Some((flow, _)) = own {
             return Next::Serve { flow, slack: false, key_ns: i64::MAX };
         }
-        let borrowed = self
-            .wire
+        let borrowed = wire
             .backlogged()
             .filter(|(_, flow)| flow.contract.slack)
             .min_by_key(|&(index, _)| distance(index));
         if let Some((flow, _)) = borrowed {
             return Next::Serve { flow, slack: true, key_ns: i64::MAX };
         }
-        let until = self.wire.backlogged().map(|(_, flow)| {
+        let until = wire.backlogged().map(|(_, flow)| {
             let missing = 1 - held(&flow.contract, flow.own);
             now_ns + stretch_ns(&flow.contract, missing).max(1)
         });
         let until = until.min();
-        self.wire.sleep(until)
+        wire.sleep(until)
     }
 
-    fn served(
+    fn paid(
         &mut self,
+        wire: &mut Wire<Bucket>,
         index: u32,
         slack: bool,
         cost_ns: u64,
-        sent: bool,
-        head: Head,
         now_ns: i64,
-    ) -> bool {
-        let burst = self.burst_ns();
-        let flow = self.wire.get_mut(index);
+    ) {
+        let burst = burst_ns(&wire.line);
+        let flow = wire.get_mut(index);
         if !slack {
             let left = tokens(&flow.contract, flow.own, burst, now_ns) - cost_ns as i64;
             flow.own = Bucket { tokens_ns: left, at_ns: now_ns };
         }
         self.turn = index + 1;
-        self.wire.served(index, cost_ns, sent, head, now_ns);
-        false
     }
 }
