@@ -212,7 +212,8 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
     }
 
     /// All processor time is somebody's: what passed since the last bill, waiting and waking included,
-    /// is for the work noted since then. Without any, it stays unbilled for now.
+    /// is for the work noted since then. Without any, it is left to the end of the
+    /// round.
     fn bill(&mut self) -> bool {
         let used = thread_cpu_ns();
         let billed = self.driver.bill(used - self.billed_ns);

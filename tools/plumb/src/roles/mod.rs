@@ -17,6 +17,8 @@ pub mod sender;
 pub mod source;
 pub mod work;
 
+use rustix::time::{ClockId, clock_gettime};
+
 /// Bytes of number and time at the start of a datagram.
 pub const STAMP_BYTES: usize = 16;
 
@@ -30,6 +32,12 @@ pub fn stamp(payload: &mut [u8], number: u64, now_ns: u64) {
 pub fn read_stamp(payload: &[u8]) -> Option<(u64, u64)> {
     let word = |at: usize| Some(u64::from_be_bytes(payload.get(at..at + 8)?.try_into().ok()?));
     Some((word(0)?, word(8)?))
+}
+
+/// Processor time this process was charged.
+pub fn charged_ns() -> u64 {
+    let time = clock_gettime(ClockId::ProcessCPUTime);
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Waits until the monotonic clock shows `until_ns`, awake for the last stretch of it.

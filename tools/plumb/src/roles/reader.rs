@@ -13,7 +13,7 @@ use rbuf_shm::monotonic_ns;
 use tools_experiments::experiments::receive::{fig7, flood};
 use tools_experiments::reception::Read;
 
-use super::read_stamp;
+use super::{charged_ns, read_stamp};
 use crate::cli::{self, Labour};
 use crate::daemons::die_with_parent;
 use crate::process::{self, told_to_end};
@@ -56,7 +56,8 @@ fn spin(for_ns: u64) {
     }
 }
 
-/// Reads until it is told to end and nothing more comes; then writes what it read.
+/// Reads until it is told to end and nothing more comes; then writes what it read, and prints how much
+/// that was and the processor time charged for it.
 pub fn run(arguments: &cli::Reader) -> Result<ExitCode> {
     die_with_parent()?;
     let socket = Socket::open(arguments)?;
@@ -64,7 +65,7 @@ pub fn run(arguments: &cli::Reader) -> Result<ExitCode> {
     let told = told_to_end();
     let mut payload = vec![0; 65_536];
     let mut reads: Vec<Read> = Vec::with_capacity(1 << 20);
-    let mut total = 0u64;
+    let (mut total, begun) = (0u64, charged_ns());
     loop {
         match socket.read(&mut payload) {
             Ok(bytes) => {
@@ -85,6 +86,7 @@ pub fn run(arguments: &cli::Reader) -> Result<ExitCode> {
             Err(_) => {}
         }
     }
+    let charged = charged_ns() - begun;
     let file = std::fs::File::create(&arguments.out)
         .with_context(|| format!("cannot create {}", arguments.out.display()))?;
     let mut file = std::io::BufWriter::new(file);
@@ -93,7 +95,7 @@ pub fn run(arguments: &cli::Reader) -> Result<ExitCode> {
         file.write_all(&read.read_ns.to_le_bytes())?;
     }
     file.flush()?;
-    println!("{total}");
+    println!("{total} {charged}");
     Ok(ExitCode::SUCCESS)
 }
 

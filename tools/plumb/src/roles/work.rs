@@ -5,8 +5,8 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use anyhow::Result;
-use rustix::time::{ClockId, clock_gettime};
 
+use super::charged_ns;
 use crate::daemons::die_with_parent;
 use crate::process;
 
@@ -27,10 +27,4 @@ pub fn run() -> Result<ExitCode> {
     }
     println!("{done} {}", charged_ns() - begun);
     Ok(ExitCode::SUCCESS)
-}
-
-/// Processor time this process was charged.
-fn charged_ns() -> u64 {
-    let time = clock_gettime(ClockId::ProcessCPUTime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use base_flow::Rate;
 use plumb_net::{Bill, DropReason, Host};
 use rbuf_shm::monotonic_ns;
@@ -153,7 +153,7 @@ impl<'a> Scene<'a> {
             let mut bill = self.bill(reading.port)?;
             let total: u64 = loop {
                 match reading.process.ended()? {
-                    Some(line) => break line.trim().parse().context("a count")?,
+                    Some(line) => break work_of(&line)?.done,
                     None => bill = self.bill(reading.port)?,
                 }
             };
@@ -184,6 +184,15 @@ fn steady(port: u16, mbit: u64) -> String {
 
 fn sent(process: &mut Process) -> Result<Sent> {
     serde_json::from_str(&process.end()?).context("a source's account")
+}
+
+/// Units of work and processor time charged, as a process prints them.
+fn work_of(line: &str) -> Result<Work> {
+    let mut words = line.split_whitespace().filter_map(|word| word.parse().ok());
+    let (Some(done), Some(charged_ns)) = (words.next(), words.next()) else {
+        bail!("a process said `{}`", line.trim())
+    };
+    Ok(Work { done, charged_ns })
 }
 
 fn stacks(live: &Live<'_>) -> Vec<Stack> {
@@ -289,7 +298,8 @@ pub fn flood(live: &Live<'_>, outcome: &mut Outcome, target: Target) -> Result<(
     Ok(())
 }
 
-/// A neighbour that only computes, alone and under a flood at somebody else.
+/// A neighbour that only computes, and a victim that reads its own stream, without and under a flood at
+/// somebody else: what they get done for the processor time they are charged.
 pub fn bill(live: &Live<'_>, outcome: &mut Outcome) -> Result<()> {
     let length_ns = live.length_ns(OTHER_S) / 2;
     for stack in stacks(live) {
@@ -299,8 +309,7 @@ pub fn bill(live: &Live<'_>, outcome: &mut Outcome) -> Result<()> {
             live.go_on()?;
             let scene = Scene::new(live, stack, false)?;
             let victim = scene.reader("victim", PORTS[0], FULL.0, "none", false)?;
-            let readers =
-                vec![victim, scene.reader("flooded", PORTS[1], SMALLEST.0, "flood", true)?];
+            let readers = [victim, scene.reader("flooded", PORTS[1], SMALLEST.0, "flood", true)?];
             let mut source = scene.source(&[steady(PORTS[0], 40)], false)?;
             let mut flood = scene.source(&[format!("{}:{}:0", PORTS[1], SMALLEST.1)], true)?;
             let mut neighbour =
@@ -314,18 +323,18 @@ pub fn bill(live: &Live<'_>, outcome: &mut Outcome) -> Result<()> {
             scene.watch(&readers, length_ns)?;
             let line = neighbour.end()?;
             let after = driver_time(&scene)?;
-            let mut words = line.split_whitespace().filter_map(|word| word.parse().ok());
-            let (Some(done), Some(charged_ns)) = (words.next(), words.next()) else {
-                anyhow::bail!("a neighbour said `{}`", line.trim())
-            };
-            works.push(Work { done, charged_ns });
+            drop(sent(&mut source)?);
+            let [mut victim, _] = readers;
+            works.push([work_of(&line)?, work_of(&victim.process.end()?)?]);
             closures = Some(Billed {
                 driver_ns: after.driver_ns - before.driver_ns,
                 flows_ns: after.flows_ns - before.flows_ns,
             });
         }
         let mut part = Part::default();
-        part.metrics.extend(bill::loss(stack.name(), "neighbour", works[0], works[1]));
+        for (index, who) in ["neighbour", "victim"].into_iter().enumerate() {
+            part.metrics.extend(bill::loss(stack.name(), who, works[0][index], works[1][index]));
+        }
         if stack == Stack::Plumb
             && let Some(billed) = closures
         {
