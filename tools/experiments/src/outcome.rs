@@ -26,14 +26,14 @@ impl Band {
         }
     }
 
-    /// The band of a machine that does other things too: `factor` times as far from perfection,
-    /// where that is zero, or 1 for what must be at least something.
+    /// The band of a machine that does other things too: `factor` times what may be at most, and the
+    /// `factor`th part of what must be at least.
     #[must_use]
     pub fn widened(self, factor: f64) -> Self {
         match self {
             Self::AtMost(limit) => Self::AtMost(limit * factor),
             Self::Within(limit) => Self::Within(limit * factor),
-            Self::AtLeast(limit) => Self::AtLeast(1.0 - (1.0 - limit) * factor),
+            Self::AtLeast(limit) => Self::AtLeast(limit / factor),
         }
     }
 }
@@ -271,9 +271,8 @@ mod tests {
     }
 
     #[test]
-    fn bands_are_widened_away_from_perfection() {
+    fn widened_bands_allow_more_and_never_less() {
         assert_eq!(Band::AtMost(2.0).widened(3.0), Band::AtMost(6.0));
-        let Band::AtLeast(limit) = Band::AtLeast(0.995).widened(4.0) else { panic!() };
-        assert!((limit - 0.98).abs() < 1e-9);
+        assert_eq!(Band::AtLeast(99.5).widened(4.0), Band::AtLeast(24.875));
     }
 }
