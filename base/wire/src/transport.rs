@@ -69,4 +69,10 @@ pub mod tcp_flag {
     pub const PSH: u8 = 0x08;
     /// The acknowledgment field is meaningful.
     pub const ACK: u8 = 0x10;
+    /// The urgent field is meaningful.
+    pub const URG: u8 = 0x20;
+    /// The sender of this segment saw a congestion mark (RFC 3168).
+    pub const ECE: u8 = 0x40;
+    /// The sender of this segment has slowed down because of marks.
+    pub const CWR: u8 = 0x80;
 }

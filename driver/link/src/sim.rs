@@ -10,7 +10,7 @@ use std::collections::{BinaryHeap, VecDeque};
 use std::rc::Rc;
 
 use base_flow::Rate;
-use base_wire::Mac;
+use base_wire::{ETHERNET_BYTES, EtherType, Ethernet, Header, Ipv4, Mac};
 use driver_filter::Checked;
 use rbuf_channel::Data;
 
@@ -33,6 +33,10 @@ pub struct Impairments {
     pub delay_ns: u64,
     /// Largest random addition to the delay.
     pub jitter_ns: u64,
+    /// Longest queue in front of the wire: what would wait longer is lost. `None` for no limit.
+    pub queue_ns: Option<u64>,
+    /// What waits longer is marked, if its sender reacts to that (RFC 3168). `None` for never.
+    pub mark_ns: Option<u64>,
 }
 
 /// What became of the frames of one direction.
@@ -48,6 +52,10 @@ pub struct Tally {
     pub corrupted: u64,
     /// Frames held back by it.
     pub reordered: u64,
+    /// Frames for which there was no place in front of it.
+    pub overflowed: u64,
+    /// Frames that got a congestion mark.
+    pub marked: u64,
     /// Nanoseconds the direction was busy.
     pub busy_ns: u64,
 }
@@ -176,11 +184,19 @@ impl Inner {
         let wire_ns = self.rate.wire_ns(frame.len());
         let now = self.now;
         let direction = &mut self.directions[from as usize];
+        let rules = direction.impairments;
+        let wait_ns = direction.free_at.saturating_sub(now);
+        direction.tally.sent += 1;
+        if rules.queue_ns.is_some_and(|queue_ns| wait_ns > queue_ns) {
+            direction.tally.overflowed += 1;
+            return;
+        }
+        if rules.mark_ns.is_some_and(|mark_ns| wait_ns > mark_ns) && mark(&mut frame) {
+            direction.tally.marked += 1;
+        }
         let free_at = direction.free_at.max(now) + wire_ns;
         direction.free_at = free_at;
-        direction.tally.sent += 1;
         direction.tally.busy_ns += wire_ns;
-        let rules = direction.impairments;
         if self.happens(rules.loss_ppm) {
             self.directions[from as usize].tally.lost += 1;
             return;
@@ -223,6 +239,20 @@ impl Inner {
         z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
         (z ^ (z >> 31)) % n
     }
+}
+
+/// Puts a congestion mark on an IPv4 packet whose sender reacts to it; whether it was one.
+fn mark(frame: &mut [u8]) -> bool {
+    let ip = Ethernet::split(frame)
+        .filter(|(ethernet, _)| ethernet.ether_type == EtherType::IPV4)
+        .and_then(|(_, rest)| Ipv4::split(rest).map(|(ip, _)| *ip));
+    let Some(mut ip) = ip else { return false };
+    if ip.tos & 3 == 0 || ip.header_bytes() != base_wire::IPV4_BYTES {
+        return false;
+    }
+    ip.tos |= 3;
+    ip.fill_checksum();
+    ip.put(&mut frame[ETHERNET_BYTES..]).is_some()
 }
 
 /// One end of a [`Wire`] as a driver's link.
@@ -349,6 +379,29 @@ mod tests {
     }
 
     #[test]
+    fn a_queue_loses_what_would_wait_too_long_and_marks_before() {
+        let wire = Wire::new(Rate::mbit(100), 1);
+        let (queue_ns, mark_ns) = (Some(300_000), Some(200_000));
+        wire.impair(Side::Left, Impairments { queue_ns, mark_ns, ..Impairments::default() });
+        let address = [10, 0, 0, 1].into();
+        let mut ip = Ipv4::new(address, address, base_wire::Protocol::TCP, 1480);
+        ip.tos = 2;
+        ip.fill_checksum();
+        let mut frame = vec![0; 1514];
+        let ethernet =
+            Ethernet { ether_type: EtherType::IPV4, ..*Ethernet::split(&frame).unwrap().0 };
+        ethernet.put(&mut frame).unwrap();
+        ip.put(&mut frame[14..]).unwrap();
+        for _ in 0..6 {
+            wire.send(Side::Left, frame.clone());
+        }
+        let tally = wire.tally(Side::Left);
+        assert_eq!((tally.sent, tally.overflowed, tally.marked), (6, 3, 1));
+        let marks: Vec<u8> = arrivals(&wire, 1_000_000).iter().map(|(_, f)| f[15] & 3).collect();
+        assert_eq!(marks, [2, 2, 3]);
+    }
+
+    #[test]
     fn every_impairment_happens_as_often_as_it_should_and_the_same_way_for_a_seed() {
         let impairments = Impairments {
             loss_ppm: 100_000,
@@ -358,6 +411,7 @@ mod tests {
             reorder_ns: 1_000_000,
             delay_ns: 5_000,
             jitter_ns: 100,
+            ..Impairments::default()
         };
         let run = |seed| {
             let wire = Wire::new(Rate::mbit(1000), seed);

@@ -20,6 +20,7 @@
 
 mod app;
 mod peer;
+pub mod tcp;
 mod world;
 
 pub use app::{AppId, Consumed};

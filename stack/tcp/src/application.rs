@@ -1,0 +1,190 @@
+//! What the application and its surroundings say: write, read, close, options; routers and links.
+
+use crate::Position;
+use crate::config::Keepalive;
+use crate::connection::{Connection, Error, State};
+
+/// Why nothing can be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum WriteError {
+    /// This side has closed the stream.
+    #[error("the stream was shut down for writing")]
+    ShutDown,
+    /// There is no connection any more.
+    #[error("the connection has ended")]
+    Ended,
+}
+
+/// What a router says about packets of a connection (RFC 9293 §3.9.2.2, RFC 5461).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RouterError {
+    /// May pass: net or host unreachable, source route failed, time exceeded, parameter problem.
+    Soft,
+    /// Does not pass: protocol or port unreachable.
+    Hard,
+    /// Packets must not be larger than this many bytes.
+    TooBig(u16),
+}
+
+impl Connection {
+    /// The application put `bytes` more into the send buffer; `more` will follow soon, so a segment that is
+    /// not full may wait.
+    ///
+    /// # Errors
+    ///
+    /// [`WriteError`]; nothing is sent then.
+    pub fn write(&mut self, bytes: u64, more: bool) -> Result<(), WriteError> {
+        if self.send.fin {
+            return Err(WriteError::ShutDown);
+        }
+        if !self.state.can_send() {
+            return Err(WriteError::Ended);
+        }
+        self.send.written += bytes;
+        if !more {
+            self.send.push = self.send.written;
+        }
+        Ok(())
+    }
+
+    /// Marks what was written last as urgent (RFC 9293 §3.8.5; RFC 6093 advises against it).
+    pub const fn mark_urgent(&mut self) {
+        self.send.urgent = Some(self.send.written);
+    }
+
+    /// How far the stream that is read is urgent, in bytes from the next one that will be read on.
+    pub fn urgent_bytes(&self) -> Option<u64> {
+        let read = self.receive.next().before(self.receive.readable());
+        self.receive.urgent.filter(|end| *end > read).map(|end| end - read)
+    }
+
+    /// The application has read `bytes`, and their place is free again.
+    pub fn consume(&mut self, now_ns: u64, bytes: u64) {
+        if self.receive.consume(now_ns, bytes) && self.state.is_synchronised() {
+            self.receive.acks.now = true;
+        }
+    }
+
+    /// The buffer for what was received and not read has this size from now on. The window that was
+    /// announced stays.
+    pub fn set_receive_bytes(&mut self, bytes: u64) {
+        self.receive.set_capacity(bytes);
+        if self.state.is_synchronised() && self.receive.opens() {
+            self.receive.acks.now = true;
+        }
+    }
+
+    /// No more will be written: a FIN follows what was. Reading goes on.
+    pub fn shut_down(&mut self, now_ns: u64) {
+        match self.state {
+            State::SynSent => {
+                // Nothing was established, so there is nothing to finish (RFC 9293 §3.10.4).
+                self.enter(now_ns, State::Closed);
+                self.timers.stop();
+                self.pending.quiet();
+            }
+            State::SynReceived | State::Established | State::CloseWait => self.send.fin = true,
+            _ => {}
+        }
+    }
+
+    /// The application is done: what was written is still delivered, but nothing is read any more.
+    ///
+    /// If something was received and not read, or is received from now on, the peer is told by a
+    /// reset that it was not read (RFC 2525 §2.17).
+    pub fn close(&mut self, now_ns: u64) {
+        if self.receive.readable() > 0 && self.state.is_synchronised() {
+            self.abort(now_ns);
+            return;
+        }
+        self.unread = true;
+        self.shut_down(now_ns);
+        self.wait_for_fin(now_ns);
+    }
+
+    /// Ends the connection at once; the peer hears it by a reset (RFC 9293 §3.10.5).
+    pub fn abort(&mut self, now_ns: u64) {
+        let known = match self.state {
+            State::Closed | State::SynSent | State::TimeWait => false,
+            // Both sides have said everything.
+            State::Closing | State::LastAck => false,
+            _ => true,
+        };
+        if known {
+            let next: Position = self.map.end();
+            self.pending.reset(next, Some(self.receive.next()));
+        }
+        if self.state != State::Closed {
+            self.fail(now_ns, Error::Aborted);
+        }
+    }
+
+    /// Small segments wait for nothing (MUST-17).
+    pub const fn set_no_delay(&mut self, on: bool) {
+        self.send.no_delay = on;
+    }
+
+    /// Small segments wait until this is off again.
+    pub const fn set_cork(&mut self, on: bool) {
+        self.send.cork = on;
+    }
+
+    /// Probes the connection when it is idle, or not.
+    pub const fn set_keepalive(&mut self, keepalive: Option<Keepalive>) {
+        self.config.keepalive = keepalive;
+    }
+
+    /// Data unacknowledged for so long ends the connection (MUST-21, RFC 5482).
+    pub const fn set_user_timeout_ns(&mut self, timeout_ns: u64) {
+        self.config.user_timeout_ns = timeout_ns;
+    }
+
+    /// Most bytes a second to send.
+    pub const fn set_pacing(&mut self, bytes_per_second: Option<u64>) {
+        self.config.pacing_bytes_per_second = bytes_per_second;
+        if bytes_per_second.is_none() {
+            self.timers.pace_ns = 0;
+        }
+    }
+
+    /// How much one [`Transmit`](crate::Transmit) may carry.
+    pub const fn set_super_segment_bytes(&mut self, bytes: u32) {
+        self.config.super_segment_bytes = bytes;
+    }
+
+    /// Of all that [`Self::poll_transmit`] returned, what has a number up to this one has left the
+    /// host. What has not is not sent again: its first copy is still to come. A connection that is never
+    /// told takes everything for departed.
+    pub const fn set_departed(&mut self, number: u64) {
+        self.send.departed = number;
+    }
+
+    /// A router quotes a segment of this connection and says what became of it.
+    ///
+    /// Believed only if the quoted number is in flight (RFC 5927 §4.1); an established connection is
+    /// never ended by it (MUST-56, RFC 5927 §5), for anybody can say it.
+    pub fn on_router_error(&mut self, now_ns: u64, sequence: u32, error: RouterError) {
+        let quoted = self.map.start().nearest(sequence);
+        if self.state == State::Closed || quoted < self.map.start() || quoted >= self.map.end() {
+            return;
+        }
+        match error {
+            RouterError::TooBig(mtu) => {
+                if self.path.too_big(now_ns, mtu) {
+                    self.mtu_changed(now_ns);
+                }
+            }
+            RouterError::Hard if !self.state.is_synchronised() => self.fail(now_ns, Error::Refused),
+            RouterError::Hard | RouterError::Soft => self.soft_error = Some(Error::Unreachable),
+        }
+    }
+
+    /// The way to the peer has changed: another link, another next hop.
+    pub fn on_route(&mut self, now_ns: u64, mtu: u16) {
+        if mtu != self.config.mtu {
+            self.config.mtu = mtu;
+            self.path.set_link(mtu);
+            self.mtu_changed(now_ns);
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! TCP as a state machine: segments and time in, segments and a deadline out (RFC 9293).
+//!
+//! Nothing here reads a clock, does I/O, or touches payload. A [`Connection`] knows which bytes were
+//! written, sent, acknowledged, received and read, by their place in the stream; the bytes themselves
+//! stay in the buffers of whoever drives it. So a retransmission copies nothing, a received frame stays
+//! where the driver put it until it is read, and the same code runs over a flow, in a simulation in
+//! virtual time, under a fuzzer and behind a packet script.
+//!
+//! # Driving a connection
+//!
+//! 1. *Something happens*: [`Connection::on_segment`] for each segment of a batch,
+//!    [`Connection::write`], [`Connection::consume`], [`Connection::close`], a router's word, or
+//!    nothing until [`Connection::next_deadline`].
+//! 2. *Then* [`Connection::poll_transmit`], until it returns `None`. Asking after the batch and not
+//!    after each segment is what aggregates acknowledgments (RFC 9293 MUST-58).
+//! 3. *Then look*: [`Connection::readable`], [`Connection::acknowledged`] (below it the send buffer is
+//!    free), [`Connection::state`], [`Connection::error`].
+//!
+//! Time is nanoseconds of any clock that does not go backwards.
+//!
+//! ```
+//! use stack_tcp::{Config, Connection, Identity, State};
+//!
+//! let number = |initial_sequence| Identity { initial_sequence, timestamp_offset: 0 };
+//! let mut client = Connection::connect(0, Config::default(), number(1));
+//! let syn = client.poll_transmit(0).unwrap().segment;
+//! let mut server = Connection::accept(0, Config::default(), number(2), &syn).unwrap();
+//! let syn_ack = server.poll_transmit(0).unwrap().segment;
+//! client.on_segment(0, &syn_ack);
+//! server.on_segment(0, &client.poll_transmit(0).unwrap().segment);
+//! assert_eq!((client.state(), server.state()), (State::Established, State::Established));
+//!
+//! client.write(5, false).unwrap();
+//! let data = client.poll_transmit(0).unwrap();
+//! assert_eq!((data.offset, data.segment.payload_bytes), (0, 5));
+//! let kept = server.on_segment(0, &data.segment).keep.unwrap();
+//! assert_eq!((kept.offset, kept.skip, kept.bytes), (0, 0, 5));
+//! assert_eq!(server.readable(), 5);
+//! ```
+//!
+//! # Invariants
+//!
+//! 1. Every byte of a stream is kept once, in its place, whatever arrives ([`Arrival::keep`]).
+//! 2. Memory is bounded: entries of the send map, stretches out of order, records of the trace.
+//! 3. Nothing a peer sends makes it panic or loop; numbers are 64 bits wide inside and cannot wrap
+//!    ([`Position`]).
+//!
+//! # Cost
+//!
+//! A segment costs no allocation once the maps have grown to what the path needs.
+//!
+//! # Deviations
+//!
+//! | RFC | What it asks | What is done, and why |
+//! |---|---|---|
+//! | 6298 §2.4 | a time-out of 1 s at least | 200 ms above the round-trip time, as Linux: clocks are fine now, and TLP and F-RTO mend what is too early ([`Config::rto_min_ns`]) |
+//! | 9293 §3.4.2 | an MSL of 2 minutes | 30 s, as Linux: nothing lives for minutes in today's networks ([`Config::msl_ns`]) |
+//! | 9293 §3.8.6.1 | probes of a closed window carry a byte | they carry an old number and no byte; every peer answers what it cannot accept, and no byte has to be taken back |
+//! | 9293 §3.10.7.4 | empty segments left of the window are not acceptable | those down to our last acknowledgment are, as Linux does: data may overtake acknowledgments |
+//! | 7323 §3.2 | a segment without timestamps is dropped once they were agreed on | it is processed: peers are known that forget them on the ACK of the handshake |
+//! | 5681 §3.1 | slow start grows by one segment for each acknowledgment | by all that was acknowledged, as CUBIC and HyStart++ assume: acknowledgments are few |
+//! | 6298 §5.3 | – | data that is still in this host's own queue neither times out nor is sent again ([`Connection::set_departed`]) |
+
+#![forbid(unsafe_code)]
+
+mod application;
+mod arrive;
+mod config;
+mod congestion;
+mod connection;
+mod held;
+mod options;
+mod path;
+mod position;
+mod receiver;
+mod recovery;
+mod ring;
+mod rtt;
+mod secret;
+mod segment;
+mod send_map;
+mod stream;
+mod timers;
+mod trace;
+mod transmit;
+
+pub use application::{RouterError, WriteError};
+pub use arrive::Arrival;
+pub use config::{Algorithm, Config, Keepalive};
+pub use congestion::{Acked, Congestion, Cubic, Guaranteed, Reno, Window};
+pub use connection::{Connection, Counts, Error, Identity, Info, State};
+pub use options::{Options, SACK_BLOCKS_MAX, SackBlocks, Timestamps};
+pub use position::Position;
+pub use receiver::Keep;
+pub use recovery::Phase;
+pub use ring::{ReceiveRing, SendRing};
+pub use secret::Secret;
+pub use segment::{Ecn, HEADER_BYTES_MAX, Malformed, Segment};
+pub use stream::{ReceiveQueue, SendBuffer, Stream};
+pub use trace::{Event, RECORD_BYTES, Record, Refused, Trace};
+pub use transmit::{Transmit, reset_for};

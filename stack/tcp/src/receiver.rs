@@ -1,0 +1,458 @@
+//! The receiving half: which bytes are accepted, what window is announced, when to acknowledge.
+//!
+//! # Invariants
+//!
+//! 1. `read ≤ next ≤ edge`: the edge of the announced window never moves back (RFC 9293 SHLD-14).
+//! 2. Every byte of the stream is accepted once ([`Held`]).
+
+use std::ops::Range;
+
+use crate::Position;
+use crate::held::Held;
+use crate::options::SackBlocks;
+
+/// Bytes of an arrived segment to keep, and where they belong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Keep {
+    /// Place of the first in the stream that the peer sends, from 0 on.
+    pub offset: u64,
+    /// How many bytes of the payload to skip.
+    pub skip: u32,
+    /// How many to keep.
+    pub bytes: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    /// The peer's SYN.
+    initial: Position,
+    /// The next byte expected.
+    next: Position,
+    /// The next byte that the application will read.
+    read: Position,
+    /// End of the announced window.
+    edge: Position,
+    /// Shift of the windows we announce.
+    pub(crate) shift: u8,
+    /// Bytes that can be received and not read.
+    capacity: u64,
+    /// The peer's FIN.
+    fin: Option<Position>,
+    held: Held,
+    /// What arrived twice, to be reported (RFC 2883).
+    duplicate: Option<Range<Position>>,
+    /// Where urgent data ends.
+    pub(crate) urgent: Option<Position>,
+    pub(crate) acks: Acks,
+    tuning: Tuning,
+}
+
+/// What is owed to the peer in acknowledgments.
+#[derive(Debug, Default)]
+pub(crate) struct Acks {
+    /// One is to go out at the next opportunity.
+    pub(crate) now: bool,
+    /// One is to go out by then.
+    pub(crate) deadline: Option<u64>,
+    /// What the last one acknowledged.
+    pub(crate) sent: Position,
+    /// So many segments are still acknowledged at once: a sender that has just begun waits for it.
+    quick: u8,
+    /// Largest segment the peer seems to send.
+    segment_bytes: u32,
+    /// When data came last.
+    last_data_ns: u64,
+    /// Duplicates owed to a peer that counts them because it knows no selective ones.
+    pub(crate) repeats: u8,
+}
+
+/// Grows the buffer with what the application reads in a round trip.
+#[derive(Debug)]
+struct Tuning {
+    max: u64,
+    wanted: u64,
+    since_ns: u64,
+    read_then: Position,
+    /// A round trip as the receiver sees it.
+    rtt_ns: Option<u64>,
+    /// A window's worth of data measures it, if nothing else does.
+    window_since_ns: u64,
+    window_end: Position,
+}
+
+/// What became of a payload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Placed {
+    pub(crate) keep: Option<Keep>,
+    /// Whether the next byte expected is another one now.
+    pub(crate) advanced: bool,
+}
+
+impl Receiver {
+    /// Segments acknowledged at once at the start.
+    const QUICK: u8 = 16;
+
+    pub(crate) fn new(capacity: u32, max: u32, shift: u8, now_ns: u64) -> Self {
+        let capacity = u64::from(capacity);
+        let nowhere = Position::default();
+        Self {
+            initial: nowhere,
+            next: nowhere,
+            read: nowhere,
+            edge: nowhere,
+            shift,
+            capacity,
+            fin: None,
+            held: Held::default(),
+            duplicate: None,
+            urgent: None,
+            acks: Acks::default(),
+            tuning: Tuning {
+                max: u64::from(max).max(capacity),
+                wanted: capacity,
+                since_ns: now_ns,
+                read_then: nowhere,
+                rtt_ns: None,
+                window_since_ns: now_ns,
+                window_end: nowhere,
+            },
+        }
+    }
+
+    /// Takes over the number of the peer's SYN.
+    pub(crate) fn synchronise(&mut self, number: u32, mss: u16) {
+        self.initial = Position::initial(number);
+        self.next = self.initial + 1;
+        self.read = self.next;
+        self.edge = self.next;
+        self.acks.sent = self.next;
+        self.acks.quick = Self::QUICK;
+        self.acks.segment_bytes = u32::from(mss.min(536));
+        self.tuning.read_then = self.next;
+        self.tuning.window_end = self.next;
+    }
+
+    pub(crate) const fn next(&self) -> Position {
+        self.next
+    }
+
+    pub(crate) const fn edge(&self) -> Position {
+        self.edge
+    }
+
+    /// Bytes that can be read.
+    pub(crate) fn readable(&self) -> u64 {
+        let end = if self.is_finished() { self.next.before(1) } else { self.next };
+        end - self.read
+    }
+
+    /// Whether all of the stream has arrived.
+    pub(crate) fn is_finished(&self) -> bool {
+        self.fin.is_some_and(|fin| self.next > fin)
+    }
+
+    pub(crate) fn has_gaps(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    pub(crate) fn held_stretches(&self) -> usize {
+        self.held.len()
+    }
+
+    pub(crate) fn offset(&self, at: Position) -> u64 {
+        at - (self.initial + 1)
+    }
+
+    /// Whether a segment touches the window (RFC 9293 §3.10.7.4, first). One that begins left of it but
+    /// reaches into it does; so does an empty one at either edge.
+    pub(crate) fn accepts(&self, start: Position, bytes: u64) -> bool {
+        if bytes == 0 {
+            // Acknowledgments that data overtook on the way are still good (Linux does the same).
+            return start >= self.acks.sent.min(self.next) && start <= self.edge.max(self.next);
+        }
+        // With a closed window, what begins at it is looked at, though no byte is kept (MUST-66).
+        start + bytes > self.next && (start < self.edge || start == self.next)
+    }
+
+    /// Keeps what is new of a payload that begins at `start`; `fin` follows it.
+    pub(crate) fn place(&mut self, start: Position, bytes: u64, fin: bool) -> Placed {
+        let end = start + bytes;
+        // Not more than can be stored, even if rounding the window promised a few bytes more.
+        let limit = self.edge.min(self.read + self.capacity).max(self.next);
+        let limit = self.fin.map_or(limit, |fin| limit.min(fin));
+        let range = start.max(self.next)..end.min(limit);
+        self.note_duplicate(start, end);
+        let mut placed = Placed::default();
+        if range.start < range.end {
+            placed = self.keep(start, range);
+        }
+        if fin && self.fin.is_none() && end <= limit {
+            // A FIN in the midst of what was received already is a lie.
+            self.fin = self.held.end().is_none_or(|held| held <= end).then_some(end);
+        }
+        if self.fin == Some(self.next) {
+            self.next += 1;
+            placed.advanced = true;
+        }
+        placed
+    }
+
+    fn keep(&mut self, start: Position, range: Range<Position>) -> Placed {
+        let Some(part) = self.held.missing(range.clone()) else {
+            self.held.touch(range.start);
+            return Placed::default();
+        };
+        let advanced = part.start == self.next;
+        if advanced {
+            self.next = self.held.continue_from(part.end);
+        } else if !self.held.insert(part.clone()) {
+            return Placed::default();
+        }
+        let keep = Keep {
+            offset: self.offset(part.start),
+            skip: (part.start - start) as u32,
+            bytes: (part.end - part.start) as u32,
+        };
+        Placed { keep: Some(keep), advanced }
+    }
+
+    /// Remembers the first part of a segment that was here before (RFC 2883 §4).
+    pub(crate) fn note_duplicate(&mut self, start: Position, end: Position) {
+        let below = start..end.min(self.next);
+        if below.start < below.end {
+            self.duplicate = Some(below);
+        } else if let Some(part) = self.held.overlap(&(start..end)) {
+            self.duplicate = Some(part);
+        }
+    }
+
+    /// The application has read `bytes`; whether the window opens so much that the peer should hear
+    /// of it (RFC 9293 §3.8.6.2.2, MUST-39).
+    pub(crate) fn consume(&mut self, now_ns: u64, bytes: u64) -> bool {
+        self.read = self.read + bytes.min(self.readable());
+        self.tune(now_ns);
+        self.opens()
+    }
+
+    /// Whether an announcement now would open the window by enough.
+    pub(crate) fn opens(&self) -> bool {
+        let news = (self.read + self.capacity) - self.edge;
+        let closed = self.edge - self.next < u64::from(self.acks.segment_bytes);
+        // Twice what the peer has left, as Linux does, or anything worth a segment if it has nothing.
+        let enough = if closed { self.least() } else { (self.edge - self.next).max(self.least()) };
+        news >= enough
+    }
+
+    /// No smaller increase of the window is announced: a segment, or half of the buffer.
+    fn least(&self) -> u64 {
+        u64::from(self.acks.segment_bytes).min(self.capacity / 2).max(1)
+    }
+
+    /// Changes how many bytes can be received and not read. A window once announced stays.
+    pub(crate) const fn set_capacity(&mut self, bytes: u64) {
+        self.capacity = bytes;
+    }
+
+    pub(crate) const fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// How large the buffer should be by now.
+    pub(crate) const fn wanted(&self) -> u64 {
+        self.tuning.wanted
+    }
+
+    /// The window to announce, as it stands in a header; `scaled` unless that is a SYN's.
+    ///
+    /// RFC 7323 §2.4: rounding must not take back what was announced, so it rounds up then.
+    pub(crate) fn announce(&mut self, scaled: bool) -> u16 {
+        let shift = if scaled { self.shift } else { 0 };
+        let unit = 1u64 << shift;
+        let room = (self.read + self.capacity) - self.next;
+        let old = self.edge - self.next;
+        let window = if room >= old + self.least() || old == 0 && room >= self.least() {
+            (room / unit).max(old.div_ceil(unit))
+        } else {
+            old.div_ceil(unit)
+        };
+        let window = window.min(0xffff);
+        self.edge = self.edge.max(self.next + (window << shift));
+        window as u16
+    }
+
+    /// Blocks for an acknowledgment: first what arrived twice, then what is held (RFC 2018, 2883).
+    pub(crate) fn report(&mut self) -> SackBlocks {
+        let mut blocks = SackBlocks::default();
+        if let Some(duplicate) = self.duplicate.take() {
+            blocks.push(duplicate.start.wire(), duplicate.end.wire());
+        }
+        self.held.report(&mut blocks);
+        blocks
+    }
+
+    pub(crate) const fn owes_report(&self) -> bool {
+        self.duplicate.is_some()
+    }
+
+    /// Data arrived in order or not: decides when to acknowledge it (MUST-58, SHLD-18, RFC 5681 §4.2).
+    pub(crate) fn note_data(&mut self, now_ns: u64, bytes: u32, delay_ns: u64, placed: Placed) {
+        let acks = &mut self.acks;
+        if now_ns.saturating_sub(acks.last_data_ns) > 1_000_000_000 {
+            // The sender may have restarted with a small window.
+            acks.quick = acks.quick.max(2);
+        }
+        acks.last_data_ns = now_ns;
+        acks.segment_bytes = acks.segment_bytes.max(bytes.min(65_535));
+        let unacknowledged = self.next - acks.sent;
+        let immediate = !placed.advanced
+            || !self.held.is_empty()
+            || acks.quick > 0
+            || unacknowledged > u64::from(acks.segment_bytes);
+        acks.quick = acks.quick.saturating_sub(1);
+        if immediate {
+            acks.now = true;
+        } else if acks.deadline.is_none() {
+            acks.deadline = Some(now_ns + delay_ns);
+        }
+    }
+
+    /// An acknowledgment of everything leaves.
+    pub(crate) const fn acknowledged(&mut self) {
+        self.acks.now = false;
+        self.acks.deadline = None;
+        self.acks.repeats = 0;
+        self.acks.sent = self.next;
+    }
+
+    /// Data leaves: if it answers data that just came, acknowledgments can wait for the next answer.
+    pub(crate) const fn answered(&mut self, now_ns: u64, delay_ns: u64) {
+        if now_ns.saturating_sub(self.acks.last_data_ns) < delay_ns {
+            self.acks.quick = 0;
+        }
+    }
+
+    /// A round trip as the peer's echoes show it.
+    pub(crate) fn note_rtt(&mut self, rtt_ns: u64) {
+        let tuning = &mut self.tuning;
+        tuning.rtt_ns = Some(tuning.rtt_ns.map_or(rtt_ns, |old| (7 * old + rtt_ns) / 8));
+    }
+
+    /// A window's worth of data takes a round trip at least.
+    pub(crate) fn note_window(&mut self, now_ns: u64) {
+        if self.next >= self.tuning.window_end {
+            if self.tuning.rtt_ns.is_none() && self.tuning.window_end > self.initial + 1 {
+                self.tuning.rtt_ns =
+                    Some(now_ns.saturating_sub(self.tuning.window_since_ns).max(1));
+            }
+            self.tuning.window_since_ns = now_ns;
+            self.tuning.window_end = self.edge;
+        }
+    }
+
+    /// If the application read in a round trip more than half of what the buffer holds, the buffer is
+    /// what limits the sender: twice of what was read, and room for the growth meanwhile.
+    fn tune(&mut self, now_ns: u64) {
+        let Some(rtt_ns) = self.tuning.rtt_ns else { return };
+        let tuning = &mut self.tuning;
+        if now_ns.saturating_sub(tuning.since_ns) < rtt_ns {
+            return;
+        }
+        let read = self.read - tuning.read_then;
+        let segment = u64::from(self.acks.segment_bytes);
+        let wanted = (2 * read + 16 * segment).min(tuning.max);
+        tuning.wanted = tuning.wanted.max(wanted);
+        tuning.since_ns = now_ns;
+        tuning.read_then = self.read;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn receiver(capacity: u32, shift: u8) -> Receiver {
+        let mut receiver = Receiver::new(capacity, capacity, shift, 0);
+        receiver.synchronise(u32::MAX - 100, 1000);
+        receiver.announce(true);
+        receiver
+    }
+
+    #[test]
+    fn a_fin_counts_when_everything_before_it_is_there() {
+        let mut receiver = receiver(10_000, 0);
+        let start = receiver.next();
+        assert!(!receiver.place(start + 100, 50, true).advanced);
+        assert!(!receiver.is_finished());
+        assert!(receiver.place(start, 100, false).advanced);
+        receiver.place(start + 150, 0, true);
+        assert!(receiver.is_finished());
+        assert_eq!((receiver.next() - start, receiver.readable()), (151, 150));
+    }
+
+    #[test]
+    fn a_fin_in_the_midst_of_received_data_is_ignored() {
+        let mut receiver = receiver(10_000, 0);
+        let start = receiver.next();
+        receiver.place(start + 500, 100, false);
+        receiver.place(start, 10, true);
+        assert!(!receiver.is_finished());
+        assert_eq!(receiver.next() - start, 10);
+    }
+
+    #[test]
+    fn a_window_opens_by_a_segment_or_not_at_all() {
+        let mut receiver = receiver(10_000, 0);
+        let start = receiver.next();
+        for segment in 0..10 {
+            receiver.place(start + 1000 * segment, 1000, false);
+            receiver.note_data(0, 1000, 0, Placed::default());
+        }
+        assert_eq!(receiver.announce(true), 0);
+        assert!(!receiver.consume(0, 999));
+        assert_eq!(receiver.announce(true), 0);
+        assert!(receiver.consume(0, 1));
+        assert_eq!(receiver.announce(true), 1000);
+    }
+
+    proptest! {
+        #[test]
+        fn the_edge_never_moves_back_and_no_byte_is_kept_twice_or_beyond_the_buffer(
+            capacity in 500u32..100_000, shift in 0u8..10,
+            steps in proptest::collection::vec((0u64..3, 0u64..20_000, 0u64..3000), 1..80),
+        ) {
+            let mut receiver = receiver(capacity, shift);
+            let start = receiver.next();
+            let mut kept = std::collections::BTreeSet::new();
+            for (what, place, bytes) in steps {
+                match what {
+                    0 => {
+                        receiver.consume(0, bytes);
+                    }
+                    1 => {
+                        let edge = receiver.edge();
+                        let window = u64::from(receiver.announce(true)) << shift;
+                        prop_assert!(receiver.next() + window >= edge);
+                        prop_assert!(receiver.edge() - (receiver.read + receiver.capacity) < 1 << shift
+                            || receiver.edge() == edge || receiver.edge() - edge < 1 << shift);
+                    }
+                    _ => {
+                        let at = start + place;
+                        if let Some(keep) = receiver.place(at, bytes, false).keep {
+                            prop_assert_eq!(keep.offset, place + u64::from(keep.skip));
+                            for byte in keep.offset..keep.offset + u64::from(keep.bytes) {
+                                prop_assert!(kept.insert(byte), "twice");
+                            }
+                            let end = start + keep.offset + u64::from(keep.bytes);
+                            prop_assert!(end <= receiver.read + receiver.capacity);
+                        }
+                    }
+                }
+                let next = receiver.next() - start;
+                prop_assert!((0..next).all(|byte| kept.contains(&byte)));
+                prop_assert!(!kept.contains(&next));
+            }
+        }
+    }
+}

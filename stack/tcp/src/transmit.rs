@@ -1,0 +1,612 @@
+//! What is sent next: old before new, within what the peer, the path and the application allow.
+
+use base_wire::tcp_flag;
+
+use crate::connection::{Connection, State, TICK_NS};
+use crate::options::{Options, Timestamps};
+use crate::recovery::{Phase, TailProbe};
+use crate::segment::Ecn;
+use crate::timers::Cause;
+use crate::trace::Event;
+use crate::{Position, Segment};
+
+/// A segment to send, or several that differ only in their place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transmit {
+    /// The header of the first, and the payload of all.
+    pub segment: Segment,
+    /// Place of the payload in the stream that the application wrote.
+    pub offset: u64,
+    /// Payload of each segment; if [`Segment::payload_bytes`] is more, see [`Self::frames`].
+    pub segment_bytes: u32,
+    /// Its number: 1 for the first that this connection sent.
+    pub number: u64,
+}
+
+impl Transmit {
+    /// The segments one by one, as a link needs them that cannot cut: the payload in parts, FIN and PSH
+    /// on the last, CWR on the first (RFC 3168 §6.1.2).
+    pub fn frames(&self) -> impl Iterator<Item = Self> + use<> {
+        let whole = *self;
+        let (total, step) = (whole.segment.payload_bytes, whole.segment_bytes.max(1));
+        let count = total.div_ceil(step).max(1);
+        (0..count).map(move |index| {
+            let at = index * step;
+            let mut part = whole;
+            part.segment.sequence = whole.segment.sequence.wrapping_add(at);
+            part.segment.payload_bytes = (total - at).min(step);
+            part.offset = whole.offset + u64::from(at);
+            if index > 0 {
+                part.segment.flags &= !tcp_flag::CWR;
+                part.segment.urgent = whole.segment.urgent.saturating_sub(at as u16);
+                if part.segment.urgent == 0 {
+                    part.segment.flags &= !tcp_flag::URG;
+                }
+            }
+            if index + 1 < count {
+                part.segment.flags &= !(tcp_flag::FIN | tcp_flag::PSH);
+            }
+            part
+        })
+    }
+}
+
+/// What is to be sent that is no data.
+#[derive(Debug, Default)]
+pub(crate) struct Pending {
+    /// The first SYN.
+    pub(crate) open: bool,
+    reset: Option<(u32, Option<u32>)>,
+    pub(crate) tail_probe: bool,
+    pub(crate) window_probe: bool,
+    pub(crate) alive_probe: bool,
+}
+
+impl Pending {
+    /// A RST at `sequence`, which acknowledges `ack` if the segment it answers did not.
+    pub(crate) fn reset(&mut self, sequence: Position, ack: Option<Position>) {
+        self.reset = Some((sequence.wire(), ack.map(Position::wire)));
+    }
+
+    pub(crate) const fn quiet(&mut self) {
+        self.open = false;
+        self.tail_probe = false;
+        self.window_probe = false;
+        self.alive_probe = false;
+    }
+}
+
+/// The RST that answers a segment for which there is no connection (RFC 9293 §3.10.7.1); `None` for a
+/// RST, which nothing answers.
+pub fn reset_for(segment: &Segment) -> Option<Segment> {
+    if segment.has(tcp_flag::RST) {
+        return None;
+    }
+    let mut reset = Segment { flags: tcp_flag::RST, ..Segment::default() };
+    if segment.has(tcp_flag::ACK) {
+        reset.sequence = segment.acknowledgment;
+    } else {
+        reset.flags |= tcp_flag::ACK;
+        reset.acknowledgment = segment.sequence.wrapping_add(segment.sequence_bytes() as u32);
+    }
+    Some(reset)
+}
+
+/// What may be sent of new data.
+struct Offer {
+    bytes: u64,
+    /// Whether a FIN ends it.
+    fin: bool,
+}
+
+impl Connection {
+    /// The next thing to send at `now_ns`, if there is one; to be called until there is none, after
+    /// each batch of segments, each call of the application and each deadline.
+    ///
+    /// A batch of segments that arrived is answered by one acknowledgment, if this is called after
+    /// the batch and not after each (MUST-58, MUST-59).
+    pub fn poll_transmit(&mut self, now_ns: u64) -> Option<Transmit> {
+        if self.state != State::Closed {
+            self.expire(now_ns);
+        }
+        if let Some((sequence, ack)) = self.pending.reset.take() {
+            return Some(self.reset(now_ns, sequence, ack));
+        }
+        match self.state {
+            State::Closed => return None,
+            State::SynSent | State::SynReceived => return self.poll_open(now_ns),
+            _ => {}
+        }
+        self.poll_data(now_ns).or_else(|| self.poll_control(now_ns))
+    }
+
+    /// SYN, SYN-ACK, and their retransmissions.
+    fn poll_open(&mut self, now_ns: u64) -> Option<Transmit> {
+        let start = self.send.initial;
+        if std::mem::take(&mut self.pending.open) {
+            if self.map.is_empty() && self.map.start() == start {
+                let number = self.send.transmissions + 1;
+                self.map.push(start + 1, now_ns, number, 1);
+            }
+        } else if self.map.first_lost().is_some() {
+            self.note_again(now_ns, start..start + 1, 1);
+            // RFC 3168 §6.1.1.1: perhaps somebody on the way does not like it.
+            self.ecn.offered = false;
+        } else {
+            return std::mem::take(&mut self.receive.acks.now).then(|| self.syn(now_ns));
+        }
+        self.timers.start(now_ns);
+        self.arm_retransmission(now_ns);
+        Some(self.syn(now_ns))
+    }
+
+    fn syn(&mut self, now_ns: u64) -> Transmit {
+        let answers = self.state == State::SynReceived;
+        let mut flags = tcp_flag::SYN;
+        if answers {
+            flags |= tcp_flag::ACK;
+            flags |= if self.ecn.on { tcp_flag::ECE } else { 0 };
+        } else if self.ecn.offered {
+            flags |= tcp_flag::ECE | tcp_flag::CWR;
+        }
+        let shift = if answers { self.agreed_shift() } else { self.offered_shift() };
+        let options = Options {
+            mss: Some(self.config.own_mss()),
+            window_shift: shift,
+            sack_permitted: self.send.sack,
+            timestamps: self.clock.on.then(|| Timestamps {
+                value: self.clock.value(now_ns),
+                echo: if answers { self.clock.recent } else { 0 },
+            }),
+            ..Options::default()
+        };
+        let (window, acknowledgment) = if answers {
+            let window = self.receive.announce(false);
+            self.receive.acknowledged();
+            (window, self.receive.next().wire())
+        } else {
+            (self.receive.capacity().min(0xffff) as u16, 0)
+        };
+        let segment = Segment {
+            sequence: self.send.initial.wire(),
+            acknowledgment,
+            flags,
+            window,
+            options,
+            ..Segment::default()
+        };
+        self.leave(now_ns, segment, self.send.initial + 1)
+    }
+
+    fn offered_shift(&self) -> Option<u8> {
+        self.config.window_scaling.then_some(self.receive.shift)
+    }
+
+    /// The answer carries a shift only if the peer's SYN did (RFC 7323 §2.2).
+    fn agreed_shift(&self) -> Option<u8> {
+        self.offered_shift().filter(|_| self.send.scaling)
+    }
+
+    fn poll_data(&mut self, now_ns: u64) -> Option<Transmit> {
+        if std::mem::take(&mut self.pending.tail_probe)
+            && let Some(probe) = self.tail_probe(now_ns)
+        {
+            return Some(probe);
+        }
+        if self.timers.pace_ns > now_ns {
+            return None;
+        }
+        // Past: no deadline any more.
+        self.timers.pace_ns = 0;
+        if self.recovery.new_first
+            && let Some(new) = self.new_data(now_ns)
+        {
+            return Some(new);
+        }
+        self.old_data(now_ns).or_else(|| self.new_data(now_ns))
+    }
+
+    /// Whether something that was sent has not left this host.
+    pub(crate) fn pending_departure(&self) -> bool {
+        self.map.front().is_some_and(|front| front.number > self.send.departed)
+    }
+
+    pub(crate) fn front_is_full(&self) -> bool {
+        self.map.front().is_some_and(|front| front.end - self.map.start() >= self.window.segment)
+    }
+
+    /// Bytes that the congestion window still allows; at least a segment if nothing is under way.
+    fn window_room(&self) -> u64 {
+        let pipe = self.pipe();
+        let room = self.window.bytes.saturating_sub(pipe);
+        if pipe == 0 { room.max(self.window.segment) } else { room }
+    }
+
+    /// What was lost is sent again, oldest first.
+    fn old_data(&mut self, now_ns: u64) -> Option<Transmit> {
+        let (range, entry) = self.map.first_lost()?;
+        if entry.number > self.send.departed {
+            return None;
+        }
+        let segment = self.segment_bytes_now();
+        let room = self.window_room();
+        if room < segment.min(range.end - range.start) {
+            self.note_usage(true);
+            return None;
+        }
+        // What the window no longer covers is not sent again (MUST-34).
+        let edge = (self.map.start() + self.send.window.max(segment)).max(range.start + 1);
+        let end = range
+            .end
+            .min(edge)
+            .min(range.start + whole_segments(room, segment))
+            .min(range.start + self.unit_bytes(segment));
+        let bytes = end - range.start;
+        let segments = bytes.div_ceil(segment).max(1) as u16;
+        let at_front = range.start == self.map.start();
+        self.note_again(now_ns, range.start..end, segments);
+        if at_front {
+            self.timers.start(now_ns);
+        }
+        self.counts.retransmissions += 1;
+        self.recovery.forgiven = self.recovery.forgiven.saturating_sub(bytes);
+        let sent = self.payload(now_ns, range.start, end, false);
+        self.arm_retransmission(now_ns);
+        Some(sent)
+    }
+
+    fn note_again(&mut self, now_ns: u64, range: core::ops::Range<Position>, segments: u16) {
+        let (number, bytes) = (self.send.transmissions + 1, range.end - range.start);
+        let (sequence, end) = (range.start.wire(), range.end);
+        self.map.sent_again(range, now_ns, number, segments);
+        self.recovery.sent_again(end, segments, self.clock.value(now_ns));
+        self.recovery.sent(bytes);
+        self.counts.retransmitted_bytes += bytes;
+        self.trace.record(now_ns, Event::SentAgain, sequence, bytes as u32);
+    }
+
+    /// Payload of a segment that also carries the reports now owed.
+    fn segment_bytes_now(&self) -> u64 {
+        let blocks = if !self.send.sack {
+            0
+        } else {
+            let room = if self.clock.on { 3 } else { 4 };
+            (self.receive.held_stretches() + usize::from(self.receive.owes_report())).min(room)
+        };
+        let reports = if blocks > 0 { 4 + 8 * blocks as u64 } else { 0 };
+        // RFC 9293 §3.8.6.2.1: no more than half of the largest window, or a peer with a small buffer
+        // would be asked to take more than it ever offers.
+        let half = match self.send.window_max {
+            0..=536 => self.send.window_max.max(1),
+            max => max / 2,
+        };
+        self.window.segment.saturating_sub(reports).min(half).max(1)
+    }
+
+    /// Most bytes of a super-segment: whole segments.
+    fn unit_bytes(&self, segment: u64) -> u64 {
+        whole_segments(u64::from(self.config.super_segment_bytes), segment)
+    }
+
+    fn new_data(&mut self, now_ns: u64) -> Option<Transmit> {
+        let start = self.map.end();
+        let segment = self.segment_bytes_now();
+        self.restart_after_idle(now_ns);
+        if let Some(probe) = self.mtu_probe(now_ns, start) {
+            return Some(probe);
+        }
+        let offer = self.offer(now_ns, start, segment)?;
+        let end = start + offer.bytes + u64::from(offer.fin);
+        let segments = offer.bytes.div_ceil(segment).max(1) as u16;
+        if !offer.bytes.is_multiple_of(segment) || offer.bytes == 0 {
+            self.send.small = end;
+        }
+        let fresh = self.map.is_empty();
+        let sent = self.send_new(now_ns, start, end, segments);
+        if fresh {
+            self.timers.restart(now_ns);
+        }
+        Some(sent)
+    }
+
+    fn send_new(&mut self, now_ns: u64, start: Position, end: Position, segments: u16) -> Transmit {
+        self.map.push(end, now_ns, self.send.transmissions + 1, segments);
+        self.recovery.sent(end - start);
+        self.timers.start(now_ns);
+        self.usage.last_sent_ns = now_ns;
+        self.receive.answered(now_ns, self.config.ack_delay_ns);
+        self.note_usage(false);
+        if matches!(self.timers.retransmission, Some((Cause::Persist, _))) {
+            self.timers.retransmission = None;
+            self.timers.probes = 0;
+        }
+        self.fin_sent(now_ns, end);
+        let sent = self.payload(now_ns, start, end, true);
+        self.arm_retransmission(now_ns);
+        sent
+    }
+
+    /// States after CLOSE (RFC 9293 §3.10.4).
+    fn fin_sent(&mut self, now_ns: u64, end: Position) {
+        if !self.send.fin || end <= self.send.written {
+            return;
+        }
+        match self.state {
+            State::Established => self.enter(now_ns, State::FinWait1),
+            State::CloseWait => self.enter(now_ns, State::LastAck),
+            _ => {}
+        }
+    }
+
+    /// How much new data may go, and whether it is worth a segment.
+    fn offer(&mut self, now_ns: u64, start: Position, segment: u64) -> Option<Offer> {
+        let unsent = self.send.written - start.max(self.send.initial + 1);
+        let fin_due = self.send.fin && start <= self.send.written;
+        if unsent == 0 && !fin_due {
+            return None;
+        }
+        let edge = self.map.start() + self.send.window;
+        let open = edge - start;
+        if open < segment.min(unsent + u64::from(fin_due)) && self.map.is_empty() {
+            self.arm_persist(now_ns);
+        }
+        let room = self.window_room();
+        let limit = open.min(room).min(self.unit_bytes(segment));
+        let mut bytes = unsent.min(limit);
+        if bytes < unsent || !self.may_send_small(start + bytes, segment, bytes) {
+            bytes -= bytes % segment;
+        }
+        let fin = fin_due && bytes == unsent && open > bytes;
+        if bytes == 0 && !(fin && unsent == 0) {
+            if unsent > 0 && open >= segment.min(unsent) && room < segment.min(unsent) {
+                self.note_usage(true);
+            }
+            return None;
+        }
+        // FIN alone has no weight.
+        Some(Offer { bytes, fin })
+    }
+
+    /// Whether what ends at `end` may go although its last segment is not full (RFC 9293 §3.7.4 and
+    /// §3.8.6.2.1): nothing follows anyway, the application wants it so, or no other small segment
+    /// is under way.
+    fn may_send_small(&self, end: Position, segment: u64, bytes: u64) -> bool {
+        if bytes.is_multiple_of(segment) {
+            return true;
+        }
+        let last = self.send.fin && end == self.send.written;
+        let urgent = self.send.urgent.is_some_and(|urgent| urgent > self.map.end());
+        let small_under_way = self.send.small > self.map.start();
+        last || urgent || (!self.send.cork && (self.send.no_delay || !small_under_way))
+    }
+
+    /// A connection that was idle does not know the path any more (RFC 5681 §4.1): the window halves
+    /// for every time-out that passed, down to the initial one (RFC 2861).
+    fn restart_after_idle(&mut self, now_ns: u64) {
+        if !self.map.is_empty() || self.unsent() == 0 {
+            return;
+        }
+        let idle_ns = now_ns.saturating_sub(self.usage.last_sent_ns);
+        let timeout_ns = self.rtt.timeout_ns(&self.rto_bounds()).max(1);
+        if idle_ns < timeout_ns || self.rtt.smoothed_ns().is_none() {
+            return;
+        }
+        let halvings = (idle_ns / timeout_ns).min(60) as u32;
+        let initial = crate::congestion::Window::initial(self.window.segment).bytes;
+        let used = self.window.bytes;
+        self.window.threshold = self.window.threshold.max(used / 4 * 3);
+        self.window.bytes = (used >> halvings).max(initial.min(used));
+        self.usage.last_sent_ns = now_ns;
+        self.usage.flight_max = 0;
+    }
+
+    /// Remembers how much of the congestion window is in use.
+    pub(crate) fn note_usage(&mut self, limited: bool) {
+        let flight = self.map.in_flight();
+        let usage = &mut self.usage;
+        if self.map.start() >= usage.until
+            || limited
+            || (!usage.limited && flight > usage.flight_max)
+        {
+            usage.limited = limited;
+            usage.flight_max = flight;
+            usage.until = self.map.end();
+        }
+    }
+
+    /// A larger packet than is known to arrive (RFC 4821 §7.5), if there is data for it and for what is
+    /// needed to notice its loss.
+    fn mtu_probe(&mut self, now_ns: u64, start: Position) -> Option<Transmit> {
+        if self.recovery.phase() != Phase::Open || self.map.sacked() > 0 || !self.send.sack {
+            return None;
+        }
+        let mtu = self.path.next_probe(now_ns)?;
+        let more = u64::from(mtu.saturating_sub(self.path.mtu()));
+        let bytes = self.window.segment + more;
+        let needed = bytes + 5 * self.window.segment;
+        let open = (self.map.start() + self.send.window) - start;
+        let fits = u64::from(self.send.mss) >= bytes && self.unsent() >= needed;
+        if !fits || open < needed || self.window_room() < bytes || self.window.bytes < needed {
+            return None;
+        }
+        let end = start + bytes;
+        self.path.probing(start..end, mtu);
+        let mut sent = self.send_new(now_ns, start, end, 1);
+        sent.segment_bytes = bytes as u32;
+        Some(sent)
+    }
+
+    /// RFC 8985 §7.3: new data if there is some, or the last segment again.
+    fn tail_probe(&mut self, now_ns: u64) -> Option<Transmit> {
+        if self.map.is_empty() {
+            return None;
+        }
+        self.counts.probes += 1;
+        let (start, segment) = (self.map.end(), self.segment_bytes_now());
+        let open = (self.map.start() + self.send.window) - start;
+        let bytes = self.unsent().min(segment);
+        let probe = if bytes > 0 && open >= bytes {
+            let fin = self.send.fin && bytes == self.unsent() && open > bytes;
+            let end = start + bytes + u64::from(fin);
+            self.recovery.tail = Some(TailProbe { end, again: false });
+            self.send_new(now_ns, start, end, 1)
+        } else {
+            let (last, entry) = self.map.back()?;
+            let end = entry.end;
+            if entry.number > self.send.departed {
+                return None;
+            }
+            let from = last.max(end.before(segment));
+            self.recovery.tail = Some(TailProbe { end, again: true });
+            self.note_again(now_ns, from..end, 1);
+            self.payload(now_ns, from, end, false)
+        };
+        self.trace.record(
+            now_ns,
+            Event::Probed,
+            probe.segment.sequence,
+            probe.segment.payload_bytes,
+        );
+        // The time-out runs from the probe on.
+        self.timers.restart_timeout(now_ns);
+        self.arm_retransmission(now_ns);
+        Some(probe)
+    }
+
+    /// Probes and acknowledgments.
+    fn poll_control(&mut self, now_ns: u64) -> Option<Transmit> {
+        if std::mem::take(&mut self.pending.window_probe) {
+            return self.window_probe(now_ns);
+        }
+        if std::mem::take(&mut self.pending.alive_probe) {
+            // MUST-26 and RFC 9293 §3.8.4: a number the peer has acknowledged makes it answer.
+            return Some(self.empty(now_ns, self.map.end().before(1)));
+        }
+        if self.receive.acks.repeats > 1 && !self.send.sack {
+            let repeats = self.receive.acks.repeats - 1;
+            let ack = self.empty(now_ns, self.map.end());
+            (self.receive.acks.repeats, self.receive.acks.now) = (repeats, true);
+            return Some(ack);
+        }
+        let due = self.receive.acks.now;
+        due.then(|| self.empty(now_ns, self.map.end()))
+    }
+
+    fn window_probe(&mut self, now_ns: u64) -> Option<Transmit> {
+        self.arm_persist(now_ns);
+        if !self.map.is_empty() {
+            return None;
+        }
+        let start = self.map.end();
+        let bytes = self.unsent().min(self.send.window).min(self.window.segment);
+        if bytes > 0 {
+            // The window is open, only not by a segment (MUST-38's override).
+            let fin = self.send.fin && bytes == self.unsent() && self.send.window > bytes;
+            return Some(self.send_new(now_ns, start, start + bytes + u64::from(fin), 1));
+        }
+        Some(self.empty(now_ns, start.before(1)))
+    }
+
+    /// A segment without payload.
+    fn empty(&mut self, now_ns: u64, sequence: Position) -> Transmit {
+        let segment = self.compose(now_ns, sequence, tcp_flag::ACK);
+        self.leave(now_ns, segment, self.send.written)
+    }
+
+    /// A segment with what lies between `start` and `end`, FIN included.
+    fn payload(&mut self, now_ns: u64, start: Position, end: Position, new: bool) -> Transmit {
+        let data_end = end.min(self.send.written);
+        let mut flags = tcp_flag::ACK;
+        if end > self.send.written {
+            flags |= tcp_flag::FIN;
+        }
+        let pushed = start < self.send.push && self.send.push <= data_end;
+        if pushed || (data_end == self.send.written && data_end > start) {
+            flags |= tcp_flag::PSH;
+        }
+        if new && std::mem::take(&mut self.ecn.reduced) {
+            flags |= tcp_flag::CWR;
+        }
+        let segment_bytes = self.segment_bytes_now() as u32;
+        let mut segment = self.compose(now_ns, start, flags);
+        segment.payload_bytes = (data_end - start) as u32;
+        if self.ecn.on && new && segment.payload_bytes > 0 {
+            // RFC 3168 §6.1.5: nothing that is sent again is marked as capable.
+            segment.ecn = Ecn::Capable;
+        }
+        if let Some(urgent) = self.send.urgent.filter(|urgent| *urgent > start) {
+            segment.flags |= tcp_flag::URG;
+            segment.urgent = (urgent - start).min(0xffff) as u16;
+        }
+        self.pace(now_ns, u64::from(segment.payload_bytes));
+        let mut sent = self.leave(now_ns, segment, start);
+        sent.segment_bytes = segment_bytes;
+        sent
+    }
+
+    /// A header with everything that every segment of a synchronised connection has; it acknowledges
+    /// all that has arrived.
+    fn compose(&mut self, now_ns: u64, sequence: Position, mut flags: u8) -> Segment {
+        let mut options = Options::default();
+        if self.clock.on {
+            // RFC 7323 §3.2: in every segment, once agreed on.
+            options.timestamps =
+                Some(Timestamps { value: self.clock.value(now_ns), echo: self.clock.recent });
+        }
+        if self.send.sack && (self.receive.has_gaps() || self.receive.owes_report()) {
+            options.sack = self.receive.report();
+        }
+        if self.ecn.on && self.ecn.echo {
+            flags |= tcp_flag::ECE;
+        }
+        let window = self.receive.announce(true);
+        self.receive.acknowledged();
+        Segment {
+            sequence: sequence.wire(),
+            acknowledgment: self.receive.next().wire(),
+            flags,
+            window,
+            options,
+            ..Segment::default()
+        }
+    }
+
+    fn reset(&mut self, now_ns: u64, sequence: u32, ack: Option<u32>) -> Transmit {
+        let segment = Segment {
+            sequence,
+            acknowledgment: ack.unwrap_or(0),
+            flags: tcp_flag::RST | if ack.is_some() { tcp_flag::ACK } else { 0 },
+            ..Segment::default()
+        };
+        self.leave(now_ns, segment, self.send.written)
+    }
+
+    fn leave(&mut self, now_ns: u64, segment: Segment, start: Position) -> Transmit {
+        self.send.transmissions += 1;
+        self.counts.segments_out += 1;
+        let (sequence, bytes) = (segment.sequence, segment.payload_bytes);
+        self.trace.segment(now_ns, Event::Sent, segment.flags, sequence, bytes);
+        Transmit {
+            segment,
+            offset: start - (self.send.initial + 1),
+            segment_bytes: self.window.segment as u32,
+            number: self.send.transmissions,
+        }
+    }
+
+    /// Sets when the next payload may leave, if there is a rate to keep.
+    fn pace(&mut self, now_ns: u64, bytes: u64) {
+        let rates = [self.config.pacing_bytes_per_second, self.control.pacing_bytes_per_second()];
+        let Some(rate) = rates.into_iter().flatten().min() else { return };
+        let span = u128::from(bytes) * 1_000_000_000 / u128::from(rate.max(1));
+        let span = u64::try_from(span).unwrap_or(u64::MAX / 4);
+        // A late call is not made up for, but for a tick.
+        self.timers.pace_ns = self.timers.pace_ns.max(now_ns.saturating_sub(TICK_NS)) + span;
+    }
+}
+
+/// `bytes` rounded down to whole segments, but one at least.
+const fn whole_segments(bytes: u64, segment: u64) -> u64 {
+    let whole = bytes - bytes % segment;
+    if whole == 0 { segment } else { whole }
+}

@@ -1,0 +1,376 @@
+//! One end of a connection: an application that writes a known stream and checks the other's.
+
+use std::net::Ipv4Addr;
+
+use base_wire::{
+    ETHERNET_BYTES, EtherType, Ethernet, Header, IPV4_BYTES, Ipv4, Mac, Protocol, TCP_BYTES, Tcp,
+    checksum, pseudo_header,
+};
+use stack_tcp::{
+    Config, Connection, Ecn, HEADER_BYTES_MAX, Identity, ReceiveRing, Segment, SendRing, State,
+    Stream, Transmit, reset_for,
+};
+use zerocopy::IntoBytes;
+use zerocopy::byteorder::network_endian::U16;
+
+use super::byte_at;
+
+/// An IPv4 packet.
+pub type RawPacket = Vec<u8>;
+
+/// What the application at one end does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Behaviour {
+    /// Bytes it writes before it closes its half.
+    pub writes: u64,
+    /// Bytes it writes at a time.
+    pub chunk: usize,
+    /// Time between two chunks.
+    pub write_every_ns: u64,
+    /// Bytes it reads at a time.
+    pub read_chunk: usize,
+    /// Time between two reads.
+    pub read_every_ns: u64,
+    /// When it closes altogether, whatever was written and read; `None` for never.
+    pub closes_at_ns: Option<u64>,
+    /// Bytes of its send buffer.
+    pub send_bytes: usize,
+}
+
+impl Behaviour {
+    /// Writes `bytes` and reads everything, as fast as it can.
+    pub const fn sends(bytes: u64) -> Self {
+        Self {
+            writes: bytes,
+            chunk: 1 << 16,
+            write_every_ns: 0,
+            read_chunk: usize::MAX,
+            read_every_ns: 0,
+            closes_at_ns: None,
+            send_bytes: 1 << 20,
+        }
+    }
+}
+
+/// How far an application got.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Bytes written.
+    pub written: u64,
+    /// Bytes read, all of them right.
+    pub read: u64,
+    /// Whether the end of the other's stream was read.
+    pub ended: bool,
+    /// First byte that was wrong.
+    pub wrong: Option<u64>,
+    /// When something was read last.
+    pub last_read_ns: u64,
+}
+
+/// What speaks TCP at one end.
+pub trait Host {
+    /// Takes a packet in.
+    fn arrive(&mut self, now_ns: u64, packet: &[u8]);
+
+    /// Does what is due, and passes packets to send to `out`.
+    fn poll(&mut self, now_ns: u64, out: &mut dyn FnMut(RawPacket));
+
+    /// When to be called again although nothing arrives.
+    fn deadline(&self) -> Option<u64>;
+
+    /// How far the application got.
+    fn progress(&self) -> Progress;
+
+    /// Whether the connection is over, in order or not.
+    fn is_over(&self) -> bool;
+
+    /// Whether it ended before its time, and why.
+    fn failure(&self) -> Option<String>;
+}
+
+/// A host with our engine.
+#[derive(Debug)]
+pub struct Engine {
+    side: u8,
+    address: Ipv4Addr,
+    peer: Ipv4Addr,
+    ports: (u16, u16),
+    config: Config,
+    identity: Identity,
+    behaviour: Behaviour,
+    stream: Option<Stream<SendRing, ReceiveRing>>,
+    progress: Progress,
+    next_write_ns: u64,
+    next_read_ns: u64,
+    closed: bool,
+    /// Segments for which there was no connection.
+    resets: Vec<Segment>,
+    /// Packets that were damaged.
+    pub damaged: u64,
+}
+
+impl Engine {
+    /// A host at end `side` (0 or 1) of the wire; the connection begins with a [`Engine::connect`] or with
+    /// the peer's.
+    pub fn new(side: u8, config: Config, behaviour: Behaviour, isn: u32) -> Self {
+        let address = |side: u8| Ipv4Addr::new(10, 0, 0, 1 + side);
+        let port = |side: u8| 4000 + u16::from(side);
+        Self {
+            side,
+            address: address(side),
+            peer: address(1 - side),
+            ports: (port(side), port(1 - side)),
+            config,
+            identity: Identity { initial_sequence: isn, timestamp_offset: isn.rotate_left(16) },
+            behaviour,
+            stream: None,
+            progress: Progress::default(),
+            next_write_ns: 0,
+            next_read_ns: 0,
+            closed: false,
+            resets: Vec::new(),
+            damaged: 0,
+        }
+    }
+
+    /// Begins to open the connection.
+    pub fn connect(&mut self, now_ns: u64) {
+        let connection = Connection::connect(now_ns, self.config.clone(), self.identity);
+        self.join(connection);
+    }
+
+    fn join(&mut self, connection: Connection) {
+        let (first, max) = (self.config.receive_bytes, self.config.receive_bytes_max);
+        let send = SendRing::new(self.behaviour.send_bytes);
+        let receive = ReceiveRing::new(first as usize, max as usize);
+        self.stream = Some(Stream::new(connection, send, receive));
+    }
+
+    /// The connection, once there is one.
+    pub fn connection(&self) -> Option<&Connection> {
+        self.stream.as_ref().map(|stream| &stream.connection)
+    }
+
+    /// The connection, to do with it what the application would.
+    pub fn connection_mut(&mut self) -> Option<&mut Connection> {
+        self.stream.as_mut().map(|stream| &mut stream.connection)
+    }
+
+    fn work(&mut self, now_ns: u64) {
+        let Some(stream) = &mut self.stream else { return };
+        self.progress.read_from(stream, self.side, now_ns, &self.behaviour, &mut self.next_read_ns);
+        let behaviour = &self.behaviour;
+        if behaviour.closes_at_ns.is_some_and(|at| at <= now_ns) && !self.closed {
+            self.closed = true;
+            stream.connection.close(now_ns);
+        }
+        while !self.closed && stream.is_writable() && now_ns >= self.next_write_ns {
+            let left = behaviour.writes - self.progress.written;
+            if left == 0 {
+                self.closed = true;
+                stream.connection.shut_down(now_ns);
+                break;
+            }
+            let bytes = left.min(behaviour.chunk as u64);
+            let from = self.progress.written;
+            let chunk: Vec<u8> =
+                (from..from + bytes).map(|offset| byte_at(self.side, offset)).collect();
+            match stream.write(&chunk, false) {
+                Ok(0) | Err(_) => break,
+                Ok(taken) => self.progress.written += taken as u64,
+            }
+            self.next_write_ns = now_ns + behaviour.write_every_ns;
+            if behaviour.write_every_ns > 0 {
+                break;
+            }
+        }
+    }
+
+    /// Header, header, payload.
+    fn packet(&self, transmit: &Transmit) -> RawPacket {
+        let bytes = transmit.segment.payload_bytes as usize;
+        let parts = match &self.stream {
+            Some(stream) if bytes > 0 => stream.send.parts(transmit.offset, bytes),
+            _ => [&[][..]; 2],
+        };
+        packet((self.address, self.peer), self.ports, &transmit.segment, &parts)
+    }
+}
+
+impl Progress {
+    fn read_from(
+        &mut self,
+        stream: &mut Stream<SendRing, ReceiveRing>,
+        side: u8,
+        now_ns: u64,
+        behaviour: &Behaviour,
+        next_ns: &mut u64,
+    ) {
+        let mut out = [0; 4096];
+        while now_ns >= *next_ns {
+            let want = behaviour.read_chunk.min(out.len());
+            let bytes = stream.read(now_ns, &mut out[..want]);
+            self.check(1 - side, now_ns, &out[..bytes]);
+            self.ended |= stream.connection.is_at_end();
+            if bytes == 0 {
+                break;
+            }
+            *next_ns = now_ns + behaviour.read_every_ns;
+        }
+    }
+
+    pub(super) fn check(&mut self, from: u8, now_ns: u64, bytes: &[u8]) {
+        for (byte, offset) in bytes.iter().zip(self.read..) {
+            if *byte != byte_at(from, offset) {
+                self.wrong.get_or_insert(offset);
+            }
+        }
+        self.read += bytes.len() as u64;
+        if !bytes.is_empty() {
+            self.last_read_ns = now_ns;
+        }
+    }
+}
+
+impl Host for Engine {
+    fn arrive(&mut self, now_ns: u64, packet: &[u8]) {
+        let Some((ports, segment, payload)) = unwrap(packet) else {
+            self.damaged += 1;
+            return;
+        };
+        if ports != (self.ports.1, self.ports.0) {
+            self.damaged += 1;
+            return;
+        }
+        if self.stream.is_none()
+            && let Some(connection) =
+                Connection::accept(now_ns, self.config.clone(), self.identity, &segment)
+        {
+            self.join(connection);
+            return;
+        }
+        match &mut self.stream {
+            Some(stream) if stream.connection.state() != State::Closed => {
+                stream.on_segment(now_ns, &segment, payload);
+            }
+            _ => self.resets.extend(reset_for(&segment)),
+        }
+    }
+
+    fn poll(&mut self, now_ns: u64, out: &mut dyn FnMut(RawPacket)) {
+        for segment in std::mem::take(&mut self.resets) {
+            out(packet((self.address, self.peer), self.ports, &segment, &[]));
+        }
+        loop {
+            self.work(now_ns);
+            let Some(stream) = &mut self.stream else { return };
+            let Some(transmit) = stream.poll_transmit(now_ns) else { return };
+            for frame in transmit.frames() {
+                out(self.packet(&frame));
+            }
+        }
+    }
+
+    fn deadline(&self) -> Option<u64> {
+        let stream = self.stream.as_ref()?;
+        let unfinished = !self.closed && self.next_write_ns > 0;
+        let connection = &stream.connection;
+        let reads = connection.readable() > 0 || connection.is_finished() && !self.progress.ended;
+        let closes = self.behaviour.closes_at_ns.filter(|_| !self.closed);
+        [
+            stream.connection.next_deadline(),
+            (unfinished && stream.is_writable()).then_some(self.next_write_ns),
+            reads.then_some(self.next_read_ns),
+            closes,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn progress(&self) -> Progress {
+        self.progress
+    }
+
+    fn is_over(&self) -> bool {
+        // Without a connection it is over if it is for the other end.
+        self.stream.as_ref().is_none_or(|stream| {
+            let connection = &stream.connection;
+            matches!(connection.state(), State::Closed | State::TimeWait)
+                && (self.progress.ended || connection.readable() == 0 && !connection.is_finished())
+        })
+    }
+
+    fn failure(&self) -> Option<String> {
+        self.stream.as_ref()?.connection.error().map(|error| error.to_string())
+    }
+}
+
+/// Builds a packet, checksums included.
+pub fn packet(
+    (source, destination): (Ipv4Addr, Ipv4Addr),
+    ports: (u16, u16),
+    segment: &Segment,
+    payload: &[&[u8]],
+) -> RawPacket {
+    let mut header = [0; HEADER_BYTES_MAX];
+    let header_bytes = segment.write(ports, &mut header);
+    let mut tcp = header[..header_bytes].to_vec();
+    payload.iter().for_each(|part| tcp.extend_from_slice(part));
+    let pseudo = pseudo_header(source.into(), destination.into(), Protocol::TCP, tcp.len() as u32);
+    let sum = checksum::finish(pseudo.unwrap_or(0) + checksum::sum(&tcp));
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+    let mut ip = Ipv4::new(source, destination, Protocol::TCP, tcp.len() as u16);
+    ip.tos = segment.ecn.bits();
+    ip.fill_checksum();
+    [ip.as_bytes(), &tcp].concat()
+}
+
+/// Takes a packet apart; `None` if it is damaged.
+pub fn unwrap(packet: &[u8]) -> Option<((u16, u16), Segment, &[u8])> {
+    let (ip, _) = Ipv4::split(packet)?;
+    let total = usize::from(ip.total_bytes.get());
+    let sound = ip.version_ihl == 0x45
+        && checksum::is_valid(checksum::sum(ip.as_bytes()))
+        && ip.protocol == Protocol::TCP
+        && total >= IPV4_BYTES + TCP_BYTES;
+    let tcp = packet.get(IPV4_BYTES..total).filter(|_| sound)?;
+    let pseudo = pseudo_header(
+        ip.source().into(),
+        ip.destination().into(),
+        Protocol::TCP,
+        tcp.len() as u32,
+    )?;
+    if !checksum::is_valid(pseudo + checksum::sum(tcp)) {
+        return None;
+    }
+    let (ports, segment, header_bytes) =
+        Segment::parse(tcp, tcp.len(), Ecn::from_tos(ip.tos)).ok()?;
+    Some((ports, segment, tcp.get(header_bytes..)?))
+}
+
+/// The frame of a packet.
+pub fn frame(packet: &[u8]) -> Vec<u8> {
+    let header =
+        Ethernet { destination: Mac([2; 6]), source: Mac([2; 6]), ether_type: EtherType::IPV4 };
+    [header.as_bytes(), packet].concat()
+}
+
+/// The packet of a frame.
+pub fn packet_of(frame: &[u8]) -> &[u8] {
+    frame.get(ETHERNET_BYTES..).unwrap_or(&[])
+}
+
+/// The checksum of a packet that a test has changed, put right.
+pub fn mend(packet: &mut [u8]) {
+    let Some((ip, _)) = Ipv4::split(packet) else { return };
+    let (source, destination) = (ip.source(), ip.destination());
+    let Some(tcp) = packet.get_mut(IPV4_BYTES..) else { return };
+    let Some((header, _)) = Tcp::split(tcp) else { return };
+    let blank = Tcp { checksum: U16::ZERO, ..*header };
+    let _ = blank.put(tcp);
+    let bytes = tcp.len() as u32;
+    let pseudo = pseudo_header(source.into(), destination.into(), Protocol::TCP, bytes);
+    let sum = checksum::finish(pseudo.unwrap_or(0) + checksum::sum(tcp));
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+}
