@@ -6,6 +6,10 @@
 
 #![forbid(unsafe_code)]
 
+mod tcp;
+
+pub use tcp::tcp;
+
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::Ordering::Relaxed;
 
@@ -21,12 +25,13 @@ use rbuf_channel::{Data, End, HeapData, HeapWords, IoRec, Pair, block_words};
 pub type Body = fn(&[u8]);
 
 /// Every target: its name, which is that of its corpus, and its body.
-pub const TARGETS: [(&str, Body); 5] = [
+pub const TARGETS: [(&str, Body); 6] = [
     ("iorec", iorec),
     ("receive", receive),
     ("transmit", transmit),
     ("message", message),
     ("last_resort", last_resort),
+    ("tcp", tcp),
 ];
 
 const US: Mac = Mac([2, 0, 0, 0, 0, 1]);

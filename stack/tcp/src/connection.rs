@@ -14,7 +14,7 @@ use crate::trace::{Event, Trace};
 use crate::transmit::Pending;
 use crate::{Position, Segment};
 
-/// State of a connection (RFC 9293 §3.3.2). LISTEN is a listener's.
+/// State of a connection (RFC 9293 §3.3.2). LISTEN is a [`Listener`](crate::Listener)'s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum State {
     /// A SYN was sent.
@@ -475,6 +475,7 @@ impl Connection {
             receive_bytes: self.receive.capacity(),
             unsent_bytes: self.unsent(),
             held_stretches: self.receive.held_stretches() as u32,
+            map_entries: self.map.entries() as u32,
             timestamps: self.clock.on,
             sack: self.send.sack,
             ecn: self.ecn.on,
@@ -527,6 +528,8 @@ pub struct Info {
     pub unsent_bytes: u64,
     /// Stretches received out of order.
     pub held_stretches: u32,
+    /// Entries of the send map.
+    pub map_entries: u32,
     /// Whether timestamps are in use.
     pub timestamps: bool,
     /// Whether selective acknowledgments are.

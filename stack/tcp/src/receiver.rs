@@ -186,7 +186,7 @@ impl Receiver {
         if range.start < range.end {
             placed = self.keep(start, range);
         }
-        if fin && self.fin.is_none() && end <= limit {
+        if fin && self.fin.is_none() && (self.next..=limit).contains(&end) {
             // A FIN in the midst of what was received already is a lie.
             self.fin = self.held.end().is_none_or(|held| held <= end).then_some(end);
         }
@@ -229,7 +229,7 @@ impl Receiver {
     /// The application has read `bytes`; whether the window opens so much that the peer should hear
     /// of it (RFC 9293 §3.8.6.2.2, MUST-39).
     pub(crate) fn consume(&mut self, now_ns: u64, bytes: u64) -> bool {
-        self.read = self.read + bytes.min(self.readable());
+        self.read += bytes.min(self.readable());
         self.tune(now_ns);
         self.opens()
     }
@@ -399,6 +399,9 @@ mod tests {
         receiver.place(start, 10, true);
         assert!(!receiver.is_finished());
         assert_eq!(receiver.next() - start, 10);
+        receiver.place(start + 10, 490, true);
+        assert!(!receiver.is_finished(), "what follows was there before it");
+        assert_eq!((receiver.next() - start, receiver.readable()), (600, 600));
     }
 
     #[test]

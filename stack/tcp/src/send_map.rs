@@ -115,6 +115,11 @@ impl SendMap {
         self.lost
     }
 
+    /// How many entries there are.
+    pub(crate) fn entries(&self) -> usize {
+        self.entries.len()
+    }
+
     /// The oldest entry.
     pub(crate) fn front(&self) -> Option<&Entry> {
         self.entries.front()

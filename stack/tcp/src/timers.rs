@@ -121,7 +121,8 @@ impl Connection {
     }
 
     fn wants_to_send(&self) -> bool {
-        self.map.lost() > 0 || self.unsent() > 0
+        let fin_due = self.send.fin && self.map.end() <= self.send.written;
+        self.map.lost() > 0 || self.unsent() > 0 || fin_due
     }
 
     /// Sets what a retransmission waits for.

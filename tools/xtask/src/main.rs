@@ -1,4 +1,4 @@
-//! Chores of the workspace: `cargo run -p xtask -- tidy | bench | fuzz`.
+//! Chores of the workspace: `cargo run -p xtask -- tidy | bench | simulate | fuzz`.
 
 #![forbid(unsafe_code)]
 
@@ -17,6 +17,15 @@ enum Chore {
     Tidy,
     /// Run the benches.
     Bench,
+    /// Two TCP stacks over wires that are as bad as it gets, in virtual time; prints the seeds that fail.
+    Simulate {
+        /// How many seeds to try.
+        #[arg(long, default_value_t = 10_000)]
+        seeds: u32,
+        /// The first seed.
+        #[arg(long, default_value_t = 0)]
+        seed: u64,
+    },
     /// Fuzz a target with a coverage-guided engine; needs `cargo fuzz` and a nightly toolchain.
     Fuzz {
         /// Name of the target, as in `fuzz/engine/fuzz_targets`.
@@ -31,6 +40,16 @@ fn main() -> Result<ExitCode> {
     match Chore::parse() {
         Chore::Tidy => return tidy::run(),
         Chore::Bench => run("cargo", &["bench", "--workspace"])?,
+        Chore::Simulate { seeds, seed } => {
+            let status = Command::new("cargo")
+                .args(["test", "--release", "-p", "tools-sim", "--test", "tcp", "every_byte"])
+                .args(["--", "--nocapture"])
+                .env("PLUMB_SEEDS", seeds.to_string())
+                .env("PLUMB_SEED", seed.to_string())
+                .status()
+                .context("cannot run cargo")?;
+            ensure!(status.success(), "some seeds failed; they are printed above");
+        }
         Chore::Fuzz { target, seconds } => {
             let (corpus, limit) =
                 (format!("fuzz/corpus/{target}"), format!("-max_total_time={seconds}"));

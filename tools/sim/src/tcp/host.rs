@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use base_wire::{
-    ETHERNET_BYTES, EtherType, Ethernet, Header, IPV4_BYTES, Ipv4, Mac, Protocol, TCP_BYTES, Tcp,
+    ETHERNET_BYTES, EtherType, Ethernet, Header, IPV4_BYTES, Ipv4, Mac, Protocol, TCP_BYTES,
     checksum, pseudo_header,
 };
 use stack_tcp::{
@@ -11,7 +11,6 @@ use stack_tcp::{
     Stream, Transmit, reset_for,
 };
 use zerocopy::IntoBytes;
-use zerocopy::byteorder::network_endian::U16;
 
 use super::byte_at;
 
@@ -219,7 +218,8 @@ impl Progress {
         }
     }
 
-    pub(super) fn check(&mut self, from: u8, now_ns: u64, bytes: &[u8]) {
+    /// Takes bytes that were read; `from` says whose they are.
+    pub fn check(&mut self, from: u8, now_ns: u64, bytes: &[u8]) {
         for (byte, offset) in bytes.iter().zip(self.read..) {
             if *byte != byte_at(from, offset) {
                 self.wrong.get_or_insert(offset);
@@ -359,18 +359,4 @@ pub fn frame(packet: &[u8]) -> Vec<u8> {
 /// The packet of a frame.
 pub fn packet_of(frame: &[u8]) -> &[u8] {
     frame.get(ETHERNET_BYTES..).unwrap_or(&[])
-}
-
-/// The checksum of a packet that a test has changed, put right.
-pub fn mend(packet: &mut [u8]) {
-    let Some((ip, _)) = Ipv4::split(packet) else { return };
-    let (source, destination) = (ip.source(), ip.destination());
-    let Some(tcp) = packet.get_mut(IPV4_BYTES..) else { return };
-    let Some((header, _)) = Tcp::split(tcp) else { return };
-    let blank = Tcp { checksum: U16::ZERO, ..*header };
-    let _ = blank.put(tcp);
-    let bytes = tcp.len() as u32;
-    let pseudo = pseudo_header(source.into(), destination.into(), Protocol::TCP, bytes);
-    let sum = checksum::finish(pseudo.unwrap_or(0) + checksum::sum(tcp));
-    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
 }
