@@ -9,7 +9,7 @@
 
 use plumb_net::layer::{Ether, Incoming, Layer, Outgoing, SendError, Udp};
 use plumb_net::{Endpoints, Fib, Host, Options, Sap, Transport};
-use rbuf_channel::Fault;
+use rbuf_channel::{Buffer, Fault};
 
 /// Puts a number of eight bytes in front of every packet.
 struct Numbered<L> {
@@ -56,8 +56,8 @@ impl<L: Layer> Layer for Numbered<L> {
         Ok(Some(packet))
     }
 
-    fn give_back(&mut self, packet: Incoming<L::Area>) -> Result<(), Fault> {
-        self.lower.give_back(packet)
+    fn release(&mut self, buffer: Buffer) -> Result<(), Fault> {
+        self.lower.release(buffer)
     }
 
     fn reorganise(&mut self, fib: &Fib) {

@@ -24,6 +24,12 @@ pub fn sum(bytes: &[u8]) -> u64 {
     u64::from(u16::from_be(fold(total)))
 }
 
+/// The sum of bytes that begin at an odd place, given their sum (RFC 1071 §2(B): byte order does not
+/// matter, so their bytes are swapped).
+pub const fn shifted(sum: u64) -> u64 {
+    fold(sum).swap_bytes() as u64
+}
+
 /// The checksum field for a sum: its complement, folded to 16 bits.
 pub const fn finish(sum: u64) -> u16 {
     !fold(sum)
@@ -65,6 +71,12 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn parts_of_odd_length_add_up_when_the_rest_is_shifted(a in proptest::collection::vec(any::<u8>(), 0..50), b in proptest::collection::vec(any::<u8>(), 0..50)) {
+            let rest = if a.len() % 2 == 0 { sum(&b) } else { shifted(sum(&b)) };
+            prop_assert_eq!(finish(sum(&a) + rest), finish(sum(&[a, b].concat())));
+        }
+
         #[test]
         fn any_bytes_sum_as_defined(bytes in proptest::collection::vec(any::<u8>(), 0..300)) {
             prop_assert_eq!(finish(sum(&bytes)), slow(&bytes));

@@ -17,7 +17,9 @@ pub struct Device<W, D> {
     rx_data: D,
     sending: Pool,
     receiving: Pool,
-    buffer_bytes: u32,
+    /// Bytes of a buffer for sending: room for headers, and for a packet unless payload is sent from
+    /// elsewhere.
+    send_bytes: u32,
     payload_max: usize,
     rejected: u64,
     broken: u64,
@@ -42,20 +44,43 @@ impl<W: Words, D: Data> Device<W, D> {
     /// # Errors
     ///
     /// A [`Fault`] of the driver.
-    pub fn new(
+    pub fn new(ends: (End<W>, End<W>), areas: (D, D), mtu: u16) -> Result<Self, Fault> {
+        let sending = Pool::new(areas.0.bytes(), Self::buffer_bytes(mtu));
+        Self::with_pool(ends, areas, mtu, sending, Self::buffer_bytes(mtu))
+    }
+
+    /// As [`Self::new`], but packets are formed from `headers` buffers of [`HEAD_BYTES_MAX`] bytes at
+    /// the start of the transmit area; payload is sent from where it lies behind them
+    /// ([`Outgoing::attach`]).
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] of the driver.
+    pub fn with_headers(
+        ends: (End<W>, End<W>),
+        areas: (D, D),
+        mtu: u16,
+        headers: u16,
+    ) -> Result<Self, Fault> {
+        let sending = Pool::new(u32::from(headers) * Self::HEAD, Self::HEAD);
+        Self::with_pool(ends, areas, mtu, sending, Self::HEAD)
+    }
+
+    fn with_pool(
         (tx, rx): (End<W>, End<W>),
         (tx_data, rx_data): (D, D),
         mtu: u16,
+        sending: Pool,
+        send_bytes: u32,
     ) -> Result<Self, Fault> {
-        let buffer_bytes = Self::buffer_bytes(mtu);
         let mut device = Self {
-            sending: Pool::new(tx_data.bytes(), buffer_bytes),
-            receiving: Pool::new(rx_data.bytes(), buffer_bytes),
+            sending,
+            receiving: Pool::new(rx_data.bytes(), Self::buffer_bytes(mtu)),
             tx,
             rx,
             tx_data,
             rx_data,
-            buffer_bytes,
+            send_bytes,
             payload_max: usize::from(mtu),
             rejected: 0,
             broken: 0,
@@ -81,6 +106,15 @@ impl<W: Words, D: Data> Device<W, D> {
     ///
     /// A [`Fault`] of the driver.
     pub fn reap(&mut self) -> Result<(), Fault> {
+        self.reap_each(|_| ())
+    }
+
+    /// As [`Self::reap`], and shows each buffer that comes back, in the order in which packets left.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] of the driver.
+    pub fn reap_each(&mut self, mut each: impl FnMut(Buffer)) -> Result<(), Fault> {
         while let Some(rec) = self.tx.take()? {
             let buffer = Buffer(rec.cookie);
             if !self.sending.lent(buffer, rec.pairs()[0]) {
@@ -88,6 +122,7 @@ impl<W: Words, D: Data> Device<W, D> {
             }
             self.rejected += u64::from(rec.flags & flag::REJECTED != 0);
             self.sending.give(buffer)?;
+            each(buffer);
             self.tx_moved = true;
         }
         Ok(())
@@ -146,7 +181,7 @@ impl<W: Words, D: Data> Layer for Device<W, D> {
         }
         let Some(buffer) = self.sending.take() else { return Ok(None) };
         let at = self.sending.pair(buffer).offset + Self::HEAD;
-        let capacity = self.buffer_bytes - Self::HEAD;
+        let capacity = self.send_bytes - Self::HEAD;
         Ok(Some(Outgoing::new(buffer, self.tx_data.clone(), at, capacity)))
     }
 
@@ -157,7 +192,13 @@ impl<W: Words, D: Data> Layer for Device<W, D> {
     fn send(&mut self, packet: Outgoing<D>) -> Result<(), SendError> {
         let pair = packet.finish();
         self.tx_moved = true;
-        if self.tx.put(&IoRec::single(packet.buffer.0, pair))? {
+        let mut rec = IoRec::single(packet.buffer.0, pair);
+        for part in packet.tail {
+            if part.len > 0 {
+                rec.push(part);
+            }
+        }
+        if self.tx.put(&rec)? {
             return Ok(());
         }
         // The ring holds as many packets as there are buffers; a driver that takes none of them
@@ -184,9 +225,9 @@ impl<W: Words, D: Data> Layer for Device<W, D> {
         }
     }
 
-    fn give_back(&mut self, packet: Incoming<D>) -> Result<(), Fault> {
+    fn release(&mut self, buffer: Buffer) -> Result<(), Fault> {
         self.rx_moved = true;
-        self.offer(packet.buffer).map(|_| ())
+        self.offer(buffer).map(|_| ())
     }
 
     fn reorganise(&mut self, _fib: &Fib) {}

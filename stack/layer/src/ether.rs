@@ -2,7 +2,7 @@
 
 use base_flow::Fib;
 use base_wire::{ETHERNET_BYTES, EtherType, Ethernet, Header, Mac, VLAN_TAG_BYTES, VlanTag};
-use rbuf_channel::Fault;
+use rbuf_channel::{Buffer, Fault};
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::network_endian::U16;
 
@@ -92,8 +92,8 @@ impl<L: Layer> Layer for Ether<L> {
         Ok(None)
     }
 
-    fn give_back(&mut self, packet: Incoming<L::Area>) -> Result<(), Fault> {
-        self.lower.give_back(packet)
+    fn release(&mut self, buffer: Buffer) -> Result<(), Fault> {
+        self.lower.release(buffer)
     }
 
     fn reorganise(&mut self, fib: &Fib) {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use base_flow::Fib;
 use base_wire::{Header, IPV4_BYTES, Ipv4, Protocol, checksum};
-use rbuf_channel::{Data, Fault};
+use rbuf_channel::{Buffer, Data, Fault};
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::network_endian::U16;
 
@@ -61,6 +61,7 @@ impl<L: Layer> Ip4<L> {
         let destination = self.destination(&packet.hop)?;
         let mut header = Ipv4::new(self.source, destination, self.header.protocol, bytes as u16);
         header.id = U16::new(self.id);
+        header.tos = packet.tos;
         header.fill_checksum();
         Ok(header)
     }
@@ -123,8 +124,8 @@ impl<L: Layer> Layer for Ip4<L> {
         Ok(None)
     }
 
-    fn give_back(&mut self, packet: Incoming<L::Area>) -> Result<(), Fault> {
-        self.lower.give_back(packet)
+    fn release(&mut self, buffer: Buffer) -> Result<(), Fault> {
+        self.lower.release(buffer)
     }
 
     fn reorganise(&mut self, fib: &Fib) {
@@ -161,6 +162,7 @@ fn strip<D: Data>(packet: &mut Incoming<D>, protocol: Protocol) -> Option<()> {
         return None;
     }
     packet.from = Some(SocketAddr::new(ip.source().into(), 0));
+    packet.tos = ip.tos;
     packet.set_pseudo_header(ip.source(), ip.destination(), protocol);
     Some(())
 }

@@ -21,16 +21,18 @@ mod device;
 mod ether;
 mod ip4;
 mod packet;
+mod tcp;
 mod udp;
 
 pub use device::Device;
 pub use ether::Ether;
 pub use ip4::Ip4;
 pub use packet::{HEAD_BYTES_MAX, Incoming, Outgoing};
+pub use tcp::{Received, Tcp};
 pub use udp::{Peer, Udp};
 
 use base_flow::Fib;
-use rbuf_channel::{Data, Fault};
+use rbuf_channel::{Buffer, Data, Fault};
 
 /// A layer, or the device at the bottom.
 pub trait Layer {
@@ -79,7 +81,16 @@ pub trait Layer {
     /// # Errors
     ///
     /// A [`Fault`] of the driver.
-    fn give_back(&mut self, packet: Incoming<Self::Area>) -> Result<(), Fault>;
+    fn give_back(&mut self, packet: Incoming<Self::Area>) -> Result<(), Fault> {
+        self.release(packet.buffer)
+    }
+
+    /// Gives the buffer of a received packet back, to receive again.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] of the driver.
+    fn release(&mut self, buffer: Buffer) -> Result<(), Fault>;
 
     /// Takes over how packets are to be formatted from now on (a call-back of the flow manager).
     fn reorganise(&mut self, fib: &Fib);

@@ -19,6 +19,10 @@ pub struct Outgoing<D> {
     len: u32,
     /// One's-complement sum of the payload, if it was written front to back.
     sum: Option<u64>,
+    /// Payload that lies elsewhere in the area and follows the rest.
+    pub(crate) tail: [Pair; 2],
+    /// Service class and congestion field of the IP header.
+    pub(crate) tos: u8,
     /// Headers, at the end of this array: each layer writes in front of the one above.
     head: [u8; HEAD_BYTES_MAX],
     head_start: usize,
@@ -35,6 +39,8 @@ impl<D: Data> Outgoing<D> {
             capacity,
             len: 0,
             sum: Some(0),
+            tail: [Pair { offset: 0, len: 0 }; 2],
+            tos: 0,
             head: [0; HEAD_BYTES_MAX],
             head_start: HEAD_BYTES_MAX,
             hop: crate::Peer::Connected,
@@ -52,6 +58,17 @@ impl<D: Data> Outgoing<D> {
         let written = self.area.write(self.at + self.len, bytes);
         self.len += bytes.len() as u32;
         written
+    }
+
+    /// Lets payload follow that lies elsewhere in the data area, in one or two parts: it is sent from
+    /// where it lies, and must stay there until the driver has given the packet back.
+    pub const fn attach(&mut self, parts: [Pair; 2]) {
+        self.tail = parts;
+    }
+
+    /// Sets service class and congestion field of the IP header.
+    pub const fn set_tos(&mut self, tos: u8) {
+        self.tos = tos;
     }
 
     /// Payload bytes written so far.
@@ -84,7 +101,8 @@ impl<D: Data> Outgoing<D> {
 
     /// Bytes of headers and payload.
     pub const fn packet_bytes(&self) -> usize {
-        HEAD_BYTES_MAX - self.head_start + self.len as usize
+        let [first, second] = self.tail;
+        HEAD_BYTES_MAX - self.head_start + (self.len + first.len + second.len) as usize
     }
 
     /// Bytes of headers that can still be put in front.
@@ -96,7 +114,16 @@ impl<D: Data> Outgoing<D> {
     pub fn sum(&self) -> u64 {
         let payload = self.sum.unwrap_or_else(|| area_sum(&self.area, self.at, self.len));
         // Headers of the Internet have even lengths.
-        checksum::sum(&self.head[self.head_start..]) + payload
+        let mut sum = checksum::sum(&self.head[self.head_start..]) + payload;
+        let mut before = self.len;
+        for part in self.tail {
+            if part.len > 0 {
+                let part_sum = area_sum(&self.area, part.offset, part.len);
+                sum += if before.is_multiple_of(2) { part_sum } else { checksum::shifted(part_sum) };
+                before += part.len;
+            }
+        }
+        sum
     }
 
     /// Moves the headers in front of the payload and returns the whole.
@@ -127,6 +154,8 @@ pub struct Incoming<D> {
     pending: Option<u64>,
     /// Who sent it.
     pub(crate) from: Option<core::net::SocketAddr>,
+    /// Service class and congestion field of the IP header.
+    pub(crate) tos: u8,
     /// Sum of the pseudo header without the length, for the layer above IP.
     pseudo: u64,
 }
@@ -148,6 +177,7 @@ impl<D: Data> Incoming<D> {
             vouched,
             pending: None,
             from: None,
+            tos: 0,
             pseudo: 0,
         }
     }
@@ -189,6 +219,25 @@ impl<D: Data> Incoming<D> {
     /// Who sent it, as far as the layers know.
     pub const fn from(&self) -> Option<core::net::SocketAddr> {
         self.from
+    }
+
+    /// Service class and congestion field of the IP header.
+    pub const fn tos(&self) -> u8 {
+        self.tos
+    }
+
+    /// Whether what is left and `covered` have a right checksum; true if the link vouches for it.
+    pub(crate) fn verify(&self, covered: u64) -> bool {
+        let at = self.pair.offset + self.start as u32;
+        self.vouched
+            || checksum::is_valid(covered + area_sum(&self.area, at, self.len() as u32))
+    }
+
+    /// Its buffer, and where in the area what is left of it lies. The buffer is to be given back with
+    /// [`Layer::release`](crate::Layer::release).
+    pub fn detach(self) -> (Buffer, Pair) {
+        let pair = Pair { offset: self.pair.offset + self.start as u32, len: self.len() as u32 };
+        (self.buffer, pair)
     }
 
     /// Demands that the checksum over what is left and `covered` be verified when it is read.

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use base_flow::Fib;
 use base_wire::{Header, Mac, Protocol, UDP_BYTES, checksum, pseudo_header};
-use rbuf_channel::{Data, Fault};
+use rbuf_channel::{Buffer, Data, Fault};
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::network_endian::U16;
 
@@ -135,8 +135,8 @@ impl<L: Layer> Layer for Udp<L> {
         Ok(None)
     }
 
-    fn give_back(&mut self, packet: Incoming<L::Area>) -> Result<(), Fault> {
-        self.lower.give_back(packet)
+    fn release(&mut self, buffer: Buffer) -> Result<(), Fault> {
+        self.lower.release(buffer)
     }
 
     fn reorganise(&mut self, fib: &Fib) {

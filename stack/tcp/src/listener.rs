@@ -113,7 +113,7 @@ impl Listener {
             return None;
         }
         if segment.has(tcp_flag::ACK) {
-            let accepted = self.from_cookie(now_ns, remote, segment).filter(|_| !full);
+            let accepted = self.revive(now_ns, remote, segment).filter(|_| !full);
             if accepted.is_none() {
                 self.counts.refused += 1;
                 self.answer(remote, reset_for(segment));
@@ -268,7 +268,7 @@ impl Listener {
     }
 
     /// The connection whose handshake this acknowledgment completes, if it was one of our cookies.
-    fn from_cookie(&self, now_ns: u64, remote: SocketAddr, ack: &Segment) -> Option<Connection> {
+    fn revive(&self, now_ns: u64, remote: SocketAddr, ack: &Segment) -> Option<Connection> {
         let (ours, theirs) = (ack.acknowledgment.wrapping_sub(1), ack.sequence.wrapping_sub(1));
         let period = now_ns / COOKIE_PERIOD_NS;
         let fresh = [period, period.saturating_sub(1)]

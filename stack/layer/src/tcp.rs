@@ -1,0 +1,159 @@
+//! The TCP layer: headers and checksums of segments. What they say is `stack-tcp`'s to decide.
+//!
+//! Payload is not copied on its way out: a segment's header is formed in front of bytes that stay
+//! where the application put them ([`Outgoing::attach`]). On the way in, the checksum is verified
+//! when a segment arrives, for an acknowledgment is a promise to keep it.
+
+use std::net::{IpAddr, SocketAddr};
+
+use base_flow::Fib;
+use base_wire::{Protocol, checksum, pseudo_header};
+use rbuf_channel::{Buffer, Data, Fault, Pair};
+use stack_tcp::{Ecn, HEADER_BYTES_MAX, Segment};
+
+use crate::ip4::Ip4;
+use crate::packet::{Incoming, Outgoing};
+use crate::{Layer, Peer, SendError};
+
+/// TCP headers for one flow.
+#[derive(Debug)]
+pub struct Tcp<L> {
+    lower: Ip4<L>,
+    local_port: u16,
+    remote_port: Option<u16>,
+    damaged: u64,
+}
+
+/// A segment that arrived, and its payload where the driver put it.
+#[derive(Debug)]
+pub struct Received<D> {
+    /// What its header says.
+    pub segment: Segment,
+    /// Who sent it.
+    pub from: SocketAddr,
+    /// What is left of the packet: the payload.
+    pub payload: Incoming<D>,
+}
+
+impl<L: Layer> Tcp<L> {
+    /// Segments as `fib` says, over `lower`; `None` if the flow is not IPv4.
+    pub fn new(lower: L, fib: &Fib) -> Option<Self> {
+        Some(Self {
+            lower: Ip4::new(lower, fib, Protocol::TCP)?,
+            local_port: fib.endpoints.local.port,
+            remote_port: fib.endpoints.remote.map(|remote| remote.port),
+            damaged: 0,
+        })
+    }
+
+    /// What is below.
+    pub const fn lower(&mut self) -> &mut Ip4<L> {
+        &mut self.lower
+    }
+
+    /// Takes over how packets are to be formatted from now on.
+    pub fn reorganise(&mut self, fib: &Fib) {
+        self.lower.reorganise(fib);
+    }
+
+    /// Packets dropped by this layer and all below it because they were damaged or not for us.
+    pub fn damaged(&self) -> u64 {
+        self.damaged + self.lower.damaged()
+    }
+
+    /// Sends a segment whose payload lies in `parts` of the data area, and returns its buffer; `None`
+    /// if all buffers are on their way.
+    ///
+    /// # Errors
+    ///
+    /// See [`SendError`].
+    pub fn send(
+        &mut self,
+        segment: &Segment,
+        to: Peer,
+        parts: [Pair; 2],
+    ) -> Result<Option<Buffer>, SendError> {
+        let Some(mut packet) = self.lower.packet()? else { return Ok(None) };
+        let buffer = packet.buffer;
+        match self.write(&mut packet, segment, to, parts) {
+            Ok(()) => self.lower.send(packet).map(|()| Some(buffer)),
+            Err(error) => {
+                self.lower.discard(packet)?;
+                Err(error)
+            }
+        }
+    }
+
+    fn write(
+        &self,
+        packet: &mut Outgoing<L::Area>,
+        segment: &Segment,
+        to: Peer,
+        parts: [Pair; 2],
+    ) -> Result<(), SendError> {
+        packet.set_destination(to);
+        packet.set_tos(segment.ecn.bits());
+        packet.attach(parts);
+        let remote = self.lower.destination(&to)?;
+        let port = match (to, self.remote_port) {
+            (Peer::At { address, .. }, _) => address.port(),
+            (Peer::Connected, Some(port)) => port,
+            (Peer::Connected, None) => return Err(SendError::NoDestination),
+        };
+        let mut header = [0; HEADER_BYTES_MAX];
+        let header_bytes = segment.write((self.local_port, port), &mut header);
+        let bytes = header_bytes + packet.packet_bytes();
+        let (source, destination) = (IpAddr::V4(self.lower.source()), IpAddr::V4(remote));
+        let pseudo = pseudo_header(source, destination, Protocol::TCP, bytes as u32).unwrap_or(0);
+        let sum = pseudo + checksum::sum(&header[..header_bytes]) + packet.sum();
+        header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&checksum::finish(sum).to_be_bytes());
+        packet.push_header(&header[..header_bytes]);
+        Ok(())
+    }
+
+    /// The next segment that is for this flow; `None` if there is none yet.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] of the driver.
+    pub fn receive(&mut self) -> Result<Option<Received<L::Area>>, Fault> {
+        while let Some(mut packet) = self.lower.receive()? {
+            if let Some((segment, from)) = strip(&mut packet, self.local_port, self.remote_port) {
+                return Ok(Some(Received { segment, from, payload: packet }));
+            }
+            self.damaged += 1;
+            self.lower.give_back(packet)?;
+        }
+        Ok(None)
+    }
+
+    /// Gives the buffer of a received packet back.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] of the driver.
+    pub fn release(&mut self, buffer: Buffer) -> Result<(), Fault> {
+        self.lower.release(buffer)
+    }
+}
+
+/// Where the checksum is in a header.
+const CHECKSUM: usize = 16;
+
+/// Checks and strips a header.
+fn strip<D: Data>(
+    packet: &mut Incoming<D>,
+    local: u16,
+    remote: Option<u16>,
+) -> Option<(Segment, SocketAddr)> {
+    let (head, bytes) = (packet.head(), packet.len());
+    let parsed = Segment::parse(head, bytes, Ecn::from_tos(packet.tos()));
+    let ((source, destination), segment, header_bytes) = parsed.ok()?;
+    let covered = packet.pseudo_header(bytes as u64) + checksum::sum(head.get(..header_bytes)?);
+    let ours = destination == local && remote.is_none_or(|port| port == source);
+    if !ours || !packet.strip(header_bytes) || !packet.verify(covered) {
+        return None;
+    }
+    let from = packet.from()?;
+    Some((segment, SocketAddr::new(from.ip(), source)))
+}

@@ -1,0 +1,147 @@
+//! The TCP layer over a channel in memory, beside an independent parser and builder.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use base_flow::{Endpoints, Fib, FlowId, Sap, Transport};
+use base_wire::Mac;
+use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
+use proptest::prelude::*;
+use rbuf_channel::{Data, End, HeapData, HeapWords, Pair, block_words};
+use stack_layer::{Device, Ether, HEAD_BYTES_MAX, Peer, Tcp};
+use stack_tcp::{Ecn, Options, Segment, Timestamps};
+
+const US: Mac = Mac([2, 0, 0, 0, 0, 1]);
+const PEER: Mac = Mac([2, 0, 0, 0, 0, 9]);
+const OURS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
+const THEIRS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+const HEADERS: u16 = 4;
+const RING: u32 = 3000;
+
+struct Two {
+    stack: Tcp<Ether<Device<HeapWords, HeapData>>>,
+    tx: End<HeapWords>,
+    rx: End<HeapWords>,
+    tx_data: HeapData,
+    rx_data: HeapData,
+}
+
+fn two() -> Two {
+    let fib = Fib {
+        flow: FlowId { index: 0, generation: 0 },
+        endpoints: Endpoints {
+            transport: Transport::Tcp,
+            local: Sap::new(OURS.into(), 4000),
+            remote: Some(Sap::new(THEIRS.into(), 5000)),
+        },
+        source: OURS.into(),
+        source_mac: US,
+        next_hop_mac: Some(PEER),
+        mtu: 1500,
+        vlan: None,
+    };
+    let tx_bytes = u32::from(HEADERS) * HEAD_BYTES_MAX as u32 + RING;
+    let rx_bytes = 4 * Device::<HeapWords, HeapData>::buffer_bytes(1500);
+    let pair = |bytes| {
+        let (a, b) = (HeapWords::new(block_words(16)), HeapWords::new(block_words(16)));
+        (End::new(a.clone(), b.clone(), bytes).unwrap(), End::new(b, a, bytes).unwrap())
+    };
+    let ((tx, tx_peer), (rx, rx_peer)) = (pair(tx_bytes), pair(rx_bytes));
+    let (tx_data, rx_data) = (HeapData::new(tx_bytes), HeapData::new(rx_bytes));
+    let areas = (tx_data.clone(), rx_data.clone());
+    let device = Device::with_headers((tx, rx), areas, 1500, HEADERS).unwrap();
+    let stack = Tcp::new(Ether::new(device, &fib), &fib).unwrap();
+    Two { stack, tx: tx_peer, rx: rx_peer, tx_data, rx_data }
+}
+
+impl Two {
+    fn sent(&mut self) -> Vec<u8> {
+        let rec = self.tx.take().unwrap().unwrap();
+        let mut frame = Vec::new();
+        for pair in rec.pairs() {
+            let mut part = vec![0; pair.len as usize];
+            assert!(self.tx_data.read(pair.offset, &mut part));
+            frame.extend(part);
+        }
+        assert!(self.tx.put(&rec).unwrap());
+        frame
+    }
+
+    fn deliver(&mut self, frame: &[u8]) {
+        let mut rec = self.rx.take().unwrap().unwrap();
+        assert!(self.rx_data.write(rec.pairs()[0].offset, frame));
+        rec.set_len(0, frame.len() as u32);
+        rec.flags = rbuf_channel::flag::CHECKSUM_UNVERIFIED;
+        assert!(self.rx.put(&rec).unwrap());
+    }
+}
+
+proptest! {
+    #[test]
+    fn payload_in_two_parts_leaves_as_one_segment_with_a_right_checksum(
+        first in proptest::collection::vec(any::<u8>(), 0..700),
+        second in proptest::collection::vec(any::<u8>(), 0..700),
+        sequence: u32, value: u32,
+    ) {
+        let mut two = two();
+        let base = u32::from(HEADERS) * HEAD_BYTES_MAX as u32;
+        let parts = [
+            Pair { offset: base + RING - first.len() as u32, len: first.len() as u32 },
+            Pair { offset: base, len: second.len() as u32 },
+        ];
+        two.tx_data.write(parts[0].offset, &first);
+        two.tx_data.write(parts[1].offset, &second);
+        let segment = Segment {
+            sequence,
+            acknowledgment: 7,
+            flags: 0x18,
+            window: 1000,
+            options: Options { timestamps: Some(Timestamps { value, echo: 1 }), ..Options::default() },
+            payload_bytes: (first.len() + second.len()) as u32,
+            ecn: Ecn::Capable,
+            ..Segment::default()
+        };
+        prop_assert!(two.stack.send(&segment, Peer::Connected, parts).unwrap().is_some());
+        let frame = two.sent();
+        let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+        let Some(etherparse::NetSlice::Ipv4(ip)) = &packet.net else { panic!("not IPv4") };
+        let Some(TransportSlice::Tcp(tcp)) = &packet.transport else { panic!("not TCP") };
+        let sum = tcp.calc_checksum_ipv4(OURS.octets(), THEIRS.octets()).unwrap();
+        prop_assert_eq!(tcp.checksum(), sum);
+        prop_assert_eq!((tcp.source_port(), tcp.destination_port()), (4000, 5000));
+        prop_assert_eq!((tcp.sequence_number(), ip.header().ecn().value()), (sequence, 2));
+        prop_assert_eq!(tcp.payload(), [first, second].concat());
+    }
+
+    #[test]
+    fn a_segment_arrives_as_it_was_built_and_not_at_all_if_a_bit_changed(
+        payload in proptest::collection::vec(any::<u8>(), 0..1400), flip in proptest::option::of(any::<usize>())
+    ) {
+        let mut two = two();
+        let builder = PacketBuilder::ethernet2(PEER.0, US.0)
+            .ipv4(THEIRS.octets(), OURS.octets(), 64)
+            .tcp(5000, 4000, 99, 500)
+            .ack(33);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, &payload).unwrap();
+        if let Some(bit) = flip {
+            let bit = 34 * 8 + bit % ((frame.len() - 34) * 8);
+            frame[bit / 8] ^= 1 << (bit % 8);
+        }
+        two.deliver(&frame);
+        let received = two.stack.receive().unwrap();
+        if flip.is_some() {
+            prop_assert!(received.is_none());
+            prop_assert_eq!(two.stack.damaged(), 1);
+            return Ok(());
+        }
+        let received = received.unwrap();
+        prop_assert_eq!(received.from, SocketAddr::from((THEIRS, 5000)));
+        let segment = received.segment;
+        prop_assert_eq!((segment.sequence, segment.acknowledgment, segment.window), (99, 33, 500));
+        let (buffer, pair) = received.payload.detach();
+        let mut read = vec![0; pair.len as usize];
+        two.rx_data.read(pair.offset, &mut read);
+        prop_assert_eq!(read, payload);
+        two.stack.release(buffer).unwrap();
+    }
+}
