@@ -337,6 +337,11 @@ impl Domain {
         lock(&self.events).read()
     }
 
+    /// Whether events wait to be read.
+    pub fn has_events(&self) -> bool {
+        lock(&self.events).has_news()
+    }
+
     /// Says whether this domain sleeps on its doorbell; look for events once more after saying so.
     pub fn set_asleep(&self, asleep: bool) {
         lock(&self.posts).set_asleep(asleep);

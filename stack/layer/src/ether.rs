@@ -109,11 +109,13 @@ impl<L: Layer> Layer for Ether<L> {
 
 fn strip<D: rbuf_channel::Data>(packet: &mut Incoming<D>, expected: EtherType) -> Option<()> {
     let (ethernet, rest) = Ethernet::split(packet.head())?;
+    let station = ethernet.source;
     let (ether_type, bytes) = if ethernet.ether_type == EtherType::VLAN {
         let (tag, _) = VlanTag::split(rest)?;
         (tag.ether_type, ETHERNET_BYTES + VLAN_TAG_BYTES)
     } else {
         (ethernet.ether_type, ETHERNET_BYTES)
     };
+    packet.station = station;
     (ether_type == expected && packet.strip(bytes)).then_some(())
 }

@@ -2,7 +2,7 @@
 
 use core::net::Ipv4Addr;
 
-use base_wire::{Protocol, checksum};
+use base_wire::{Mac, Protocol, checksum};
 use rbuf_channel::{Buffer, Data, Pair};
 
 /// Most header bytes of all layers together.
@@ -119,7 +119,8 @@ impl<D: Data> Outgoing<D> {
         for part in self.tail {
             if part.len > 0 {
                 let part_sum = area_sum(&self.area, part.offset, part.len);
-                sum += if before.is_multiple_of(2) { part_sum } else { checksum::shifted(part_sum) };
+                sum +=
+                    if before.is_multiple_of(2) { part_sum } else { checksum::shifted(part_sum) };
                 before += part.len;
             }
         }
@@ -154,6 +155,8 @@ pub struct Incoming<D> {
     pending: Option<u64>,
     /// Who sent it.
     pub(crate) from: Option<core::net::SocketAddr>,
+    /// The station it came from.
+    pub(crate) station: Mac,
     /// Service class and congestion field of the IP header.
     pub(crate) tos: u8,
     /// Sum of the pseudo header without the length, for the layer above IP.
@@ -177,6 +180,7 @@ impl<D: Data> Incoming<D> {
             vouched,
             pending: None,
             from: None,
+            station: Mac([0; 6]),
             tos: 0,
             pseudo: 0,
         }
@@ -221,6 +225,11 @@ impl<D: Data> Incoming<D> {
         self.from
     }
 
+    /// The station on the link that it came from.
+    pub const fn station(&self) -> Mac {
+        self.station
+    }
+
     /// Service class and congestion field of the IP header.
     pub const fn tos(&self) -> u8 {
         self.tos
@@ -229,8 +238,7 @@ impl<D: Data> Incoming<D> {
     /// Whether what is left and `covered` have a right checksum; true if the link vouches for it.
     pub(crate) fn verify(&self, covered: u64) -> bool {
         let at = self.pair.offset + self.start as u32;
-        self.vouched
-            || checksum::is_valid(covered + area_sum(&self.area, at, self.len() as u32))
+        self.vouched || checksum::is_valid(covered + area_sum(&self.area, at, self.len() as u32))
     }
 
     /// Its buffer, and where in the area what is left of it lies. The buffer is to be given back with

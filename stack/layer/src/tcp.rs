@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use base_flow::Fib;
-use base_wire::{Protocol, checksum, pseudo_header};
+use base_wire::{Mac, Protocol, checksum, pseudo_header};
 use rbuf_channel::{Buffer, Data, Fault, Pair};
 use stack_tcp::{Ecn, HEADER_BYTES_MAX, Segment};
 
@@ -31,6 +31,8 @@ pub struct Received<D> {
     pub segment: Segment,
     /// Who sent it.
     pub from: SocketAddr,
+    /// The station it came from: the way back.
+    pub station: Mac,
     /// What is left of the packet: the payload.
     pub payload: Incoming<D>,
 }
@@ -119,7 +121,8 @@ impl<L: Layer> Tcp<L> {
     pub fn receive(&mut self) -> Result<Option<Received<L::Area>>, Fault> {
         while let Some(mut packet) = self.lower.receive()? {
             if let Some((segment, from)) = strip(&mut packet, self.local_port, self.remote_port) {
-                return Ok(Some(Received { segment, from, payload: packet }));
+                let station = packet.station();
+                return Ok(Some(Received { segment, from, station, payload: packet }));
             }
             self.damaged += 1;
             self.lower.give_back(packet)?;

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use base_flow::{Bill, Contract, Endpoints, Fib, FlowId};
+use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, Rate};
 use base_rpc::{FlowLayout, Refusal, Reply, Request};
 use rbuf_channel::Park;
 use rbuf_domain::Domain;
@@ -11,6 +11,7 @@ use rbuf_shm::{Futex, ShmData, ShmWords};
 use stack_layer::Device;
 
 use crate::host::unexpected;
+use crate::tcp::Service;
 use crate::{Error, Host, Options};
 
 /// The bottom of an application's stack.
@@ -31,6 +32,9 @@ pub(crate) struct Shared {
     host: Host,
     domain: Arc<Domain>,
     layout: FlowLayout,
+    link: u16,
+    /// Transmit and receive data.
+    pub(crate) areas: (ShmData, ShmData),
     id: FlowId,
     /// Counts the driver writes, on which threads of this application sleep.
     pub(crate) tx_words: ShmWords,
@@ -60,14 +64,17 @@ struct Latest {
 }
 
 impl Flow {
+    /// Opens a flow; with `headers`, packets are formed from so many headers and payload that lies
+    /// elsewhere in the transmit area.
     pub(crate) fn open(
         host: &Host,
         options: &Options,
         endpoints: Endpoints,
+        headers: Option<u16>,
     ) -> Result<Self, Error> {
         let mut link = host.link_of(endpoints.local.address);
         for _ in 0..3 {
-            match Self::open_on(host, options, endpoints, link) {
+            match Self::open_on(host, options, endpoints, headers, link) {
                 Err(Error::Refused(Refusal::OtherLink { link: other, .. })) => link = other,
                 Err(Error::Refused(Refusal::NotJoined { link })) => host.forget_domain(link),
                 result => return result,
@@ -80,6 +87,7 @@ impl Flow {
         host: &Host,
         options: &Options,
         endpoints: Endpoints,
+        headers: Option<u16>,
         link: u16,
     ) -> Result<Self, Error> {
         let Some(info) = host.links().iter().find(|info| info.link == link) else {
@@ -87,7 +95,7 @@ impl Flow {
         };
         let mtu = info.facts.mtu;
         let domain = host.domain(link)?;
-        let layout = domain.lay_out(&options.shape(mtu))?;
+        let layout = domain.lay_out(&options.shape(mtu, headers))?;
         // The channels are ready before the driver hears of them: the first packet can be queued
         // as soon as the answer is here.
         let opened = domain.ends(&layout).map_err(Error::from).and_then(|ends| {
@@ -114,6 +122,8 @@ impl Flow {
             host: host.clone(),
             domain,
             layout,
+            link,
+            areas: (ends.tx_data.clone(), ends.rx_data.clone()),
             id: flow,
             tx_words: ends.tx.peer_words(),
             rx_words: ends.rx.peer_words(),
@@ -124,7 +134,11 @@ impl Flow {
         host.register(flow, &shared);
         // From here on, an error drops `opened`, which closes the flow.
         let mut opened = Self { shared, device: None, fib, tardiness_ns };
-        let device = Device::new((ends.tx, ends.rx), (ends.tx_data, ends.rx_data), mtu)?;
+        let (ends, areas) = ((ends.tx, ends.rx), (ends.tx_data, ends.rx_data));
+        let device = match headers {
+            Some(headers) => Device::with_headers(ends, areas, mtu, headers)?,
+            None => Device::new(ends, areas, mtu)?,
+        };
         opened.device = Some(device);
         Ok(opened)
     }
@@ -137,6 +151,12 @@ impl Flow {
     /// How to format its packets.
     pub const fn fib(&self) -> &Fib {
         &self.fib
+    }
+
+    /// The rate of its link, as far as is known.
+    pub(crate) fn rate(&self) -> Option<Rate> {
+        let link = usize::from(self.shared.link);
+        self.shared.host.links().get(link).map(|info| info.facts.rate)
     }
 
     /// The contract as admitted.
@@ -221,6 +241,16 @@ impl Flow {
 impl Shared {
     pub(crate) const fn host(&self) -> &Host {
         &self.host
+    }
+
+    /// Its place among the flows of the domain.
+    pub(crate) const fn slot(&self) -> u32 {
+        self.layout.slot
+    }
+
+    /// Who looks after the flow while its application computes.
+    pub(crate) fn service(&self) -> std::io::Result<Arc<Service>> {
+        self.host.services().of(&self.host, self.link, &self.domain)
     }
 
     pub(crate) fn kick(&self, device: &mut FlowDevice) {

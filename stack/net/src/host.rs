@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -17,6 +17,7 @@ use rbuf_shm::Connection;
 
 use crate::flow::{Flow, News, Shared};
 use crate::rpc::Rpc;
+use crate::tcp::Services;
 use crate::{Error, Options};
 
 /// Where the flow manager listens unless told otherwise.
@@ -41,6 +42,16 @@ struct Inner {
     flows_max: u32,
     domains: Mutex<HashMap<u16, Arc<Domain>>>,
     flows: Mutex<HashMap<FlowId, Weak<Shared>>>,
+    services: Services,
+}
+
+/// A connection that does not keep itself open.
+pub(crate) struct WeakHost(Weak<Inner>);
+
+impl WeakHost {
+    pub(crate) fn upgrade(&self) -> Option<Host> {
+        Some(Host { inner: self.0.upgrade()? })
+    }
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -90,9 +101,28 @@ impl Host {
         let Reply::Welcome { links } = rpc.call(Request::Hello, &[])?.0 else {
             return Err(Error::Protocol("no welcome".into()));
         };
-        let inner =
-            Inner { rpc, links, flows_max, domains: Mutex::default(), flows: Mutex::default() };
+        let inner = Inner {
+            rpc,
+            links,
+            flows_max,
+            domains: Mutex::default(),
+            flows: Mutex::default(),
+            services: Services::default(),
+        };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    pub(crate) fn downgrade(&self) -> WeakHost {
+        WeakHost(Arc::downgrade(&self.inner))
+    }
+
+    /// Readable when the flow manager has something to say.
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.inner.rpc.descriptor()
+    }
+
+    pub(crate) fn services(&self) -> &Services {
+        &self.inner.services
     }
 
     /// The links there were when the connection was made.
@@ -166,7 +196,16 @@ impl Host {
     ///
     /// What the flow manager says.
     pub fn open(&self, options: &Options, endpoints: base_flow::Endpoints) -> Result<Flow, Error> {
-        Flow::open(self, options, endpoints)
+        Flow::open(self, options, endpoints, None)
+    }
+
+    pub(crate) fn open_with_headers(
+        &self,
+        options: &Options,
+        endpoints: base_flow::Endpoints,
+        headers: u16,
+    ) -> Result<Flow, Error> {
+        Flow::open(self, options, endpoints, Some(headers))
     }
 
     /// The next hop to `remote`, and our address for talking to it.

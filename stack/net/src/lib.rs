@@ -27,6 +27,7 @@ mod flow;
 mod host;
 mod options;
 mod rpc;
+mod tcp;
 mod udp;
 
 pub use base_flow::{
@@ -41,4 +42,6 @@ pub use host::{DEFAULT_SOCKET, Host, SOCKET_VARIABLE};
 pub use options::Options;
 pub use rbuf_channel::Wait;
 pub use stack_layer as layer;
+pub use stack_tcp as engine;
+pub use tcp::{Incoming, TcpListener, TcpStream};
 pub use udp::{Datagram, SendBuffer, Udp};

@@ -1,13 +1,15 @@
 //! What a flow is to be like.
 
+use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
 
 use base_flow::{Contract, Endpoints, Sap, Transport};
 use rbuf_channel::Wait;
 use rbuf_domain::Shape;
-use stack_layer::Device;
+use stack_layer::{Device, HEAD_BYTES_MAX};
 
-use crate::{Error, Flow, Host, Udp};
+use crate::{Error, Flow, Host, TcpListener, TcpStream, Udp};
 
 /// Contract, buffers and waiting of a flow to be opened.
 #[derive(Debug, Clone)]
@@ -16,6 +18,9 @@ pub struct Options {
     pub(crate) send_buffers: u32,
     pub(crate) receive_buffers: u32,
     pub(crate) wait: Wait,
+    pub(crate) send_bytes: u32,
+    pub(crate) receive_bytes: u32,
+    pub(crate) backlog: u32,
     host: Option<Host>,
 }
 
@@ -26,6 +31,9 @@ impl Default for Options {
             send_buffers: 64,
             receive_buffers: 128,
             wait: Wait::default(),
+            send_bytes: 1 << 18,
+            receive_bytes: 1 << 20,
+            backlog: 128,
             host: None,
         }
     }
@@ -61,6 +69,28 @@ impl Options {
         self
     }
 
+    /// Bytes that can be written to a TCP stream and not be acknowledged.
+    #[must_use]
+    pub fn send_bytes(mut self, bytes: u32) -> Self {
+        self.send_bytes = bytes.clamp(4096, 1 << 26).next_multiple_of(64);
+        self
+    }
+
+    /// Bytes that can have arrived on a TCP stream and not been read: it begins with 64 KiB, or less, and
+    /// grows as the application reads faster.
+    #[must_use]
+    pub fn receive_bytes(mut self, bytes: u32) -> Self {
+        self.receive_bytes = bytes.clamp(1024, 1 << 26);
+        self
+    }
+
+    /// Connections that can wait for a TCP listener to accept them, and half-open ones.
+    #[must_use]
+    pub fn backlog(mut self, connections: u32) -> Self {
+        self.backlog = connections.clamp(1, 1 << 16);
+        self
+    }
+
     /// How to wait for packets and for buffers.
     #[must_use]
     pub const fn wait(mut self, wait: Wait) -> Self {
@@ -80,13 +110,18 @@ impl Options {
     }
 
     /// Shape of the channels for packets of up to `mtu` bytes.
-    pub(crate) const fn shape(&self, mtu: u16) -> Shape {
+    pub(crate) fn shape(&self, mtu: u16, headers: Option<u16>) -> Shape {
         let buffer = Device::<rbuf_shm::ShmWords, rbuf_shm::ShmData>::buffer_bytes(mtu);
-        // A packet is one range, so two words.
+        let (tx_words, tx_bytes) = match headers.map(u32::from) {
+            // A packet is one range, so two words.
+            None => (self.send_buffers * 2, self.send_buffers * buffer),
+            // Header, payload, and the rest of it if it wraps.
+            Some(headers) => (headers * 4, headers * HEAD_BYTES_MAX as u32 + self.send_bytes),
+        };
         Shape {
-            tx_words: (self.send_buffers * 2).next_power_of_two(),
+            tx_words: tx_words.next_power_of_two(),
             rx_words: (self.receive_buffers * 2).next_power_of_two(),
-            tx_bytes: self.send_buffers * buffer,
+            tx_bytes,
             rx_bytes: self.receive_buffers * buffer,
         }
     }
@@ -119,6 +154,37 @@ impl Options {
         let remote = first(remote)?;
         let local = if remote.is_ipv4() { Sap::any_v4(0) } else { Sap::any_v6(0) };
         Udp::open(self, Endpoints { transport: Transport::Udp, local, remote: Some(remote.into()) })
+    }
+
+    /// A TCP stream between a port of the flow manager's choice and `remote`.
+    ///
+    /// # Errors
+    ///
+    /// What the flow manager says, or the peer.
+    pub fn connect_tcp(&self, remote: impl ToSocketAddrs) -> io::Result<TcpStream> {
+        TcpStream::open(self, first(remote)?, None)
+    }
+
+    /// As [`Self::connect_tcp`], and gives up after `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::connect_tcp`].
+    pub fn connect_tcp_timeout(
+        &self,
+        remote: &SocketAddr,
+        timeout: Duration,
+    ) -> io::Result<TcpStream> {
+        TcpStream::open(self, *remote, Some(timeout))
+    }
+
+    /// A TCP listener at `local`; every connection it accepts has these options.
+    ///
+    /// # Errors
+    ///
+    /// What the flow manager says.
+    pub fn listen(&self, local: impl ToSocketAddrs) -> io::Result<TcpListener> {
+        TcpListener::open(self, first(local)?)
     }
 
     /// A UDP socket between `local` and `remote`.

@@ -1,7 +1,7 @@
 //! Calls to the flow manager: any thread may call, and whoever waits reads for all.
 
 use std::collections::HashMap;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
@@ -39,6 +39,10 @@ impl Rpc {
             changed: Condvar::new(),
             tag: AtomicU32::new(1),
         }
+    }
+
+    pub(crate) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {

@@ -21,19 +21,20 @@ use crate::secret::Secret;
 use crate::segment::Segment;
 use crate::transmit::{Transmit, reset_for};
 
-/// Accepts connections at one local address.
+/// Accepts connections at one local address. `W` is the way back to a peer, if whoever drives this needs
+/// more than its address.
 #[derive(Debug)]
-pub struct Listener {
+pub struct Listener<W = ()> {
     local: SocketAddr,
     config: Config,
     secret: Secret,
     backlog: usize,
-    half_open: HashMap<SocketAddr, Connection>,
+    half_open: HashMap<SocketAddr, (Connection, W)>,
     /// Half-open connections that may have something to send.
     ready: VecDeque<SocketAddr>,
     /// When they will be looked through again.
     look_ns: Option<u64>,
-    answers: VecDeque<(SocketAddr, Segment)>,
+    answers: VecDeque<(SocketAddr, W, Segment)>,
     counts: ListenCounts,
 }
 
@@ -66,7 +67,7 @@ const LOOK_NS: u64 = 10_000_000;
 /// Answers that may wait to be sent.
 const ANSWERS_MAX: usize = 256;
 
-impl Listener {
+impl<W: Copy> Listener<W> {
     /// Listens at `local`, with room for `backlog` half-open connections.
     pub fn new(local: SocketAddr, config: Config, secret: Secret, backlog: usize) -> Self {
         Self {
@@ -98,7 +99,7 @@ impl Listener {
     pub fn on_segment(
         &mut self,
         now_ns: u64,
-        remote: SocketAddr,
+        (remote, way): (SocketAddr, W),
         segment: &Segment,
         full: bool,
     ) -> Option<Connection> {
@@ -116,14 +117,14 @@ impl Listener {
             let accepted = self.revive(now_ns, remote, segment).filter(|_| !full);
             if accepted.is_none() {
                 self.counts.refused += 1;
-                self.answer(remote, reset_for(segment));
+                self.answer((remote, way), reset_for(segment));
             } else {
                 self.counts.cookies_accepted += 1;
             }
             return accepted;
         }
         if segment.has(tcp_flag::SYN) {
-            self.on_syn(now_ns, remote, segment, full);
+            self.on_syn(now_ns, (remote, way), segment, full);
         }
         None
     }
@@ -140,7 +141,7 @@ impl Listener {
             // As if it had been lost: the peer, or our SYN-ACK, will ask again.
             return None;
         }
-        let connection = self.half_open.get_mut(&remote)?;
+        let (connection, _) = self.half_open.get_mut(&remote)?;
         // Tried on what does not matter yet: payload of this segment is given again to the whole.
         let bare = Segment {
             payload_bytes: 0,
@@ -149,7 +150,7 @@ impl Listener {
         };
         connection.on_segment(now_ns, &bare);
         match connection.state() {
-            State::Established => self.half_open.remove(&remote),
+            State::Established => self.half_open.remove(&remote).map(|(connection, _)| connection),
             State::Closed => {
                 self.counts.abandoned += 1;
                 self.half_open.remove(&remote);
@@ -162,7 +163,7 @@ impl Listener {
         }
     }
 
-    fn on_syn(&mut self, now_ns: u64, remote: SocketAddr, syn: &Segment, full: bool) {
+    fn on_syn(&mut self, now_ns: u64, (remote, way): (SocketAddr, W), syn: &Segment, full: bool) {
         self.counts.syns += 1;
         if full {
             // The application does not keep up: the peer had better try again later.
@@ -171,27 +172,27 @@ impl Listener {
         if self.half_open.len() >= self.backlog {
             let cookie = self.cookie(now_ns, remote, syn);
             self.counts.cookies_sent += 1;
-            self.answer(remote, Some(cookie));
+            self.answer((remote, way), Some(cookie));
             return;
         }
         let identity = self.secret.identity(now_ns, self.local, remote);
         if let Some(connection) = Connection::accept(now_ns, self.config.clone(), identity, syn) {
-            self.half_open.insert(remote, connection);
+            self.half_open.insert(remote, (connection, way));
             self.ready.push_back(remote);
         }
     }
 
-    fn answer(&mut self, remote: SocketAddr, segment: Option<Segment>) {
+    fn answer(&mut self, (remote, way): (SocketAddr, W), segment: Option<Segment>) {
         let Some(segment) = segment else { return };
         if self.answers.len() < ANSWERS_MAX {
-            self.answers.push_back((remote, segment));
+            self.answers.push_back((remote, way, segment));
         } else {
             self.counts.answers_dropped += 1;
         }
     }
 
     /// The next segment to send, and to whom; to be called until there is none.
-    pub fn poll_transmit(&mut self, now_ns: u64) -> Option<(SocketAddr, Segment)> {
+    pub fn poll_transmit(&mut self, now_ns: u64) -> Option<(SocketAddr, W, Segment)> {
         if let Some(answer) = self.answers.pop_front() {
             return Some(answer);
         }
@@ -200,25 +201,25 @@ impl Listener {
             let due = |connection: &Connection| {
                 connection.next_deadline().is_some_and(|deadline_ns| deadline_ns <= now_ns)
             };
-            let all = self.half_open.iter().filter(|(_, connection)| due(connection));
+            let all = self.half_open.iter().filter(|(_, (connection, _))| due(connection));
             self.ready.extend(all.map(|(remote, _)| *remote));
-            let next = self.half_open.values().filter_map(Connection::next_deadline);
+            let next = self.half_open.values().filter_map(|(half, _)| half.next_deadline());
             self.look_ns = next.filter(|at| *at > now_ns).min().map(|at| at.max(now_ns + LOOK_NS));
         }
         while let Some(remote) = self.ready.front().copied() {
-            let sent = self.half_open.get_mut(&remote).and_then(|connection| {
+            let sent = self.half_open.get_mut(&remote).and_then(|(connection, way)| {
                 let sent = connection.poll_transmit(now_ns);
                 if let Some(deadline_ns) = connection.next_deadline() {
                     let at = deadline_ns.max(now_ns + LOOK_NS);
                     self.look_ns = Some(self.look_ns.map_or(at, |look_ns| look_ns.min(at)));
                 }
-                sent
+                sent.map(|Transmit { segment, .. }| (remote, *way, segment))
             });
-            if let Some(Transmit { segment, .. }) = sent {
-                return Some((remote, segment));
+            if sent.is_some() {
+                return sent;
             }
             self.ready.pop_front();
-            if self.half_open.get(&remote).is_some_and(|c| c.state() == State::Closed) {
+            if self.half_open.get(&remote).is_some_and(|(half, _)| half.state() == State::Closed) {
                 self.half_open.remove(&remote);
                 self.counts.abandoned += 1;
             }
@@ -346,8 +347,8 @@ mod tests {
         Listener::new(LOCAL.into(), Config::default(), Secret::new([3; 16]), backlog)
     }
 
-    fn remote(port: u16) -> SocketAddr {
-        ([10, 0, 0, 1], port).into()
+    fn remote(port: u16) -> (SocketAddr, ()) {
+        (([10, 0, 0, 1], port).into(), ())
     }
 
     fn client(number: u32) -> (Connection, Segment) {
@@ -359,7 +360,8 @@ mod tests {
 
     /// Everything the listener sends.
     fn sent(listener: &mut Listener, now_ns: u64) -> Vec<(SocketAddr, Segment)> {
-        std::iter::from_fn(|| listener.poll_transmit(now_ns)).collect()
+        let all = std::iter::from_fn(|| listener.poll_transmit(now_ns));
+        all.map(|(remote, (), segment)| (remote, segment)).collect()
     }
 
     #[test]
@@ -368,7 +370,7 @@ mod tests {
         let (mut client, syn) = client(5);
         assert!(listener.on_segment(0, remote(1), &syn, false).is_none());
         let answers = sent(&mut listener, 0);
-        assert_eq!((answers.len(), answers[0].0), (1, remote(1)));
+        assert_eq!((answers.len(), answers[0].0), (1, remote(1).0));
         client.on_segment(1, &answers[0].1);
         client.write(100, false).unwrap();
         let data = client.poll_transmit(1).unwrap().segment;
@@ -407,7 +409,7 @@ mod tests {
         let (mut client, syn) = client(77);
         listener.on_segment(0, remote(2), &syn, false);
         let answers = sent(&mut listener, 0);
-        let syn_ack = answers.iter().find(|(to, _)| *to == remote(2)).unwrap().1;
+        let syn_ack = answers.iter().find(|(to, _)| *to == remote(2).0).unwrap().1;
         client.on_segment(0, &syn_ack);
         let ack = client.poll_transmit(0).unwrap().segment;
         assert!(listener.on_segment(0, remote(3), &ack, false).is_none(), "another port");
@@ -454,7 +456,7 @@ mod tests {
         let mut listener = listener(4);
         let (_, syn) = client(1);
         for odd in [([0, 0, 0, 0], 1), ([224, 0, 0, 1], 1), ([10, 0, 0, 1], 0)] {
-            listener.on_segment(0, odd.into(), &syn, false);
+            listener.on_segment(0, (odd.into(), ()), &syn, false);
         }
         let reset = Segment { flags: tcp_flag::RST, ..syn };
         listener.on_segment(0, remote(1), &reset, false);

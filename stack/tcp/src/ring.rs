@@ -86,6 +86,19 @@ impl ReceiveRing {
     pub fn new(capacity: usize, capacity_max: usize) -> Self {
         Self { ring: Ring::new(capacity), read: 0, capacity_max: capacity_max.max(capacity) }
     }
+
+    /// Copies kept bytes out, wherever they are, and does not forget them.
+    pub fn copy(&self, offset: u64, out: &mut [u8]) {
+        let [first, second] = self.ring.get(offset, out.len());
+        let (head, tail) = out.split_at_mut(first.len());
+        head.copy_from_slice(first);
+        tail[..second.len()].copy_from_slice(second);
+    }
+
+    /// Forgets everything below this place in the stream.
+    pub fn skip_to(&mut self, offset: u64) {
+        self.read = self.read.max(offset);
+    }
 }
 
 impl ReceiveQueue for ReceiveRing {
@@ -101,11 +114,12 @@ impl ReceiveQueue for ReceiveRing {
     fn discard(&mut self, _payload: &[u8]) {}
 
     fn read(&mut self, out: &mut [u8]) {
-        let [first, second] = self.ring.get(self.read, out.len());
-        let (head, tail) = out.split_at_mut(first.len());
-        head.copy_from_slice(first);
-        tail[..second.len()].copy_from_slice(second);
+        self.copy(self.read, out);
         self.read += out.len() as u64;
+    }
+
+    fn peek(&self, out: &mut [u8]) {
+        self.copy(self.read, out);
     }
 
     fn skip(&mut self, bytes: u64) {

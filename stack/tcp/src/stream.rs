@@ -35,6 +35,9 @@ pub trait ReceiveQueue {
     /// Copies the next bytes of the stream out; all of them were kept.
     fn read(&mut self, out: &mut [u8]);
 
+    /// Copies the next bytes of the stream out and does not forget them.
+    fn peek(&self, out: &mut [u8]);
+
     /// Forgets the next bytes of the stream.
     fn skip(&mut self, bytes: u64);
 
@@ -109,6 +112,13 @@ impl<S: SendBuffer, R: ReceiveQueue> Stream<S, R> {
         self.receive.read(&mut out[..bytes as usize]);
         self.consumed(now_ns, bytes);
         bytes as usize
+    }
+
+    /// As [`Self::read`], but what was read can be read again.
+    pub fn peek(&self, out: &mut [u8]) -> usize {
+        let bytes = self.connection.readable().min(out.len() as u64) as usize;
+        self.receive.peek(&mut out[..bytes]);
+        bytes
     }
 
     /// Throws away up to `bytes` of what has arrived.

@@ -353,19 +353,19 @@ fn at_least_one(text: &str) -> Result<f64, String> {
 pub struct Nc {
     #[command(flatten)]
     pub socket: Socket,
-    /// UDP; the only protocol there is yet.
-    #[arg(short, long, required = true)]
+    /// Datagrams instead of a stream.
+    #[arg(short, long)]
     pub udp: bool,
-    /// Listen at this port, or address and port, and talk to who speaks first.
-    #[arg(short, long, conflicts_with = "destination")]
-    pub listen: Option<String>,
-    /// Address and port to talk to, as in 10.77.0.2:5000.
-    #[arg(required_unless_present = "listen")]
-    pub destination: Option<SocketAddr>,
+    /// Wait for somebody at PORT, or at HOST and PORT, and talk to who comes first.
+    #[arg(short, long)]
+    pub listen: bool,
+    /// HOST and PORT to talk to, as in `10.77.0.2 5000` or `10.77.0.2:5000`.
+    #[arg(required = true, num_args = 1..=2, value_name = "HOST PORT")]
+    pub place: Vec<String>,
     /// Share of the wire to ask for, as in `4ms/100ms`; best effort if not given.
     #[arg(long, value_parser = contract)]
     pub contract: Option<Contract>,
-    /// Seconds to wait for more after the end of standard input.
+    /// Seconds to wait for more datagrams after the end of standard input.
     #[arg(short = 'w', long, default_value_t = 1)]
     pub wait: u32,
 }

@@ -1,4 +1,4 @@
-//! `plumb nc -u`: standard input and output over a UDP flow.
+//! Datagrams: one for what each read of standard input gives.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::SocketAddr;
@@ -7,30 +7,25 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use plumb_net::{Host, Udp};
-
-use crate::cli;
+use anyhow::Result;
+use plumb_net::{Options, Udp};
 
 /// Talks over a UDP flow until standard input ends and nothing more comes.
-pub fn run(arguments: &cli::Nc) -> Result<ExitCode> {
-    let host = Host::connect(&arguments.socket.socket)?;
-    let mut options = Udp::options().host(&host);
-    if let Some(contract) = arguments.contract {
-        options = options.contract(contract);
-    }
-    let (socket, first) = match (&arguments.listen, arguments.destination) {
-        (Some(at), _) => {
-            let at = local(at)?;
-            let socket = options.bind(at)?;
-            // Whoever speaks first is talked to.
-            let mut buffer = vec![0; 65_536];
-            let (bytes, from) = socket.recv_from(&mut buffer)?;
-            socket.connect(from)?;
-            (socket, buffer[..bytes].to_vec())
-        }
-        (None, Some(to)) => (options.connect(to)?, Vec::new()),
-        (None, None) => anyhow::bail!("give a destination, or --listen"),
+pub(super) fn run(
+    options: &Options,
+    place: SocketAddr,
+    listen: bool,
+    wait: Duration,
+) -> Result<ExitCode> {
+    let (socket, first) = if listen {
+        let socket = options.bind(place)?;
+        // Whoever speaks first is talked to.
+        let mut buffer = vec![0; 65_536];
+        let (bytes, from) = socket.recv_from(&mut buffer)?;
+        socket.connect(from)?;
+        (socket, buffer[..bytes].to_vec())
+    } else {
+        (options.connect(place)?, Vec::new())
     };
     std::io::stdout().write_all(&first)?;
     std::io::stdout().flush()?;
@@ -44,17 +39,9 @@ pub fn run(arguments: &cli::Nc) -> Result<ExitCode> {
             result
         })
     };
-    receive(&socket, &ended, Duration::from_secs(arguments.wait.into()))?;
+    receive(&socket, &ended, wait)?;
     sender.join().map_err(|_| anyhow::anyhow!("the sending thread failed"))??;
     Ok(ExitCode::SUCCESS)
-}
-
-/// A port, or an address and a port.
-fn local(text: &str) -> Result<SocketAddr> {
-    if let Ok(port) = text.parse::<u16>() {
-        return Ok(SocketAddr::from(([0, 0, 0, 0], port)));
-    }
-    text.parse().with_context(|| format!("`{text}` is neither a port nor an address with a port"))
 }
 
 /// Sends standard input, a datagram for what each read gives.

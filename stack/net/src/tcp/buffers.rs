@@ -1,0 +1,294 @@
+//! Where a connection's bytes lie: written ones in the transmit data area, received ones in the buffers
+//! the driver put them in.
+
+use std::collections::VecDeque;
+
+use rbuf_channel::{Buffer, Data, Pair};
+use stack_tcp::{Keep, ReceiveQueue, ReceiveRing, SendBuffer};
+
+/// What was written and not acknowledged: a ring in the transmit data area, from which it is sent and
+/// sent again.
+#[derive(Debug)]
+pub(crate) struct SendArea<D> {
+    data: D,
+    /// Where the ring begins in the area, and how long it is.
+    start: u32,
+    bytes: u32,
+    released: u64,
+    end: u64,
+    /// Oldest byte that a packet on its way to the wire points to: an acknowledgment can overtake the
+    /// driver's word that it has sent a copy.
+    pub(crate) in_driver: Option<u64>,
+}
+
+impl<D: Data> SendArea<D> {
+    pub(crate) fn new(data: D, start: u32) -> Self {
+        let bytes = data.bytes().saturating_sub(start);
+        Self { data, start, bytes, released: 0, end: 0, in_driver: None }
+    }
+
+    /// The bytes from `offset` on as they lie in the area.
+    pub(crate) fn parts(&self, offset: u64, bytes: u32) -> [Pair; 2] {
+        let at = (offset % u64::from(self.bytes)) as u32;
+        let first = bytes.min(self.bytes - at);
+        [
+            Pair { offset: self.start + at, len: first },
+            Pair { offset: self.start, len: bytes - first },
+        ]
+    }
+}
+
+impl<D: Data> SendBuffer for SendArea<D> {
+    fn room(&self) -> usize {
+        let floor = self.in_driver.map_or(self.released, |oldest| oldest.min(self.released));
+        self.bytes as usize - (self.end - floor) as usize
+    }
+
+    fn write(&mut self, bytes: &[u8]) -> usize {
+        let taken = bytes.len().min(self.room());
+        let [first, second] = self.parts(self.end, taken as u32);
+        let (head, tail) = bytes[..taken].split_at(first.len as usize);
+        self.data.write(first.offset, head);
+        self.data.write(second.offset, tail);
+        self.end += taken as u64;
+        taken
+    }
+
+    fn release(&mut self, below: u64) {
+        self.released = below.clamp(self.released, self.end);
+    }
+}
+
+/// Bytes that arrived.
+pub(crate) enum Payload<'a> {
+    /// In a buffer of this flow.
+    Frame(Buffer, Pair),
+    /// Somewhere else; to be copied.
+    Bytes(&'a [u8]),
+}
+
+/// What was received and not read. A frame stays in the driver's buffer; what is small, and everything
+/// if buffers run low, is copied together, so that a peer cannot use up all buffers with a few bytes
+/// in each.
+#[derive(Debug)]
+pub(crate) struct Frames<D> {
+    data: D,
+    /// In order of their place in the stream.
+    kept: VecDeque<Kept>,
+    spilt: Option<ReceiveRing>,
+    read: u64,
+    capacity: u64,
+    capacity_max: u64,
+    /// Buffers that may be held, and those that are.
+    frames_max: usize,
+    frames: usize,
+    /// Buffers to be offered to the driver again.
+    pub(crate) free: Vec<Buffer>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Kept {
+    offset: u64,
+    bytes: u32,
+    /// Where it lies in its buffer; `None` if it was copied.
+    frame: Option<(Buffer, u32)>,
+}
+
+impl<D: Data> Frames<D> {
+    /// Payload smaller than this is copied.
+    const SMALL_BYTES: u32 = 512;
+
+    pub(crate) fn new(data: D, buffers: usize, capacity: u64, capacity_max: u64) -> Self {
+        Self {
+            data,
+            kept: VecDeque::new(),
+            spilt: None,
+            read: 0,
+            capacity,
+            capacity_max,
+            frames_max: buffers / 2,
+            frames: 0,
+            free: Vec::new(),
+        }
+    }
+
+    fn insert(&mut self, kept: Kept) {
+        if self.kept.back().is_none_or(|last| last.offset < kept.offset) {
+            self.kept.push_back(kept);
+        } else {
+            let at = self.kept.partition_point(|other| other.offset < kept.offset);
+            self.kept.insert(at, kept);
+        }
+    }
+
+    fn spill(&mut self, keep: Keep, payload: &[u8]) {
+        let (capacity, read) = (self.capacity as usize, self.read);
+        let ring = self.spilt.get_or_insert_with(|| {
+            let mut ring = ReceiveRing::new(capacity, usize::MAX);
+            ring.skip(read);
+            ring
+        });
+        ring.keep(keep, payload);
+        self.insert(Kept { offset: keep.offset, bytes: keep.bytes, frame: None });
+    }
+
+    fn copy(&self, kept: &Kept, skip: u32, out: &mut [u8]) {
+        match (kept.frame, &self.spilt) {
+            (Some((_, at)), _) => {
+                self.data.read(at + skip, out);
+            }
+            (None, Some(ring)) => ring.copy(kept.offset + u64::from(skip), out),
+            (None, None) => {}
+        }
+    }
+
+    /// Goes over the next `bytes` of the stream; `copy` sees each stretch: what was kept, from where
+    /// in it, and how many bytes.
+    fn advance(&mut self, mut bytes: u64, mut copy: impl FnMut(&Self, &Kept, u32, u32)) {
+        while bytes > 0 {
+            let Some(first) = self.kept.front().copied() else { break };
+            let skip = (self.read - first.offset) as u32;
+            let part = u64::from(first.bytes - skip).min(bytes) as u32;
+            copy(self, &first, skip, part);
+            bytes -= u64::from(part);
+            self.read += u64::from(part);
+            if skip + part == first.bytes {
+                self.kept.pop_front();
+                if let Some((buffer, _)) = first.frame {
+                    self.free.push(buffer);
+                    self.frames -= 1;
+                }
+            }
+        }
+        if let Some(ring) = &mut self.spilt {
+            if self.kept.iter().all(|kept| kept.frame.is_some()) && self.kept.len() < 64 {
+                self.spilt = None;
+            } else {
+                ring.skip_to(self.read);
+            }
+        }
+    }
+}
+
+impl<D: Data> ReceiveQueue for Frames<D> {
+    type Payload<'a> = Payload<'a>;
+
+    fn keep(&mut self, keep: Keep, payload: Payload<'_>) {
+        match payload {
+            Payload::Bytes(bytes) => self.spill(keep, bytes),
+            Payload::Frame(buffer, pair)
+                if keep.bytes < Self::SMALL_BYTES || self.frames >= self.frames_max =>
+            {
+                let mut bytes = vec![0; pair.len as usize];
+                self.data.read(pair.offset, &mut bytes);
+                self.spill(keep, &bytes);
+                self.free.push(buffer);
+            }
+            Payload::Frame(buffer, pair) => {
+                self.frames += 1;
+                let frame = Some((buffer, pair.offset + keep.skip));
+                self.insert(Kept { offset: keep.offset, bytes: keep.bytes, frame });
+            }
+        }
+    }
+
+    fn discard(&mut self, payload: Payload<'_>) {
+        if let Payload::Frame(buffer, _) = payload {
+            self.free.push(buffer);
+        }
+    }
+
+    fn read(&mut self, out: &mut [u8]) {
+        let mut done = 0;
+        self.advance(out.len() as u64, |all, kept, skip, bytes| {
+            all.copy(kept, skip, &mut out[done..done + bytes as usize]);
+            done += bytes as usize;
+        });
+    }
+
+    fn peek(&self, out: &mut [u8]) {
+        let mut done = 0;
+        for kept in &self.kept {
+            let skip = self.read.saturating_sub(kept.offset) as u32;
+            let bytes = (kept.bytes - skip).min((out.len() - done) as u32);
+            self.copy(kept, skip, &mut out[done..done + bytes as usize]);
+            done += bytes as usize;
+        }
+    }
+
+    fn skip(&mut self, bytes: u64) {
+        self.advance(bytes, |_, _, _, _| ());
+    }
+
+    fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    fn grow(&mut self, wanted: u64) {
+        self.capacity = wanted.clamp(self.capacity, self.capacity_max);
+        if let Some(ring) = &mut self.spilt {
+            ring.grow(self.capacity);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rbuf_channel::HeapData;
+
+    use super::*;
+
+    fn frames(buffers: usize) -> Frames<HeapData> {
+        let data = HeapData::new(2048 * 16);
+        for buffer in 0..16u32 {
+            let bytes: Vec<u8> = (0..2048u32).map(|at| (buffer * 16 + at % 7) as u8).collect();
+            data.write(buffer * 2048, &bytes);
+        }
+        Frames::new(data, buffers, 65_536, 1 << 20)
+    }
+
+    fn frame(buffer: u16, bytes: u32) -> Payload<'static> {
+        Payload::Frame(Buffer(buffer), Pair { offset: u32::from(buffer) * 2048, len: bytes })
+    }
+
+    fn expected(buffer: u32, from: u32, bytes: u32) -> Vec<u8> {
+        (from..from + bytes).map(|at| (buffer * 16 + at % 7) as u8).collect()
+    }
+
+    #[test]
+    fn frames_are_read_in_order_from_where_they_lie_and_then_given_back() {
+        let mut frames = frames(16);
+        frames.keep(Keep { offset: 1000, skip: 0, bytes: 1000 }, frame(2, 1000));
+        frames.keep(Keep { offset: 0, skip: 100, bytes: 1000 }, frame(1, 1100));
+        let mut out = [0; 1500];
+        frames.read(&mut out);
+        assert_eq!(out[..1000], expected(1, 100, 1000));
+        assert_eq!(out[1000..], expected(2, 0, 500));
+        assert_eq!(frames.free, [Buffer(1)]);
+        frames.skip(500);
+        assert_eq!(frames.free, [Buffer(1), Buffer(2)]);
+    }
+
+    #[test]
+    fn small_payload_and_payload_beyond_half_of_the_buffers_holds_no_buffer() {
+        let mut frames = frames(4);
+        let mut offset = 0;
+        for (buffer, bytes) in [(0, 10), (1, 1000), (2, 1000), (3, 1000), (4, 20)] {
+            frames.keep(Keep { offset, skip: 0, bytes }, frame(buffer, bytes));
+            offset += u64::from(bytes);
+        }
+        assert_eq!(frames.free, [Buffer(0), Buffer(3), Buffer(4)]);
+        frames.grow(100_000);
+        let mut out = [0; 3030];
+        frames.read(&mut out);
+        let whole = [
+            expected(0, 0, 10),
+            expected(1, 0, 1000),
+            expected(2, 0, 1000),
+            expected(3, 0, 1000),
+            expected(4, 0, 20),
+        ];
+        assert_eq!(out[..], whole.concat());
+        assert!(frames.spilt.is_none(), "memory is given back");
+    }
+}

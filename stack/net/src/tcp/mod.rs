@@ -1,0 +1,29 @@
+//! TCP over flows: a connected flow for each connection, a wildcard flow for a listener.
+//!
+//! Everything a connection needs is done in this process: by the thread that calls, while it is in a
+//! call; by the service thread of the link's arenas (`service`), while no thread is.
+
+mod buffers;
+mod listener;
+mod service;
+mod socket;
+mod stream;
+
+pub use listener::{Incoming, TcpListener};
+pub(crate) use service::{Service, Services};
+pub use stream::TcpStream;
+
+/// The key of this process's numbers (RFC 6528).
+fn secret() -> &'static stack_tcp::Secret {
+    static SECRET: std::sync::OnceLock<stack_tcp::Secret> = std::sync::OnceLock::new();
+    SECRET.get_or_init(|| {
+        use std::hash::{BuildHasher, RandomState};
+        // The standard library's hash keys come from the kernel's source of chance.
+        let draw = || RandomState::new().hash_one(std::process::id()).to_ne_bytes();
+        let (first, second) = (draw(), draw());
+        let mut key = [0; 16];
+        key[..8].copy_from_slice(&first);
+        key[8..].copy_from_slice(&second);
+        stack_tcp::Secret::new(key)
+    })
+}

@@ -1,0 +1,251 @@
+//! The service thread: what keeps connections going while the application computes (paper §3.3).
+//!
+//! One thread for each link whose arenas are in use by TCP. A thread of the application that leaves a call
+//! puts its socket on a list. Within a tick the service thread looks after what is listed: it does
+//! what has become due, and arms the flow, so that the driver posts an event for what comes next.
+//! When nothing is listed it sleeps until an event, a timer or a call-back of the flow manager. So an
+//! application that calls all the time is hardly ever disturbed, and one that does not is served.
+
+use std::collections::{BTreeSet, HashMap};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::thread;
+
+use rbuf_domain::Domain;
+use rbuf_shm::{Doorbell, Ringer, monotonic_ns};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
+
+use crate::Host;
+use crate::host::WeakHost;
+
+/// How long a listed socket may wait.
+const TICK_NS: u64 = 2_000_000;
+
+/// Something that a service thread looks after.
+pub(crate) trait Served: Send + Sync {
+    /// Its place among the flows of the domain.
+    fn slot(&self) -> u32;
+
+    /// Does what is due and arms the flow. Returns when to be called again, and whether nothing is left to
+    /// be done, ever.
+    fn serve(&self, now_ns: u64) -> (Option<u64>, bool);
+
+    /// The driver's event was read: the flow may be armed again.
+    fn event_read(&self);
+}
+
+/// The services of a host, by link.
+#[derive(Debug, Default)]
+pub(crate) struct Services {
+    by_link: Mutex<HashMap<u16, Arc<Service>>>,
+}
+
+impl Services {
+    /// The service of `link`, started on first use.
+    pub(crate) fn of(
+        &self,
+        host: &Host,
+        link: u16,
+        domain: &Arc<Domain>,
+    ) -> std::io::Result<Arc<Service>> {
+        let mut by_link = lock(&self.by_link);
+        if let Some(service) = by_link.get(&link).filter(|old| Arc::ptr_eq(&old.domain, domain)) {
+            return Ok(Arc::clone(service));
+        }
+        let service = Service::start(host, domain)?;
+        by_link.insert(link, Arc::clone(&service));
+        Ok(service)
+    }
+}
+
+pub(crate) struct Service {
+    domain: Arc<Domain>,
+    bell: Ringer,
+    all: Mutex<HashMap<u32, Weak<dyn Served>>>,
+    /// Sockets whose application has gone, and which have not finished.
+    orphans: Mutex<Vec<Arc<dyn Served>>>,
+    listed: Mutex<Vec<u32>>,
+    dormant: AtomicBool,
+}
+
+impl core::fmt::Debug for Service {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Service").field("listed", &self.listed).finish_non_exhaustive()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Service {
+    fn start(host: &Host, domain: &Arc<Domain>) -> std::io::Result<Arc<Self>> {
+        let (bell, ringer) = Doorbell::new()?;
+        let service = Arc::new(Self {
+            domain: Arc::clone(domain),
+            bell: ringer,
+            all: Mutex::default(),
+            orphans: Mutex::default(),
+            listed: Mutex::default(),
+            dormant: AtomicBool::new(true),
+        });
+        let mut sleeper = Sleeper {
+            domain: Arc::clone(domain),
+            bell,
+            notices: Some(host.descriptor().try_clone_to_owned()?),
+            deadlines: Deadlines::default(),
+        };
+        let (running, host) = (Arc::downgrade(&service), host.downgrade());
+        thread::Builder::new()
+            .name("plumb-tcp".into())
+            .spawn(move || while sleeper.work(&running, &host) {})?;
+        Ok(service)
+    }
+
+    pub(super) fn add(&self, socket: &Arc<dyn Served>) {
+        lock(&self.all).insert(socket.slot(), Arc::downgrade(socket));
+    }
+
+    pub(super) fn remove(&self, slot: u32) {
+        lock(&self.all).remove(&slot);
+    }
+
+    /// Keeps a socket until it has finished, for its application has gone.
+    pub(super) fn adopt(&self, socket: Arc<dyn Served>) {
+        let slot = socket.slot();
+        lock(&self.orphans).push(socket);
+        self.list(slot);
+    }
+
+    /// A thread has left a call on this socket.
+    pub(super) fn list(&self, slot: u32) {
+        lock(&self.listed).push(slot);
+        if self.dormant.swap(false, Ordering::SeqCst) {
+            self.bell.ring();
+        }
+    }
+
+    fn get(&self, slot: u32) -> Option<Arc<dyn Served>> {
+        lock(&self.all).get(&slot).and_then(Weak::upgrade)
+    }
+}
+
+impl Drop for Service {
+    fn drop(&mut self) {
+        // The thread finds nobody to serve.
+        self.bell.ring();
+    }
+}
+
+/// Deadlines, by time and by slot.
+#[derive(Default)]
+struct Deadlines {
+    by_time: BTreeSet<(u64, u32)>,
+    by_slot: HashMap<u32, u64>,
+}
+
+impl Deadlines {
+    fn set(&mut self, slot: u32, at_ns: Option<u64>) {
+        if let Some(old_ns) = self.by_slot.remove(&slot) {
+            self.by_time.remove(&(old_ns, slot));
+        }
+        if let Some(at_ns) = at_ns {
+            self.by_slot.insert(slot, at_ns);
+            self.by_time.insert((at_ns, slot));
+        }
+    }
+
+    fn due(&mut self, now_ns: u64) -> Option<u32> {
+        let (at_ns, slot) = *self.by_time.first()?;
+        (at_ns <= now_ns).then(|| {
+            self.set(slot, None);
+            slot
+        })
+    }
+}
+
+/// What the thread has of its own. Nothing that it holds while it sleeps keeps a service or a host
+/// alive.
+struct Sleeper {
+    domain: Arc<Domain>,
+    bell: Doorbell,
+    /// Readable when the flow manager has something to say; `None` when it has gone.
+    notices: Option<OwnedFd>,
+    deadlines: Deadlines,
+}
+
+impl Sleeper {
+    /// One round: serves what is due and sleeps; `false` if there is nobody to serve any more.
+    fn work(&mut self, service: &Weak<Service>, host: &WeakHost) -> bool {
+        let (Some(service), Some(host)) = (service.upgrade(), host.upgrade()) else { return false };
+        self.domain.bell().answer();
+        self.bell.answer();
+        host.hear_notices();
+        let now_ns = monotonic_ns();
+        let mut due = std::mem::take(&mut *lock(&service.listed));
+        // A fault of the driver shows in each flow by itself.
+        while let Ok(Some(slot)) = self.domain.next_event() {
+            if let Some(socket) = service.get(slot) {
+                socket.event_read();
+            }
+            due.push(slot);
+        }
+        due.extend(std::iter::from_fn(|| self.deadlines.due(now_ns)));
+        due.sort_unstable();
+        due.dedup();
+        for slot in due {
+            let Some(socket) = service.get(slot) else {
+                self.deadlines.set(slot, None);
+                continue;
+            };
+            let (at_ns, finished) = socket.serve(now_ns);
+            self.deadlines.set(slot, at_ns);
+            if finished {
+                let mut orphans = lock(&service.orphans);
+                let index = orphans.iter().position(|orphan| orphan.slot() == slot);
+                let ended = index.map(|index| orphans.swap_remove(index));
+                drop(orphans);
+                // Closes its flow, which asks the flow manager: not under a lock.
+                drop(ended);
+            }
+        }
+        let listed = lock(&service.listed);
+        service.dormant.store(listed.is_empty(), Ordering::SeqCst);
+        let ticks = !listed.is_empty();
+        drop(listed);
+        drop(service);
+        drop(host);
+        self.sleep(ticks);
+        true
+    }
+
+    fn sleep(&mut self, ticks: bool) {
+        self.domain.set_asleep(true);
+        if !self.domain.has_events() {
+            let now_ns = monotonic_ns();
+            let deadline_ns = self.deadlines.by_time.first().map(|(at_ns, _)| *at_ns);
+            let until_ns = deadline_ns.into_iter().chain(ticks.then_some(now_ns + TICK_NS)).min();
+            let timeout = until_ns.map(|at_ns| {
+                let left_ns = at_ns.saturating_sub(now_ns);
+                Timespec {
+                    tv_sec: (left_ns / 1_000_000_000) as _,
+                    tv_nsec: (left_ns % 1_000_000_000) as _,
+                }
+            });
+            let mut watched = vec![
+                PollFd::from_borrowed_fd(self.domain.bell().as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN),
+            ];
+            watched.extend(self.notices.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
+            let _ = poll(&mut watched, timeout.as_ref());
+            let hung_up =
+                |fd: &PollFd<'_>| fd.revents().intersects(PollFlags::HUP | PollFlags::ERR);
+            if watched.get(2).is_some_and(hung_up) {
+                self.notices = None;
+            }
+        }
+        self.domain.set_asleep(false);
+    }
+}

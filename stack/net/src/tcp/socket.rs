@@ -1,0 +1,627 @@
+//! A connection over its flow: segments in from the driver, segments out to it, and threads that wait.
+//!
+//! Whoever holds the lock runs the connection: a thread in a call, or the service thread. Nobody
+//! sleeps with the lock.
+
+use std::collections::VecDeque;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use base_flow::{Contract, Endpoints};
+use rbuf_channel::{Buffer, Park, Wait};
+use rbuf_shm::{Futex, ShmData, monotonic_ns};
+use stack_layer::{Ether, HEAD_BYTES_MAX, Peer, Tcp};
+use stack_tcp::{Algorithm, Config, Connection, Segment, State as TcpState, Stream, WriteError};
+
+use super::buffers::{Frames, Payload, SendArea};
+use super::service::{Served, Service};
+use crate::Error;
+use crate::flow::{Flow, FlowDevice, Shared};
+use crate::options::Options;
+
+/// Headers that can be on their way to the wire.
+const HEADERS: u16 = 128;
+
+/// Most bytes of a super-segment.
+const SUPER_SEGMENT_BYTES: u32 = 65_160;
+
+/// What can be received before it is known how fast the application reads.
+const FIRST_RECEIVE_BYTES: u32 = 65_536;
+
+/// For ever.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// How long a sleeper waits before it asks whether the flow manager has news.
+const NEWS_NS: u64 = 500_000_000;
+
+/// How soon to look again whether the driver has sent something, if that is all there is to wait for.
+const STARVED_NS: u64 = 500_000;
+
+pub(super) type Layers = Tcp<Ether<FlowDevice>>;
+
+/// A connection, shared by its handles, the service thread and its listener.
+pub(super) struct Socket {
+    state: Mutex<State>,
+    shared: Arc<Shared>,
+    service: Arc<Service>,
+    slot: u32,
+    wait: Wait,
+    pub(super) local: SocketAddr,
+    pub(super) remote: SocketAddr,
+    pub(super) nonblocking: AtomicBool,
+    pub(super) read_timeout_ns: AtomicU64,
+    pub(super) write_timeout_ns: AtomicU64,
+    /// SO_LINGER: what closing waits for, in nanoseconds; [`NEVER`] for "finish in the background".
+    pub(super) linger_ns: AtomicU64,
+    /// Whether the service thread will look at it within a tick.
+    listed: AtomicBool,
+}
+
+impl core::fmt::Debug for Socket {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Socket").field("local", &self.local).field("remote", &self.remote).finish()
+    }
+}
+
+/// What is protected by the lock.
+pub(super) struct State {
+    // Dropped before the flow is closed.
+    stack: Layers,
+    pub(super) stream: Stream<SendArea<ShmData>, Frames<ShmData>>,
+    flow: Flow,
+    /// Packets that the driver has, oldest first.
+    in_driver: VecDeque<InDriver>,
+    /// Why the flow is of no use any more.
+    failed: Option<String>,
+    /// Threads that sleep.
+    sleepers: u32,
+    /// Whether an event is to come, or to be read.
+    armed: bool,
+    /// Whether there is more to send than the driver has room for.
+    starved: bool,
+    /// Whether the error of the connection was told.
+    told: bool,
+    read_shut: bool,
+}
+
+struct InDriver {
+    buffer: Buffer,
+    /// Number of the transmission it ends; 0 if more of it follows.
+    number: u64,
+    /// First byte of its payload.
+    offset: Option<u64>,
+}
+
+/// Opens the flow of a connection and forms its layers.
+pub(super) fn open(options: &Options, endpoints: Endpoints) -> Result<(Flow, Layers), Error> {
+    let mut flow = options.chosen_host()?.open_with_headers(options, endpoints, HEADERS)?;
+    let stack = layers(&mut flow)?;
+    Ok((flow, stack))
+}
+
+pub(super) fn layers(flow: &mut Flow) -> Result<Layers, Error> {
+    let fib = *flow.fib();
+    let device =
+        flow.take_device().ok_or_else(|| Error::Protocol("the flow has a stack already".into()))?;
+    Tcp::new(Ether::new(device, &fib), &fib)
+        .ok_or_else(|| Error::Address("only IPv4 has a TCP layer yet".into()))
+}
+
+/// What a connection of this flow is told.
+pub(super) fn config(options: &Options, flow: &Flow) -> Config {
+    let contract = flow.contract();
+    let congestion = match flow.rate() {
+        Some(rate) if contract.is_guaranteed() => Algorithm::Guaranteed {
+            bytes_per_second: rate.bits_per_s() / 8 * contract.slice_ns / contract.period_ns.max(1),
+            period_ns: contract.period_ns,
+            slack: contract.slack,
+        },
+        _ => Algorithm::Cubic,
+    };
+    Config {
+        mtu: flow.fib().mtu,
+        super_segment_bytes: SUPER_SEGMENT_BYTES,
+        receive_bytes: options.receive_bytes.min(FIRST_RECEIVE_BYTES),
+        receive_bytes_max: options.receive_bytes,
+        congestion,
+        ..Config::default()
+    }
+}
+
+impl Socket {
+    /// Joins a connection with its flow.
+    pub(super) fn new(
+        options: &Options,
+        flow: Flow,
+        stack: Layers,
+        connection: Connection,
+    ) -> io::Result<Arc<Self>> {
+        let shared = Arc::clone(&flow.shared);
+        let service = shared.service()?;
+        let fib = *flow.fib();
+        let local = SocketAddr::new(fib.source, fib.endpoints.local.port);
+        let remote = fib.endpoints.remote.map_or(local, SocketAddr::from);
+        let (tx_data, rx_data) = shared.areas.clone();
+        let send = SendArea::new(tx_data, u32::from(HEADERS) * HEAD_BYTES_MAX as u32);
+        let receive = Frames::new(
+            rx_data,
+            options.receive_buffers as usize,
+            options.receive_bytes.min(FIRST_RECEIVE_BYTES).into(),
+            options.receive_bytes.into(),
+        );
+        let socket = Arc::new(Self {
+            slot: shared.slot(),
+            state: Mutex::new(State {
+                stack,
+                stream: Stream::new(connection, send, receive),
+                flow,
+                in_driver: VecDeque::new(),
+                failed: None,
+                sleepers: 0,
+                armed: false,
+                starved: false,
+                told: false,
+                read_shut: false,
+            }),
+            shared,
+            service,
+            wait: options.wait,
+            local,
+            remote,
+            nonblocking: AtomicBool::new(false),
+            read_timeout_ns: AtomicU64::new(NEVER),
+            write_timeout_ns: AtomicU64::new(NEVER),
+            linger_ns: AtomicU64::new(NEVER),
+            listed: AtomicBool::new(false),
+        });
+        let served: Arc<dyn Served> = socket.clone();
+        socket.service.add(&served);
+        Ok(socket)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Does something with the connection, sends what follows from it, and leaves the rest to the
+    /// service thread.
+    pub(super) fn with<T>(&self, act: impl FnOnce(&mut State, u64) -> T) -> T {
+        let mut state = self.lock();
+        let now_ns = monotonic_ns();
+        state.take_in(&self.shared, now_ns);
+        let result = act(&mut state, now_ns);
+        state.send_out(&self.shared, now_ns);
+        self.leave(state);
+        result
+    }
+
+    /// Gives the lock up; sleeping threads look again, for something may have changed.
+    fn leave(&self, state: MutexGuard<'_, State>) {
+        let sleepers = state.sleepers > 0;
+        drop(state);
+        if sleepers {
+            Futex::patient().wake(&self.shared.rx_words[0]);
+        }
+        if !self.listed.swap(true, Ordering::AcqRel) {
+            self.service.list(self.slot);
+        }
+    }
+
+    /// Looks until there is what `look` looks for, and sleeps between looks, until `deadline_ns`.
+    ///
+    /// # Errors
+    ///
+    /// `WouldBlock` or `TimedOut`, or what `look` says.
+    pub(super) fn wait_for<T>(
+        &self,
+        deadline_ns: u64,
+        nonblocking: bool,
+        mut look: impl FnMut(&mut State, u64) -> io::Result<Option<T>>,
+    ) -> io::Result<T> {
+        let mut spins = match self.wait {
+            Wait::Spin => u64::MAX,
+            Wait::Block => 0,
+            Wait::Adaptive { spins } => u64::from(spins),
+        };
+        loop {
+            let mut state = self.lock();
+            let now_ns = monotonic_ns();
+            state.take_in(&self.shared, now_ns);
+            let found = look(&mut state, now_ns);
+            state.send_out(&self.shared, now_ns);
+            match found {
+                Err(error) => {
+                    self.leave(state);
+                    return Err(error);
+                }
+                Ok(Some(found)) => {
+                    self.leave(state);
+                    return Ok(found);
+                }
+                Ok(None) => {}
+            }
+            if nonblocking || now_ns >= deadline_ns {
+                self.leave(state);
+                return Err(io::ErrorKind::WouldBlock.into());
+            }
+            if spins > 0 {
+                spins -= 1;
+                drop(state);
+                std::hint::spin_loop();
+                continue;
+            }
+            let seen = state.stack.lower().lower().lower().rx().await_published(1);
+            let Ok(Some(seen)) = seen else { continue };
+            state.sleepers += 1;
+            let due_ns = state.stream.connection.next_deadline().unwrap_or(NEVER);
+            let starved_ns = if state.starved { now_ns + STARVED_NS } else { NEVER };
+            let until = deadline_ns.min(due_ns).min(starved_ns).min(now_ns + NEWS_NS);
+            drop(state);
+            if !Futex::until(until).sleep(&self.shared.rx_words[0], seen) {
+                self.shared.host().hear_notices();
+            }
+            let mut state = self.lock();
+            state.sleepers -= 1;
+            if state.sleepers == 0 {
+                state.stack.lower().lower().lower().rx().awake();
+            }
+        }
+    }
+
+    pub(super) fn deadline(timeout_ns: &AtomicU64) -> u64 {
+        match timeout_ns.load(Ordering::Relaxed) {
+            NEVER => NEVER,
+            timeout => monotonic_ns().saturating_add(timeout),
+        }
+    }
+
+    /// Waits until the connection is open.
+    pub(super) fn wait_open(&self, deadline_ns: u64) -> io::Result<()> {
+        let opened = self.wait_for(deadline_ns, false, |state, _| {
+            state.check()?;
+            let state = state.stream.connection.state();
+            Ok(state.is_synchronised().then_some(()))
+        });
+        opened.map_err(timed_out)
+    }
+
+    pub(super) fn read(&self, out: &mut [&mut [u8]], peek: bool) -> io::Result<usize> {
+        if out.iter().all(|part| part.is_empty()) {
+            return Ok(0);
+        }
+        let deadline_ns = Self::deadline(&self.read_timeout_ns);
+        let nonblocking = self.nonblocking.load(Ordering::Relaxed);
+        self.wait_for(deadline_ns, nonblocking, |state, now_ns| state.read(now_ns, out, peek))
+    }
+
+    pub(super) fn write(&self, parts: &[&[u8]], follows: bool) -> io::Result<usize> {
+        if parts.iter().all(|part| part.is_empty()) {
+            return Ok(0);
+        }
+        let deadline_ns = Self::deadline(&self.write_timeout_ns);
+        let nonblocking = self.nonblocking.load(Ordering::Relaxed);
+        self.wait_for(deadline_ns, nonblocking, |state, _| state.write(parts, follows))
+    }
+
+    /// The application has let go.
+    pub(super) fn close(self: &Arc<Self>) {
+        let linger_ns = self.linger_ns.load(Ordering::Relaxed);
+        let finished = self.with(|state, now_ns| {
+            if linger_ns == 0 {
+                state.stream.connection.abort(now_ns);
+            } else {
+                state.stream.connection.close(now_ns);
+            }
+            state.is_over()
+        });
+        if finished {
+            return;
+        }
+        if linger_ns != NEVER {
+            let deadline_ns = monotonic_ns().saturating_add(linger_ns);
+            let ended = self
+                .wait_for(deadline_ns, false, |state, _| Ok(state.is_delivered().then_some(())));
+            if ended.is_err() {
+                self.with(|state, now_ns| state.stream.connection.abort(now_ns));
+            }
+        }
+        self.service.adopt(self.clone());
+    }
+
+    /// Closes the writing half and waits until the peer has everything.
+    pub(super) fn finish(&self, deadline_ns: u64) -> io::Result<()> {
+        self.with(|state, now_ns| state.stream.connection.shut_down(now_ns));
+        let delivered = self.wait_for(deadline_ns, false, |state, _| {
+            if state.is_delivered() {
+                return state.check().map(Some);
+            }
+            Ok(None)
+        });
+        delivered.map_err(timed_out)
+    }
+
+    /// A segment that arrived at the listener after the connection had been made.
+    pub(super) fn hand_over(&self, segment: &Segment, payload: &[u8]) {
+        self.with(|state, now_ns| {
+            state.stream.on_segment(now_ns, segment, Payload::Bytes(payload));
+        });
+    }
+}
+
+impl Served for Socket {
+    fn slot(&self) -> u32 {
+        self.slot
+    }
+
+    fn serve(&self, now_ns: u64) -> (Option<u64>, bool) {
+        self.listed.store(false, Ordering::Release);
+        let mut state = self.lock();
+        state.take_in(&self.shared, now_ns);
+        state.send_out(&self.shared, now_ns);
+        if !state.armed {
+            state.armed = true;
+            // What came before it was armed is found by looking once more.
+            if state.stack.lower().lower().lower().rx().arm() != Ok(false) {
+                state.take_in(&self.shared, now_ns);
+                state.send_out(&self.shared, now_ns);
+            }
+        }
+        let finished = state.is_over();
+        let deadline_ns = state.stream.connection.next_deadline();
+        let deadline_ns = match state.starved {
+            true => Some(deadline_ns.unwrap_or(NEVER).min(now_ns + STARVED_NS)),
+            false => deadline_ns,
+        };
+        let sleepers = state.sleepers > 0;
+        drop(state);
+        if sleepers {
+            Futex::patient().wake(&self.shared.rx_words[0]);
+        }
+        (deadline_ns, finished)
+    }
+
+    fn event_read(&self) {
+        self.lock().armed = false;
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        self.service.remove(self.slot);
+    }
+}
+
+impl State {
+    /// Everything that has arrived, and what the flow manager says.
+    fn take_in(&mut self, shared: &Shared, now_ns: u64) {
+        match shared.news() {
+            Ok(None) => {}
+            Ok(Some(fib)) => {
+                self.stack.reorganise(&fib);
+                self.stream.connection.on_route(now_ns, fib.mtu);
+            }
+            Err(error) => self.fail(now_ns, &error),
+        }
+        loop {
+            match self.stack.receive() {
+                Ok(Some(received)) => {
+                    let (buffer, pair) = received.payload.detach();
+                    let payload = Payload::Frame(buffer, pair);
+                    self.stream.on_segment(now_ns, &received.segment, payload);
+                }
+                Ok(None) => break,
+                Err(fault) => return self.fail(now_ns, &fault.into()),
+            }
+        }
+        self.give_back(now_ns);
+    }
+
+    fn give_back(&mut self, now_ns: u64) {
+        while let Some(buffer) = self.stream.receive.free.pop() {
+            if let Err(fault) = self.stack.release(buffer) {
+                return self.fail(now_ns, &fault.into());
+            }
+        }
+    }
+
+    /// Everything that can go.
+    fn send_out(&mut self, shared: &Shared, now_ns: u64) {
+        self.give_back(now_ns);
+        let in_driver = &mut self.in_driver;
+        let mut departed = 0;
+        let reaped = self.stack.lower().lower().lower().reap_each(|buffer| {
+            while let Some(first) = in_driver.pop_front() {
+                departed = departed.max(first.number);
+                if first.buffer == buffer {
+                    break;
+                }
+            }
+        });
+        if let Err(fault) = reaped {
+            return self.fail(now_ns, &fault.into());
+        }
+        if departed > 0 {
+            self.stream.connection.set_departed(departed);
+        }
+        self.starved = false;
+        while self.failed.is_none() {
+            let (_, free) = self.stack.lower().lower().lower().send_buffers();
+            let mtu_frames = SUPER_SEGMENT_BYTES as usize / 1000 + 1;
+            if free < mtu_frames {
+                self.starved = true;
+                break;
+            }
+            let Some(transmit) = self.stream.poll_transmit(now_ns) else { break };
+            for frame in transmit.frames() {
+                let bytes = frame.segment.payload_bytes;
+                let parts = self.stream.send.parts(frame.offset, bytes);
+                match self.stack.send(&frame.segment, Peer::Connected, parts) {
+                    Ok(Some(buffer)) => self.in_driver.push_back(InDriver {
+                        buffer,
+                        number: frame.number,
+                        offset: (bytes > 0).then_some(frame.offset),
+                    }),
+                    // As if it had been lost on the way.
+                    Ok(None) => break,
+                    Err(error) => {
+                        self.fail(now_ns, &error.into());
+                        break;
+                    }
+                }
+            }
+        }
+        self.stream.send.in_driver = self.in_driver.iter().filter_map(|packet| packet.offset).min();
+        shared.kick(self.stack.lower().lower().lower());
+    }
+
+    /// The flow is of no use any more.
+    fn fail(&mut self, now_ns: u64, error: &Error) {
+        self.failed.get_or_insert_with(|| error.to_string());
+        self.stream.connection.abort(now_ns);
+    }
+
+    /// The error that ended the connection, if one did: once; after that it is at its end.
+    fn check(&mut self) -> io::Result<()> {
+        if let Some(reason) = &self.failed {
+            return Err(Error::Lost(reason.clone()).into());
+        }
+        match self.stream.connection.error() {
+            Some(error) if !self.told => {
+                self.told = true;
+                Err(io_error(error))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn read(
+        &mut self,
+        now_ns: u64,
+        out: &mut [&mut [u8]],
+        peek: bool,
+    ) -> io::Result<Option<usize>> {
+        if self.read_shut {
+            return Ok(Some(0));
+        }
+        let mut total = 0;
+        if peek {
+            total = out.first_mut().map_or(0, |part| self.stream.peek(part));
+        } else {
+            for part in out.iter_mut() {
+                let bytes = self.stream.read(now_ns, part);
+                total += bytes;
+                if bytes < part.len() {
+                    break;
+                }
+            }
+        }
+        if total > 0 {
+            return Ok(Some(total));
+        }
+        // What arrived before an error is read before it is told.
+        self.check()?;
+        let connection = &self.stream.connection;
+        if connection.is_at_end() || connection.state() == TcpState::Closed {
+            return Ok(Some(0));
+        }
+        if connection.state() == TcpState::SynSent {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        Ok(None)
+    }
+
+    fn write(&mut self, parts: &[&[u8]], follows: bool) -> io::Result<Option<usize>> {
+        self.check()?;
+        if !self.stream.connection.state().is_synchronised()
+            && self.stream.connection.state() != TcpState::Closed
+        {
+            return Ok(None);
+        }
+        let mut total = 0;
+        for (index, part) in parts.iter().enumerate() {
+            let last = index + 1 == parts.len();
+            let taken = match self.stream.write(part, follows || !last) {
+                Ok(taken) => taken,
+                Err(WriteError::ShutDown | WriteError::Ended) => {
+                    return Err(io::ErrorKind::BrokenPipe.into());
+                }
+            };
+            total += taken;
+            if taken < part.len() {
+                break;
+            }
+        }
+        Ok((total > 0).then_some(total))
+    }
+
+    /// Whether the peer has everything.
+    fn is_delivered(&self) -> bool {
+        self.is_over() || self.stream.connection.is_fin_acknowledged()
+    }
+
+    /// Whether nothing is left to be done.
+    fn is_over(&self) -> bool {
+        self.failed.is_some()
+            || matches!(self.stream.connection.state(), TcpState::Closed | TcpState::TimeWait)
+    }
+
+    pub(super) fn shut_down(&mut self, now_ns: u64, how: std::net::Shutdown) -> io::Result<()> {
+        let connection = &mut self.stream.connection;
+        if !connection.state().is_synchronised() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        if how != std::net::Shutdown::Write {
+            self.read_shut = true;
+        }
+        if how != std::net::Shutdown::Read {
+            connection.shut_down(now_ns);
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_error(&mut self) -> Option<io::Error> {
+        self.check().err()
+    }
+
+    pub(super) fn flow(&mut self) -> &mut Flow {
+        &mut self.flow
+    }
+
+    pub(super) fn contract(&self) -> Contract {
+        self.flow.contract()
+    }
+}
+
+/// Waiting ended because of a time limit.
+fn timed_out(error: io::Error) -> io::Error {
+    match error.kind() {
+        io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
+        _ => error,
+    }
+}
+
+fn io_error(error: stack_tcp::Error) -> io::Error {
+    use stack_tcp::Error as Tcp;
+    let kind = match error {
+        Tcp::Refused => io::ErrorKind::ConnectionRefused,
+        Tcp::Reset => io::ErrorKind::ConnectionReset,
+        Tcp::TimedOut => io::ErrorKind::TimedOut,
+        Tcp::Unreachable => io::ErrorKind::HostUnreachable,
+        Tcp::Aborted => io::ErrorKind::ConnectionAborted,
+    };
+    io::Error::new(kind, error)
+}
+
+pub(super) fn nanos(timeout: Option<Duration>) -> io::Result<u64> {
+    match timeout {
+        Some(Duration::ZERO) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a timeout of zero; use set_nonblocking",
+        )),
+        Some(timeout) => Ok(u64::try_from(timeout.as_nanos()).unwrap_or(NEVER - 1)),
+        None => Ok(NEVER),
+    }
+}

@@ -1,0 +1,315 @@
+//! A TCP connection as `std::net` has it.
+
+use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use base_flow::{Contract, Endpoints, FlowId, Sap, Transport};
+use rbuf_shm::monotonic_ns;
+use stack_tcp::{Connection, Info, Keepalive, Record};
+
+use super::secret;
+use super::socket::{NEVER, Socket, config, nanos, open};
+use crate::options::first;
+use crate::{Error, Options};
+
+/// A TCP connection with its own stack, its own buffers and its own contract.
+///
+/// The methods are those of `std::net::TcpStream`, and it can be used from several threads. Dropping the last
+/// handle closes the connection: what was written is still delivered, by the service thread of this
+/// process, unless [`Self::set_linger`] says otherwise. A process that is about to end asks
+/// [`Self::finish`] first.
+#[derive(Debug)]
+pub struct TcpStream {
+    handle: Arc<Handle>,
+}
+
+/// The application's hold on a socket; the service thread has another.
+#[derive(Debug)]
+struct Handle {
+    socket: Arc<Socket>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.socket.close();
+    }
+}
+
+impl TcpStream {
+    /// Options for a stream: contract, buffers, waiting.
+    pub fn options() -> Options {
+        Options::new()
+    }
+
+    /// A best-effort connection to `remote`, the first of its addresses that answers.
+    ///
+    /// # Errors
+    ///
+    /// What the flow manager says, or the peer: `ConnectionRefused`, `TimedOut`.
+    pub fn connect(remote: impl ToSocketAddrs) -> io::Result<Self> {
+        let options = Options::new();
+        let mut last = None;
+        for address in remote.to_socket_addrs()? {
+            match Self::open(&options, address, None) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::Address("the name has no address".into()).into()))
+    }
+
+    /// As [`Self::connect`], and gives up after `timeout`.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::connect`].
+    pub fn connect_timeout(remote: &SocketAddr, timeout: Duration) -> io::Result<Self> {
+        Self::open(&Options::new(), *remote, Some(timeout))
+    }
+
+    pub(crate) fn open(
+        options: &Options,
+        remote: SocketAddr,
+        timeout: Option<Duration>,
+    ) -> io::Result<Self> {
+        let deadline_ns = match timeout {
+            Some(_) => monotonic_ns().saturating_add(nanos(timeout)?),
+            None => NEVER,
+        };
+        let remote = first(remote)?;
+        let local = if remote.is_ipv4() { Sap::any_v4(0) } else { Sap::any_v6(0) };
+        let transport = Transport::Tcp;
+        let (flow, stack) =
+            open(options, Endpoints { transport, local, remote: Some(remote.into()) })?;
+        let fib = *flow.fib();
+        let local = SocketAddr::new(fib.source, fib.endpoints.local.port);
+        let now_ns = monotonic_ns();
+        let identity = secret().identity(now_ns, local, remote);
+        let connection = Connection::connect(now_ns, config(options, &flow), identity);
+        let socket = Socket::new(options, flow, stack, connection)?;
+        let stream = Self::of(socket);
+        stream.socket().wait_open(deadline_ns)?;
+        Ok(stream)
+    }
+
+    pub(super) fn of(socket: Arc<Socket>) -> Self {
+        Self { handle: Arc::new(Handle { socket }) }
+    }
+
+    fn socket(&self) -> &Arc<Socket> {
+        &self.handle.socket
+    }
+
+    /// The other end.
+    ///
+    /// # Errors
+    ///
+    /// Never; `std` says it may.
+    pub fn peer_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.socket().remote)
+    }
+
+    /// Our end.
+    ///
+    /// # Errors
+    ///
+    /// Never; `std` says it may.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        Ok(self.socket().local)
+    }
+
+    /// The flow's name, as `plumb flows` shows it.
+    pub fn flow_id(&self) -> FlowId {
+        self.socket().with(|state, _| state.flow().id())
+    }
+
+    /// The contract as admitted.
+    pub fn contract(&self) -> Contract {
+        self.socket().with(|state, _| state.contract())
+    }
+
+    /// Asks for another contract; it holds from the next period on.
+    ///
+    /// # Errors
+    ///
+    /// What the flow manager says; the present contract stays then.
+    pub fn adjust(&self, contract: Contract) -> Result<Contract, Error> {
+        self.socket().with(|state, _| state.flow().adjust(contract))
+    }
+
+    /// Another handle on the same connection.
+    ///
+    /// # Errors
+    ///
+    /// Never; `std` says it may.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { handle: Arc::clone(&self.handle) })
+    }
+
+    /// Closes one direction or both. Reading ends at once; what was written is still delivered.
+    ///
+    /// # Errors
+    ///
+    /// `NotConnected`.
+    pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
+        self.socket().with(|state, now_ns| state.shut_down(now_ns, how))
+    }
+
+    /// Closes the writing half and waits until the peer has everything, for `timeout` at the longest:
+    /// what a process does before it ends, for its stack ends with it.
+    ///
+    /// # Errors
+    ///
+    /// `TimedOut`, or why the connection ended before.
+    pub fn finish(&self, timeout: Duration) -> io::Result<()> {
+        self.socket().finish(monotonic_ns().saturating_add(nanos(Some(timeout))?))
+    }
+
+    /// Reads without forgetting.
+    ///
+    /// # Errors
+    ///
+    /// As [`Read::read`].
+    pub fn peek(&self, out: &mut [u8]) -> io::Result<usize> {
+        self.socket().read(&mut [out], true)
+    }
+
+    /// Reads no longer than this; `None` for ever.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for zero.
+    pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.socket().read_timeout_ns.store(nanos(timeout)?, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Writes no longer than this; `None` for ever.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for zero.
+    pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
+        self.socket().write_timeout_ns.store(nanos(timeout)?, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Never wait: operations that would have to fail with `WouldBlock`.
+    ///
+    /// # Errors
+    ///
+    /// Never; `std` says it may.
+    pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
+        self.socket().nonblocking.store(nonblocking, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Sends small segments at once, instead of waiting for answers to earlier ones (Nagle).
+    ///
+    /// # Errors
+    ///
+    /// Never; `std` says it may.
+    pub fn set_nodelay(&self, on: bool) -> io::Result<()> {
+        self.socket().with(|state, _| state.stream.connection.set_no_delay(on));
+        Ok(())
+    }
+
+    /// Holds segments back that are not full, until this is off again.
+    pub fn set_cork(&self, on: bool) {
+        self.socket().with(|state, _| state.stream.connection.set_cork(on));
+    }
+
+    /// What dropping the last handle does with what was written and not delivered: `None` delivers it
+    /// in the background, zero resets the connection, and anything else waits so long and then
+    /// resets.
+    pub fn set_linger(&self, linger: Option<Duration>) {
+        let linger_ns = match linger {
+            None => NEVER,
+            Some(linger) => u64::try_from(linger.as_nanos()).unwrap_or(NEVER - 1),
+        };
+        self.socket().linger_ns.store(linger_ns, Ordering::Relaxed);
+    }
+
+    /// Probes the connection when it is idle.
+    pub fn set_keepalive(&self, keepalive: Option<Keepalive>) {
+        self.socket().with(|state, _| state.stream.connection.set_keepalive(keepalive));
+    }
+
+    /// Ends the connection when data is not acknowledged for so long.
+    pub fn set_user_timeout(&self, timeout: Duration) {
+        let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(NEVER);
+        self.socket().with(|state, _| state.stream.connection.set_user_timeout_ns(timeout_ns));
+    }
+
+    /// The error that ended the connection, once.
+    ///
+    /// # Errors
+    ///
+    /// Never; `std` says it may.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        Ok(self.socket().with(|state, _| state.take_error()))
+    }
+
+    /// What the connection believes: windows, round-trip time, losses.
+    pub fn info(&self) -> Info {
+        self.socket().with(|state, _| state.stream.connection.info())
+    }
+
+    /// What it did last, oldest first.
+    pub fn trace(&self) -> Vec<Record> {
+        self.socket().with(|state, _| state.stream.connection.trace().records().collect())
+    }
+}
+
+impl Read for &TcpStream {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.socket().read(&mut [out], false)
+    }
+
+    fn read_vectored(&mut self, out: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        let mut parts: Vec<&mut [u8]> = out.iter_mut().map(|part| &mut **part).collect();
+        self.socket().read(&mut parts, false)
+    }
+}
+
+impl Write for &TcpStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket().write(&[bytes], false)
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
+        self.socket().write(&parts, false)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Read for TcpStream {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        (&*self).read(out)
+    }
+
+    fn read_vectored(&mut self, out: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        (&*self).read_vectored(out)
+    }
+}
+
+impl Write for TcpStream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        (&*self).write(bytes)
+    }
+
+    fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self).write_vectored(parts)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
