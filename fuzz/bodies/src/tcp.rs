@@ -119,7 +119,7 @@ impl Victim {
                 self.connection.consume(self.now_ns, bytes);
                 self.consumed += bytes;
             }
-            7 => self.now_ns += u64::from(script.word()) * 1000 << (script.byte() % 24),
+            7 => self.now_ns += (u64::from(script.word()) * 1000) << (script.byte() % 24),
             8 => {
                 self.now_ns =
                     self.connection.next_deadline().unwrap_or(self.now_ns).max(self.now_ns)

@@ -1,0 +1,264 @@
+//! TCP over flows against a Linux kernel, and against ourselves.
+
+mod in_lab;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener as KernelListener, TcpStream as KernelStream};
+use std::thread;
+use std::time::Duration;
+
+use in_lab::{OURS, THEIRS, eventually, host, in_lab, on_peer};
+use plumb_net::{Options, TcpListener, TcpStream};
+
+const RATE: [&str; 2] = ["--rate", "1gbit"];
+const SOON: Option<Duration> = Some(Duration::from_secs(10));
+
+fn options() -> Options {
+    Options::new().host(&host())
+}
+
+fn kernel_listener(port: u16) -> KernelListener {
+    on_peer(|| KernelListener::bind((THEIRS, port)).unwrap())
+}
+
+fn kernel_connect(port: u16) -> std::io::Result<KernelStream> {
+    let to = SocketAddr::from((OURS, port));
+    on_peer(|| KernelStream::connect_timeout(&to, Duration::from_secs(10)))
+}
+
+fn listen(port: u16) -> TcpListener {
+    options().listen((OURS, port)).unwrap()
+}
+
+/// Our end and the kernel's of a connection that we opened.
+fn opened(port: u16) -> (TcpStream, KernelStream) {
+    let listener = kernel_listener(port);
+    let ours = options().connect_tcp((THEIRS, port)).unwrap();
+    let (kernel, _) = listener.accept().unwrap();
+    ours.set_read_timeout(SOON).unwrap();
+    kernel.set_read_timeout(SOON).unwrap();
+    (ours, kernel)
+}
+
+fn bytes(seed: u64, count: usize) -> Vec<u8> {
+    let mut chance = fastrand::Rng::with_seed(seed);
+    (0..count).map(|_| chance.u8(..)).collect()
+}
+
+/// Both sides send at the same time, and each gets what the other sent.
+fn exchange(ours: &TcpStream, kernel: &KernelStream, count: usize) {
+    let (there, back) = (bytes(1, count), bytes(2, count));
+    thread::scope(|scope| {
+        let (there, back) = (&there, &back);
+        scope.spawn(move || {
+            (&mut &*ours).write_all(there).unwrap();
+            ours.shutdown(Shutdown::Write).unwrap();
+        });
+        scope.spawn(move || {
+            (&mut &*kernel).write_all(back).unwrap();
+            kernel.shutdown(Shutdown::Write).unwrap();
+        });
+        let received = scope.spawn(move || {
+            let mut received = Vec::new();
+            (&mut &*kernel).read_to_end(&mut received).unwrap();
+            received
+        });
+        let mut answer = Vec::new();
+        (&mut &*ours).read_to_end(&mut answer).unwrap();
+        assert!(answer == *back, "what came back is not what was sent");
+        assert!(received.join().unwrap() == *there, "what arrived there is not what was sent");
+    });
+}
+
+#[test]
+fn streams_in_both_directions_at_once_arrive_whole_whoever_opens() {
+    in_lab("streams_in_both_directions_at_once_arrive_whole_whoever_opens", &RATE, || {
+        let (ours, kernel) = opened(7000);
+        exchange(&ours, &kernel, 8 << 20);
+        assert!(ours.info().timestamps && ours.info().sack);
+        let listener = listen(7001);
+        let kernel = kernel_connect(7001).unwrap();
+        let (ours, from) = listener.accept().unwrap();
+        assert_eq!(from, kernel.local_addr().unwrap());
+        assert_eq!(ours.local_addr().unwrap(), SocketAddr::from((OURS, 7001)));
+        exchange(&ours, &kernel, 8 << 20);
+    });
+}
+
+#[test]
+fn two_applications_of_this_host_have_a_stream_without_the_wire() {
+    in_lab("two_applications_of_this_host_have_a_stream_without_the_wire", &RATE, || {
+        let listener = listen(7002);
+        let mut client = options().connect_tcp((OURS, 7002)).unwrap();
+        let (mut server, _) = listener.accept().unwrap();
+        let sent = bytes(3, 1 << 20);
+        let received = thread::scope(|scope| {
+            scope.spawn(|| {
+                client.write_all(&sent).unwrap();
+                client.shutdown(Shutdown::Write).unwrap();
+            });
+            let mut received = Vec::new();
+            server.read_to_end(&mut received).unwrap();
+            received
+        });
+        assert!(received == sent);
+    });
+}
+
+#[test]
+fn errors_are_those_of_the_standard_library() {
+    in_lab("errors_are_those_of_the_standard_library", &RATE, || {
+        let refused = options().connect_tcp((THEIRS, 7999)).unwrap_err();
+        assert_eq!(refused.kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(kernel_connect(7998).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+
+        let (mut ours, kernel) = opened(7003);
+        ours.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        assert_eq!(ours.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        assert_eq!(
+            ours.set_read_timeout(Some(Duration::ZERO)).unwrap_err().kind(),
+            ErrorKind::InvalidInput
+        );
+        ours.set_nonblocking(true).unwrap();
+        assert_eq!(ours.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        let full = loop {
+            match ours.write(&[0; 65_536]) {
+                Ok(_) => {}
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full.kind(), ErrorKind::WouldBlock, "nobody reads there");
+        ours.set_nonblocking(false).unwrap();
+        ours.set_write_timeout(Some(Duration::from_millis(20))).unwrap();
+        assert_eq!(ours.write(&[0; 65_536]).unwrap_err().kind(), ErrorKind::WouldBlock);
+        // Data that is not read makes the kernel reset.
+        drop(kernel);
+        ours.set_read_timeout(SOON).unwrap();
+        assert_eq!(ours.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0, "once, and then the end");
+        assert_eq!(ours.write(&[0]).unwrap_err().kind(), ErrorKind::BrokenPipe);
+
+        let (mut ours, _kernel) = opened(7004);
+        ours.shutdown(Shutdown::Write).unwrap();
+        ours.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(ours.write(&[0]).unwrap_err().kind(), ErrorKind::BrokenPipe);
+        ours.shutdown(Shutdown::Read).unwrap();
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+        let listener = listen(7005);
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+        let taken = options().listen((OURS, 7005)).unwrap_err();
+        assert_eq!(taken.kind(), ErrorKind::AddrInUse);
+    });
+}
+
+#[test]
+fn reading_can_look_ahead_and_fill_several_buffers() {
+    in_lab("reading_can_look_ahead_and_fill_several_buffers", &RATE, || {
+        let (mut ours, mut kernel) = opened(7006);
+        kernel.write_all(b"hello, plumb").unwrap();
+        let mut out = [0; 100];
+        eventually("all of it is here", || ours.peek(&mut out).unwrap() == 12);
+        assert_eq!(&out[..12], b"hello, plumb");
+        let (mut first, mut second) = ([0; 7], [0; 20]);
+        let mut parts = [&mut first[..], &mut second[..]].map(std::io::IoSliceMut::new);
+        assert_eq!(ours.read_vectored(&mut parts).unwrap(), 12);
+        assert_eq!((&first, &second[..5]), (b"hello, ", &b"plumb"[..]));
+        let parts = [&b"a"[..], b"bc", b"", b"def"].map(std::io::IoSlice::new);
+        assert_eq!(ours.write_vectored(&parts).unwrap(), 6);
+        let mut six = [0; 6];
+        kernel.read_exact(&mut six).unwrap();
+        assert_eq!(&six, b"abcdef");
+    });
+}
+
+#[test]
+fn a_dropped_stream_delivers_what_was_written_or_resets_as_linger_says() {
+    in_lab("a_dropped_stream_delivers_what_was_written_or_resets_as_linger_says", &RATE, || {
+        let (mut ours, mut kernel) = opened(7007);
+        let sent = bytes(4, 200_000);
+        ours.write_all(&sent).unwrap();
+        drop(ours);
+        let mut received = Vec::new();
+        kernel.read_to_end(&mut received).unwrap();
+        assert!(received == sent);
+
+        let (ours, mut kernel) = opened(7008);
+        ours.set_linger(Some(Duration::ZERO));
+        drop(ours);
+        assert_eq!(kernel.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn an_application_that_computes_is_served_meanwhile() {
+    in_lab("an_application_that_computes_is_served_meanwhile", &RATE, || {
+        let (mut ours, kernel) = opened(7009);
+        let sent = bytes(5, 50_000);
+        (&kernel).write_all(&sent).unwrap();
+        kernel.shutdown(Shutdown::Write).unwrap();
+        // Nobody is in a call here: what the kernel sent is acknowledged all the same.
+        eventually("everything is acknowledged", || unacknowledged(&kernel) == 0);
+        let mut received = Vec::new();
+        ours.read_to_end(&mut received).unwrap();
+        assert!(received == sent);
+    });
+}
+
+/// Bytes that the kernel has sent, or will send, and that were not acknowledged.
+fn unacknowledged(stream: &KernelStream) -> u64 {
+    let ours = stream.local_addr().unwrap().port();
+    let table = on_peer(|| std::fs::read_to_string("/proc/thread-self/net/tcp").unwrap());
+    let line = table.lines().skip(1).find(|line| {
+        let words: Vec<&str> = line.split_whitespace().collect();
+        words[1].ends_with(&format!(":{ours:04X}")) && words[3] != "0A"
+    });
+    let queues = line.and_then(|line| line.split_whitespace().nth(4).map(str::to_owned));
+    let queues = queues.expect("the connection is in the table");
+    u64::from_str_radix(queues.split(':').next().unwrap(), 16).unwrap()
+}
+
+#[test]
+fn hundreds_of_short_connections_come_and_go() {
+    in_lab("hundreds_of_short_connections_come_and_go", &RATE, || {
+        let host = host();
+        let before = host.query_status().unwrap().flows;
+        let options = Options::new().host(&host);
+        let kernel = kernel_listener(7010);
+        let server = thread::spawn(move || {
+            for stream in kernel.incoming().take(300) {
+                let mut stream = stream.unwrap();
+                let mut request = [0; 4];
+                stream.read_exact(&mut request).unwrap();
+                stream.write_all(&request).unwrap();
+            }
+        });
+        for number in 0..300u32 {
+            let mut stream = options.connect_tcp((THEIRS, 7010)).unwrap();
+            stream.write_all(&number.to_be_bytes()).unwrap();
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer).unwrap();
+            assert_eq!(answer, number.to_be_bytes());
+        }
+        server.join().unwrap();
+        let listener = options.listen((OURS, 7011)).unwrap();
+        let clients = thread::spawn(|| {
+            for number in 0..300u32 {
+                let mut stream = kernel_connect(7011).unwrap();
+                stream.write_all(&number.to_be_bytes()).unwrap();
+                let mut answer = Vec::new();
+                stream.read_to_end(&mut answer).unwrap();
+                assert_eq!(answer, number.to_be_bytes());
+            }
+        });
+        for stream in listener.incoming().take(300) {
+            let mut stream = stream.unwrap();
+            let mut request = [0; 4];
+            stream.read_exact(&mut request).unwrap();
+            stream.write_all(&request).unwrap();
+        }
+        clients.join().unwrap();
+        drop(listener);
+        eventually("their flows are closed", || host.query_status().unwrap().flows == before);
+    });
+}
