@@ -96,51 +96,52 @@ impl Flow {
         let mtu = info.facts.mtu;
         let domain = host.domain(link)?;
         let layout = domain.lay_out(&options.shape(mtu, headers))?;
-        // The channels are ready before the driver hears of them: the first packet can be queued
-        // as soon as the answer is here.
+        // The channels are ready before the driver hears of them: the first packet can be queued as
+        // soon as the answer is here, and what arrives meanwhile finds buffers.
         let opened = domain.ends(&layout).map_err(Error::from).and_then(|ends| {
+            let areas = (ends.tx_data, ends.rx_data);
+            let words = (ends.tx.peer_words(), ends.rx.peer_words());
+            let ends = (ends.tx, ends.rx);
+            let device = match headers {
+                Some(headers) => Device::with_headers(ends, areas.clone(), mtu, headers)?,
+                None => Device::new(ends, areas.clone(), mtu)?,
+            };
             let request = Request::Open {
                 link,
                 contract: options.contract,
                 layout,
                 endpoints: Some(endpoints),
             };
-            Ok((ends, host.call(request)?))
+            match host.call(request)? {
+                Reply::Opened { flow, fib: Some(fib), contract, tardiness_ns } => {
+                    Ok((device, areas, words, (flow, fib, contract, tardiness_ns)))
+                }
+                other => Err(unexpected(&other)),
+            }
         });
-        let (ends, reply) = match opened {
+        let (device, areas, (tx_words, rx_words), (id, fib, contract, tardiness_ns)) = match opened
+        {
             Ok(opened) => opened,
             Err(error) => {
                 domain.give_back(&layout);
                 return Err(error);
             }
         };
-        let Reply::Opened { flow, fib: Some(fib), contract, tardiness_ns } = reply else {
-            domain.give_back(&layout);
-            return Err(unexpected(&reply));
-        };
         let shared = Arc::new(Shared {
             host: host.clone(),
             domain,
             layout,
             link,
-            areas: (ends.tx_data.clone(), ends.rx_data.clone()),
-            id: flow,
-            tx_words: ends.tx.peer_words(),
-            rx_words: ends.rx.peer_words(),
+            areas,
+            id,
+            tx_words,
+            rx_words,
             news: AtomicBool::new(false),
             latest: Mutex::new(Latest { lost: None, fib: None, contract }),
             closed: AtomicBool::new(false),
         });
-        host.register(flow, &shared);
-        // From here on, an error drops `opened`, which closes the flow.
-        let mut opened = Self { shared, device: None, fib, tardiness_ns };
-        let (ends, areas) = ((ends.tx, ends.rx), (ends.tx_data, ends.rx_data));
-        let device = match headers {
-            Some(headers) => Device::with_headers(ends, areas, mtu, headers)?,
-            None => Device::new(ends, areas, mtu)?,
-        };
-        opened.device = Some(device);
-        Ok(opened)
+        host.register(id, &shared);
+        Ok(Self { shared, device: Some(device), fib, tardiness_ns })
     }
 
     /// The flow's name.

@@ -241,15 +241,16 @@ impl Served for Door {
         self.slot
     }
 
-    fn serve(&self, now_ns: u64) -> (Option<u64>, bool) {
+    fn serve(&self) -> (Option<u64>, bool) {
         self.listed.store(false, Ordering::Release);
         let mut state = self.lock();
+        let now_ns = monotonic_ns();
         let waiting = state.waiting.len();
         state.work(self, now_ns);
         if !state.armed {
             state.armed = true;
             if state.stack.lower().lower().lower().rx().arm() != Ok(false) {
-                state.work(self, now_ns);
+                state.work(self, monotonic_ns());
             }
         }
         let wake = state.sleepers > 0 && state.waiting.len() > waiting;

@@ -30,7 +30,7 @@ pub(crate) trait Served: Send + Sync {
 
     /// Does what is due and arms the flow. Returns when to be called again, and whether nothing is left to
     /// be done, ever.
-    fn serve(&self, now_ns: u64) -> (Option<u64>, bool);
+    fn serve(&self) -> (Option<u64>, bool);
 
     /// The driver's event was read: the flow may be armed again.
     fn event_read(&self);
@@ -200,7 +200,7 @@ impl Sleeper {
                 self.deadlines.set(slot, None);
                 continue;
             };
-            let (at_ns, finished) = socket.serve(now_ns);
+            let (at_ns, finished) = socket.serve();
             self.deadlines.set(slot, at_ns);
             if finished {
                 let mut orphans = lock(&service.orphans);

@@ -257,7 +257,8 @@ impl Socket {
             let Ok(Some(seen)) = seen else { continue };
             state.sleepers += 1;
             let due_ns = state.stream.connection.next_deadline().unwrap_or(NEVER);
-            let starved_ns = if state.starved { now_ns + STARVED_NS } else { NEVER };
+            let starved = state.starved || state.is_over();
+            let starved_ns = if starved { now_ns + STARVED_NS } else { NEVER };
             let until = deadline_ns.min(due_ns).min(starved_ns).min(now_ns + NEWS_NS);
             drop(state);
             if !Futex::until(until).sleep(&self.shared.rx_words[0], seen) {
@@ -315,7 +316,7 @@ impl Socket {
             } else {
                 state.stream.connection.close(now_ns);
             }
-            state.is_over()
+            state.is_over() && state.in_driver.is_empty()
         });
         if finished {
             return;
@@ -356,22 +357,25 @@ impl Served for Socket {
         self.slot
     }
 
-    fn serve(&self, now_ns: u64) -> (Option<u64>, bool) {
+    fn serve(&self) -> (Option<u64>, bool) {
         self.listed.store(false, Ordering::Release);
         let mut state = self.lock();
+        let now_ns = monotonic_ns();
         state.take_in(&self.shared, now_ns);
         state.send_out(&self.shared, now_ns);
         if !state.armed {
             state.armed = true;
             // What came before it was armed is found by looking once more.
             if state.stack.lower().lower().lower().rx().arm() != Ok(false) {
+                // Later: what was sent a moment ago may be answered already.
+                let now_ns = monotonic_ns();
                 state.take_in(&self.shared, now_ns);
                 state.send_out(&self.shared, now_ns);
             }
         }
-        let finished = state.is_over();
+        let finished = state.is_over() && (state.in_driver.is_empty() || state.failed.is_some());
         let deadline_ns = state.stream.connection.next_deadline();
-        let deadline_ns = match state.starved {
+        let deadline_ns = match state.starved || state.is_over() {
             true => Some(deadline_ns.unwrap_or(NEVER).min(now_ns + STARVED_NS)),
             false => deadline_ns,
         };
@@ -557,9 +561,10 @@ impl State {
         Ok((total > 0).then_some(total))
     }
 
-    /// Whether the peer has everything.
+    /// Whether the peer has everything, and the last word has left this host.
     fn is_delivered(&self) -> bool {
-        self.is_over() || self.stream.connection.is_fin_acknowledged()
+        let heard = self.is_over() || self.stream.connection.is_fin_acknowledged();
+        heard && self.in_driver.is_empty()
     }
 
     /// Whether nothing is left to be done.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use base_flow::{Contract, Endpoints, FlowId, Sap, Transport};
 use rbuf_shm::monotonic_ns;
-use stack_tcp::{Connection, Info, Keepalive, Record};
+use stack_tcp::{Connection, Counts, Info, Keepalive, Record};
 
 use super::secret;
 use super::socket::{NEVER, Socket, config, nanos, open};
@@ -256,6 +256,11 @@ impl TcpStream {
     /// What the connection believes: windows, round-trip time, losses.
     pub fn info(&self) -> Info {
         self.socket().with(|state, _| state.stream.connection.info())
+    }
+
+    /// What happened on it so far.
+    pub fn counts(&self) -> Counts {
+        self.socket().with(|state, _| *state.stream.connection.counts())
     }
 
     /// What it did last, oldest first.
