@@ -14,7 +14,7 @@ use stack_layer::{Peer, Received};
 use stack_tcp::{Config, Connection, ListenCounts, Listener};
 
 use super::secret;
-use super::service::{Served, Service};
+use super::service::{Outcome, Served, Service};
 use super::socket::{Layers, NEVER, Socket, config, open};
 use super::stream::TcpStream;
 use crate::flow::{Flow, Shared};
@@ -241,11 +241,13 @@ impl Served for Door {
         self.slot
     }
 
-    fn serve(&self) -> (Option<u64>, bool) {
+    fn serve(&self) -> Outcome {
         self.listed.store(false, Ordering::Release);
         let mut state = self.lock();
+        if state.sleepers > 0 {
+            return Outcome::Until(None);
+        }
         let now_ns = monotonic_ns();
-        let waiting = state.waiting.len();
         state.work(self, now_ns);
         if !state.armed {
             state.armed = true;
@@ -253,13 +255,7 @@ impl Served for Door {
                 state.work(self, monotonic_ns());
             }
         }
-        let wake = state.sleepers > 0 && state.waiting.len() > waiting;
-        let deadline_ns = state.listener.next_deadline();
-        drop(state);
-        if wake {
-            Futex::patient().wake(&self.shared.rx_words[0]);
-        }
-        (deadline_ns, false)
+        Outcome::Until(state.listener.next_deadline())
     }
 
     fn event_read(&self) {

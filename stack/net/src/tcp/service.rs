@@ -1,10 +1,11 @@
 //! The service thread: what keeps connections going while the application computes (paper §3.3).
 //!
 //! One thread for each link whose arenas are in use by TCP. A thread of the application that leaves a call
-//! puts its socket on a list. Within a tick the service thread looks after what is listed: it does
+//! puts its socket on a list. Once in a tick the service thread looks after what is listed: it does
 //! what has become due, and arms the flow, so that the driver posts an event for what comes next.
-//! When nothing is listed it sleeps until an event, a timer or a call-back of the flow manager. So an
-//! application that calls all the time is hardly ever disturbed, and one that does not is served.
+//! A socket in which a thread sleeps is left to that thread. When nothing was listed for a tick it
+//! sleeps until an event, a timer or a call-back of the flow manager. So an application that calls all
+//! the time is disturbed once in a tick, and one that does not is served.
 
 use std::collections::{BTreeSet, HashMap};
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,12 +29,20 @@ pub(crate) trait Served: Send + Sync {
     /// Its place among the flows of the domain.
     fn slot(&self) -> u32;
 
-    /// Does what is due and arms the flow. Returns when to be called again, and whether nothing is left to
-    /// be done, ever.
-    fn serve(&self) -> (Option<u64>, bool);
+    /// Does what is due and arms the flow, unless a thread of the application is at it.
+    fn serve(&self) -> Outcome;
 
     /// The driver's event was read: the flow may be armed again.
     fn event_read(&self);
+}
+
+/// What is to become of a socket that was served.
+pub(crate) enum Outcome {
+    /// It is at rest until then, or until something arrives; or a thread of the application looks after
+    /// it, and will list it when it leaves.
+    Until(Option<u64>),
+    /// Nothing is left to be done, ever.
+    Finished,
 }
 
 /// The services of a host, by link.
@@ -96,6 +105,7 @@ impl Service {
             bell,
             notices: Some(host.descriptor().try_clone_to_owned()?),
             deadlines: Deadlines::default(),
+            tick_ns: None,
         };
         let (running, host) = (Arc::downgrade(&service), host.downgrade());
         thread::Builder::new()
@@ -125,6 +135,13 @@ impl Service {
         if self.dormant.swap(false, Ordering::SeqCst) {
             self.bell.ring();
         }
+    }
+
+    /// Gives up a socket that was adopted.
+    fn let_go(&self, slot: u32) -> Option<Arc<dyn Served>> {
+        let mut orphans = lock(&self.orphans);
+        let index = orphans.iter().position(|orphan| orphan.slot() == slot)?;
+        Some(orphans.swap_remove(index))
     }
 
     fn get(&self, slot: u32) -> Option<Arc<dyn Served>> {
@@ -174,6 +191,8 @@ struct Sleeper {
     /// Readable when the flow manager has something to say; `None` when it has gone.
     notices: Option<OwnedFd>,
     deadlines: Deadlines,
+    /// When the list is looked at; `None` while the thread is dormant.
+    tick_ns: Option<u64>,
 }
 
 impl Sleeper {
@@ -184,7 +203,7 @@ impl Sleeper {
         self.bell.answer();
         host.hear_notices();
         let now_ns = monotonic_ns();
-        let mut due = std::mem::take(&mut *lock(&service.listed));
+        let mut due = self.listed(&service, now_ns);
         // A fault of the driver shows in each flow by itself.
         while let Ok(Some(slot)) = self.domain.next_event() {
             if let Some(socket) = service.get(slot) {
@@ -200,33 +219,46 @@ impl Sleeper {
                 self.deadlines.set(slot, None);
                 continue;
             };
-            let (at_ns, finished) = socket.serve();
+            let at_ns = match socket.serve() {
+                Outcome::Until(at_ns) => at_ns,
+                Outcome::Finished => {
+                    // Closes its flow, which asks the flow manager: not under a lock.
+                    drop(service.let_go(slot));
+                    None
+                }
+            };
             self.deadlines.set(slot, at_ns);
-            if finished {
-                let mut orphans = lock(&service.orphans);
-                let index = orphans.iter().position(|orphan| orphan.slot() == slot);
-                let ended = index.map(|index| orphans.swap_remove(index));
-                drop(orphans);
-                // Closes its flow, which asks the flow manager: not under a lock.
-                drop(ended);
-            }
         }
-        let listed = lock(&service.listed);
-        service.dormant.store(listed.is_empty(), Ordering::SeqCst);
-        let ticks = !listed.is_empty();
-        drop(listed);
         drop(service);
         drop(host);
-        self.sleep(ticks);
+        self.sleep();
         true
     }
 
-    fn sleep(&mut self, ticks: bool) {
+    /// What is listed, if it is time to look. Nothing for a whole tick: the thread is dormant, and is
+    /// rung for by whoever lists something.
+    fn listed(&mut self, service: &Service, now_ns: u64) -> Vec<u32> {
+        let mut listed = lock(&service.listed);
+        match self.tick_ns {
+            Some(tick_ns) if tick_ns > now_ns => Vec::new(),
+            Some(_) => {
+                service.dormant.store(listed.is_empty(), Ordering::SeqCst);
+                self.tick_ns = (!listed.is_empty()).then_some(now_ns + TICK_NS);
+                std::mem::take(&mut *listed)
+            }
+            None => {
+                self.tick_ns = (!listed.is_empty()).then_some(now_ns + TICK_NS);
+                Vec::new()
+            }
+        }
+    }
+
+    fn sleep(&mut self) {
         self.domain.set_asleep(true);
         if !self.domain.has_events() {
             let now_ns = monotonic_ns();
             let deadline_ns = self.deadlines.by_time.first().map(|(at_ns, _)| *at_ns);
-            let until_ns = deadline_ns.into_iter().chain(ticks.then_some(now_ns + TICK_NS)).min();
+            let until_ns = deadline_ns.into_iter().chain(self.tick_ns).min();
             let timeout = until_ns.map(|at_ns| {
                 let left_ns = at_ns.saturating_sub(now_ns);
                 Timespec {

@@ -17,7 +17,7 @@ use stack_layer::{Ether, HEAD_BYTES_MAX, Peer, Tcp};
 use stack_tcp::{Algorithm, Config, Connection, Segment, State as TcpState, Stream, WriteError};
 
 use super::buffers::{Frames, Payload, SendArea};
-use super::service::{Served, Service};
+use super::service::{Outcome, Served, Service};
 use crate::Error;
 use crate::flow::{Flow, FlowDevice, Shared};
 use crate::options::Options;
@@ -357,9 +357,12 @@ impl Served for Socket {
         self.slot
     }
 
-    fn serve(&self) -> (Option<u64>, bool) {
+    fn serve(&self) -> Outcome {
         self.listed.store(false, Ordering::Release);
         let mut state = self.lock();
+        if state.sleepers > 0 {
+            return Outcome::Until(None);
+        }
         let now_ns = monotonic_ns();
         state.take_in(&self.shared, now_ns);
         state.send_out(&self.shared, now_ns);
@@ -373,18 +376,15 @@ impl Served for Socket {
                 state.send_out(&self.shared, now_ns);
             }
         }
-        let finished = state.is_over() && (state.in_driver.is_empty() || state.failed.is_some());
-        let deadline_ns = state.stream.connection.next_deadline();
-        let deadline_ns = match state.starved || state.is_over() {
-            true => Some(deadline_ns.unwrap_or(NEVER).min(now_ns + STARVED_NS)),
-            false => deadline_ns,
-        };
-        let sleepers = state.sleepers > 0;
-        drop(state);
-        if sleepers {
-            Futex::patient().wake(&self.shared.rx_words[0]);
+        if state.is_over() && (state.in_driver.is_empty() || state.failed.is_some()) {
+            return Outcome::Finished;
         }
-        (deadline_ns, finished)
+        let deadline_ns = state.stream.connection.next_deadline();
+        Outcome::Until(if state.starved || state.is_over() {
+            Some(deadline_ns.unwrap_or(NEVER).min(now_ns + STARVED_NS))
+        } else {
+            deadline_ns
+        })
     }
 
     fn event_read(&self) {
