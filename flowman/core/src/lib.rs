@@ -26,6 +26,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod departed;
 mod flows;
 mod last_resort;
 mod link;

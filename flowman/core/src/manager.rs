@@ -8,6 +8,7 @@ use base_rpc::{Answer, DomainId, FromDriver, InstallError, Refusal, Reply, Statu
 use base_wire::{Arp, ArpOperation, Header, Mac, Protocol, Tcp, Udp};
 
 use crate::config::{Config, LinkConfig, Policy};
+use crate::departed::{Departed, question};
 use crate::flows::Flows;
 use crate::last_resort::{
     Allowance, Packet, Reply as Back, Station, Stray, announcement, answer, read,
@@ -162,6 +163,7 @@ pub struct FlowManager {
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) status: StatusInfo,
     pub(crate) replies: Allowance,
+    pub(crate) departed: Departed,
     /// What users have open, for their quotas.
     pub(crate) accounts: HashMap<u32, Account>,
     next_domain: u32,
@@ -208,6 +210,7 @@ impl FlowManager {
             outputs: VecDeque::new(),
             status: StatusInfo::default(),
             replies: Allowance::new(REPLIES_PER_S, REPLIES_AT_ONCE),
+            departed: Departed::default(),
             accounts: HashMap::new(),
             next_domain: 0,
         }
@@ -253,6 +256,7 @@ impl FlowManager {
             account.connections -= 1;
         }
         for flow in gone.flows {
+            self.mourn(flow);
             self.close(flow, None);
         }
         for (link, domain) in gone.domains {
@@ -264,6 +268,23 @@ impl FlowManager {
         }
         self.waiting.retain(|_, waiters| !waiters.is_empty());
         self.accounts.retain(|_, account| account.connections > 0 || account.flows > 0);
+    }
+
+    /// The application of a flow has died: if it was a connection, its peer is to hear of it.
+    fn mourn(&mut self, id: FlowId) {
+        let Some(flow) = self.flows.get(id) else { return };
+        let (link, hop) = (flow.link, flow.hop);
+        let (Some(ends), Some(fib)) = (flow.endpoints, self.fib(id, None)) else { return };
+        let Some(remote) = ends.remote else { return };
+        if ends.transport != Transport::Tcp {
+            return;
+        }
+        // A peer on this host is reached by the driver, which turns the frame around.
+        let own = self.links[usize::from(link.0)].owns(remote.address).then_some(fib.source_mac);
+        let known = hop.and_then(|place| self.neighbours.station(place));
+        let Some(mac) = own.or(known) else { return };
+        let local = Sap::new(fib.source, ends.local.port);
+        self.departed.add(Endpoints { local, ..ends }, link, mac);
     }
 
     /// The link that a driver of interface `name` would drive.
@@ -531,6 +552,11 @@ impl FlowManager {
             self.status.replies_suppressed += 1;
             return;
         }
+        if matches!(back, Back::Reset(_))
+            && let Some((local, remote)) = ends_of(packet)
+        {
+            self.departed.heard(local, remote);
+        }
         let (count, frame) = match back {
             Back::Echo(frame) => (&mut self.status.echo_answered, frame),
             Back::Unreachable(frame) => (&mut self.status.unreachable_sent, frame),
@@ -543,24 +569,16 @@ impl FlowManager {
     /// Whether a flow exists that the packet belongs to: it was opened while the packet was on its
     /// way here.
     fn has_flow_for(&self, packet: &Packet<'_>) -> bool {
-        let (transport, ports) = match packet.ip.protocol {
-            Protocol::UDP => (
-                Transport::Udp,
-                Udp::split(packet.payload()).map(|(udp, _)| (udp.destination, udp.source)),
-            ),
-            Protocol::TCP => (
-                Transport::Tcp,
-                Tcp::split(packet.payload()).map(|(tcp, _)| (tcp.destination, tcp.source)),
-            ),
+        let transport = match packet.ip.protocol {
+            Protocol::UDP => Transport::Udp,
+            Protocol::TCP => Transport::Tcp,
             _ => return false,
         };
-        let Some((here, there)) = ports else { return false };
-        let local = Sap::new(packet.ip.destination().into(), here.get());
-        let remote = Sap::new(packet.ip.source().into(), there.get());
+        let Some((local, remote)) = ends_of(packet) else { return false };
         let ends = |local, remote| Endpoints { transport, local, remote };
         self.flows.has(&ends(local, Some(remote)))
             || self.flows.has(&ends(local, None))
-            || self.flows.has(&ends(Sap::any_v4(here.get()), None))
+            || self.flows.has(&ends(Sap::any_v4(local.port), None))
     }
 
     /// Time has passed.
@@ -568,11 +586,17 @@ impl FlowManager {
         let mut events = Vec::new();
         self.neighbours.tick(now_ns, &mut events);
         self.neighbour_events(events);
+        for (link, mac, ends) in self.departed.tick(now_ns) {
+            let station = self.station(link);
+            if let Some(frame) = station.and_then(|station| question(station, mac, &ends)) {
+                self.outputs.push_back(Output::Frame { link, frame });
+            }
+        }
     }
 
     /// When [`Self::tick`] is to be called at the latest.
     pub fn next_deadline(&self) -> Option<u64> {
-        self.neighbours.next_deadline()
+        [self.neighbours.next_deadline(), self.departed.next_deadline()].into_iter().flatten().min()
     }
 
     pub(crate) fn neighbour_events(&mut self, events: Vec<Event>) {
@@ -690,4 +714,19 @@ impl FlowManager {
         self.next_domain = self.next_domain.wrapping_add(1);
         DomainId(self.next_domain)
     }
+}
+
+/// Our end and the other of a UDP or TCP packet to us.
+fn ends_of(packet: &Packet<'_>) -> Option<(Sap, Sap)> {
+    let (here, there) = match packet.ip.protocol {
+        Protocol::UDP => {
+            Udp::split(packet.payload()).map(|(udp, _)| (udp.destination, udp.source))?
+        }
+        Protocol::TCP => {
+            Tcp::split(packet.payload()).map(|(tcp, _)| (tcp.destination, tcp.source))?
+        }
+        _ => return None,
+    };
+    let local = Sap::new(packet.ip.destination().into(), here.get());
+    Some((local, Sap::new(packet.ip.source().into(), there.get())))
 }

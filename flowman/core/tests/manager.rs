@@ -578,3 +578,67 @@ fn requests_out_of_order_are_refused_and_their_client_sent_away() {
     assert!(matches!(refused(script.answer(client)), Refusal::Descriptors(_)));
     assert_eq!(script.gone, [rude, client]);
 }
+
+#[test]
+fn the_peer_of_a_connection_whose_application_died_is_asked_and_then_reset() {
+    let mut script = Script::new();
+    let client = script.client(0);
+    let endpoints = Some(Endpoints {
+        transport: Transport::Tcp,
+        local: Sap::new(OURS.into(), 4000),
+        remote: Some(peer(80)),
+    });
+    let contract = Contract::BEST_EFFORT;
+    let open = Request::Open { link: 0, contract, layout: layout(), endpoints };
+    assert_eq!(script.ask(client, open), None);
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    assert!(matches!(script.answer(client), Some(Reply::Opened { .. })));
+    script.frames.clear();
+
+    script.manager.client_left(client);
+    script.drain();
+    script.removed();
+    script.pass(100_000_000);
+    let parts = |frame: &[u8]| {
+        let packet = etherparse::SlicedPacket::from_ethernet(frame).unwrap();
+        let Some(etherparse::TransportSlice::Tcp(tcp)) = packet.transport else {
+            panic!("not TCP")
+        };
+        tcp.to_header()
+    };
+    let asked = std::mem::take(&mut script.frames);
+    let question = parts(&asked[0]);
+    assert_eq!((question.source_port, question.destination_port), (4000, 80));
+    assert!(question.ack && !question.rst && !question.syn);
+
+    // It says where it is.
+    let mut answer = Vec::new();
+    etherparse::PacketBuilder::ethernet2(PEER.0, US.0)
+        .ipv4(THEIRS.octets(), OURS.octets(), 64)
+        .tcp(80, 4000, 1234, 500)
+        .ack(987_654)
+        .write(&mut answer, &[])
+        .unwrap();
+    script.manager.frame(script.now, LINK, &answer);
+    script.drain();
+    let reset = parts(&script.frames.pop().unwrap());
+    assert_eq!((reset.rst, reset.sequence_number), (true, 987_654));
+    script.pass(S);
+    assert!(script.frames.is_empty(), "it was heard, and is not asked again");
+}
+
+#[test]
+fn a_peer_that_never_answers_is_not_asked_for_ever() {
+    let mut script = Script::new();
+    let client = script.client(0);
+    let local = Sap::new(OURS.into(), 4000);
+    let endpoints = Some(Endpoints { transport: Transport::Tcp, local, remote: Some(peer(80)) });
+    let contract = Contract::BEST_EFFORT;
+    script.ask(client, Request::Open { link: 0, contract, layout: layout(), endpoints });
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    script.manager.client_left(client);
+    script.drain();
+    script.frames.clear();
+    script.pass(20 * S);
+    assert_eq!(script.frames.len(), 4);
+}

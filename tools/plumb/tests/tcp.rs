@@ -4,10 +4,11 @@ mod in_lab;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener as KernelListener, TcpStream as KernelStream};
+use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use in_lab::{OURS, THEIRS, eventually, host, in_lab, on_peer};
+use in_lab::{OURS, THEIRS, eventually, host, in_lab, on_peer, program};
 use plumb_net::{Options, TcpListener, TcpStream};
 
 const RATE: [&str; 2] = ["--rate", "1gbit"];
@@ -256,5 +257,37 @@ fn hundreds_of_short_connections_come_and_go() {
         clients.join().unwrap();
         drop(listener);
         eventually("their flows are closed", || host.query_status().unwrap().flows == before);
+    });
+}
+
+#[test]
+fn the_peer_of_an_application_that_is_killed_hears_of_it_at_once() {
+    in_lab("the_peer_of_an_application_that_is_killed_hears_of_it_at_once", &RATE, || {
+        for listens in [false, true] {
+            let port = if listens { 7013 } else { 7012 };
+            let kernel = kernel_listener(port);
+            let mut nc = Command::new(program());
+            nc.arg("nc").args(listens.then_some("-l"));
+            let place = if listens { OURS } else { THEIRS };
+            nc.args([place.to_string(), port.to_string()]).stdin(Stdio::piped());
+            let mut application = nc.stdout(Stdio::piped()).spawn().unwrap();
+            let mut stream = if listens {
+                let mut stream = None;
+                eventually("it listens", || {
+                    stream = kernel_connect(port).ok();
+                    stream.is_some()
+                });
+                stream.unwrap()
+            } else {
+                kernel.accept().unwrap().0
+            };
+            stream.set_read_timeout(SOON).unwrap();
+            stream.write_all(b"!").unwrap();
+            application.stdout.as_mut().unwrap().read_exact(&mut [0]).unwrap();
+            // An idle connection: nothing would ever tell the peer.
+            application.kill().unwrap();
+            application.wait().unwrap();
+            assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        }
     });
 }
