@@ -33,8 +33,12 @@ impl IcmpV4Type {
     pub const ECHO_REPLY: u8 = 0;
     /// The destination cannot be reached; the code says why.
     pub const UNREACHABLE: u8 = 3;
+    /// Code of [`Self::UNREACHABLE`]: the host does not know the protocol.
+    pub const PROTOCOL_UNREACHABLE: u8 = 2;
     /// Code of [`Self::UNREACHABLE`]: nobody listens at the port.
     pub const PORT_UNREACHABLE: u8 = 3;
+    /// Code of [`Self::UNREACHABLE`]: the packet is too large and must not be fragmented.
+    pub const FRAGMENTATION_NEEDED: u8 = 4;
     /// Please answer with the same payload.
     pub const ECHO_REQUEST: u8 = 8;
     /// The packet passed too many routers, or reassembly took too long.

@@ -147,15 +147,17 @@ fn addresses(fib: &Fib) -> Option<(Ipv4Addr, Option<Ipv4Addr>)> {
     }
 }
 
-/// Checks and strips a header; what is left is exactly the payload, without Ethernet's padding.
+/// Checks and strips a header; what is left is exactly the payload, without Ethernet's padding: of
+/// `protocol`, or a control message that the driver found to be about this flow.
 fn strip<D: Data>(packet: &mut Incoming<D>, protocol: Protocol) -> Option<()> {
     let (ip, _) = Ipv4::split(packet.head())?;
     let ip = *ip;
     let header = packet.head().get(..ip.header_bytes())?;
+    let control = ip.protocol == Protocol::ICMP && protocol != Protocol::ICMP;
     let sound = ip.version() == 4
         && ip.header_bytes() >= IPV4_BYTES
         && checksum::is_valid(checksum::sum(header))
-        && ip.protocol == protocol
+        && (ip.protocol == protocol || control)
         && !ip.is_fragment();
     let total = usize::from(ip.total_bytes.get());
     if !sound || !packet.truncate(total) || !packet.strip(ip.header_bytes()) {
@@ -163,6 +165,7 @@ fn strip<D: Data>(packet: &mut Incoming<D>, protocol: Protocol) -> Option<()> {
     }
     packet.from = Some(SocketAddr::new(ip.source().into(), 0));
     packet.tos = ip.tos;
+    packet.control = control;
     packet.set_pseudo_header(ip.source(), ip.destination(), protocol);
     Some(())
 }

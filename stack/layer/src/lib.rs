@@ -28,7 +28,7 @@ pub use device::Device;
 pub use ether::Ether;
 pub use ip4::Ip4;
 pub use packet::{HEAD_BYTES_MAX, Incoming, Outgoing};
-pub use tcp::{Received, Tcp};
+pub use tcp::{Arrived, Received, Tcp};
 pub use udp::{Peer, Udp};
 
 use base_flow::Fib;

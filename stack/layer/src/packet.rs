@@ -157,6 +157,8 @@ pub struct Incoming<D> {
     pub(crate) from: Option<core::net::SocketAddr>,
     /// The station it came from.
     pub(crate) station: Mac,
+    /// Whether it is a control message about a packet of this flow.
+    pub(crate) control: bool,
     /// Service class and congestion field of the IP header.
     pub(crate) tos: u8,
     /// Sum of the pseudo header without the length, for the layer above IP.
@@ -181,6 +183,7 @@ impl<D: Data> Incoming<D> {
             pending: None,
             from: None,
             station: Mac([0; 6]),
+            control: false,
             tos: 0,
             pseudo: 0,
         }
@@ -228,6 +231,12 @@ impl<D: Data> Incoming<D> {
     /// The station on the link that it came from.
     pub const fn station(&self) -> Mac {
         self.station
+    }
+
+    /// Whether what is left is a control message (RFC 792) about a packet of this flow, instead of what
+    /// the layer above is for.
+    pub const fn is_control(&self) -> bool {
+        self.control
     }
 
     /// Service class and congestion field of the IP header.

@@ -7,9 +7,9 @@
 use std::net::{IpAddr, SocketAddr};
 
 use base_flow::Fib;
-use base_wire::{Mac, Protocol, checksum, pseudo_header};
+use base_wire::{Header, Icmp, IcmpV4Type, Ipv4, Mac, Protocol, checksum, pseudo_header};
 use rbuf_channel::{Buffer, Data, Fault, Pair};
-use stack_tcp::{Ecn, HEADER_BYTES_MAX, Segment};
+use stack_tcp::{Ecn, HEADER_BYTES_MAX, RouterError, Segment};
 
 use crate::ip4::Ip4;
 use crate::packet::{Incoming, Outgoing};
@@ -22,6 +22,20 @@ pub struct Tcp<L> {
     local_port: u16,
     remote_port: Option<u16>,
     damaged: u64,
+}
+
+/// What arrives at a flow.
+#[derive(Debug)]
+pub enum Arrived<D> {
+    /// A segment.
+    Segment(Received<D>),
+    /// A router, or the peer's host, says what became of a segment of ours.
+    RouterError {
+        /// Its sequence number.
+        sequence: u32,
+        /// What became of it.
+        error: RouterError,
+    },
 }
 
 /// A segment that arrived, and its payload where the driver put it.
@@ -113,21 +127,60 @@ impl<L: Layer> Tcp<L> {
         Ok(())
     }
 
-    /// The next segment that is for this flow; `None` if there is none yet.
+    /// The next segment that is for this flow, or word of one that it sent; `None` if there is none yet.
     ///
     /// # Errors
     ///
     /// A [`Fault`] of the driver.
-    pub fn receive(&mut self) -> Result<Option<Received<L::Area>>, Fault> {
+    pub fn receive(&mut self) -> Result<Option<Arrived<L::Area>>, Fault> {
         while let Some(mut packet) = self.lower.receive()? {
+            if packet.is_control() {
+                let word = self.read_control(&packet);
+                self.damaged += u64::from(word.is_none());
+                self.lower.give_back(packet)?;
+                if let Some((sequence, error)) = word {
+                    return Ok(Some(Arrived::RouterError { sequence, error }));
+                }
+                continue;
+            }
             if let Some((segment, from)) = strip(&mut packet, self.local_port, self.remote_port) {
                 let station = packet.station();
-                return Ok(Some(Received { segment, from, station, payload: packet }));
+                let received = Received { segment, from, station, payload: packet };
+                return Ok(Some(Arrived::Segment(received)));
             }
             self.damaged += 1;
             self.lower.give_back(packet)?;
         }
         Ok(None)
+    }
+
+    /// Reads a control message (RFC 792): it quotes the head of a packet that we sent.
+    fn read_control(&self, packet: &Incoming<L::Area>) -> Option<(u32, RouterError)> {
+        let (icmp, quote) = Icmp::split(packet.head()).filter(|_| packet.verify(0))?;
+        let (ip, _) = Ipv4::split(quote)?;
+        let quoted = quote.get(ip.header_bytes()..)?.first_chunk::<8>()?;
+        let [a, b, c, d, sequence @ ..] = *quoted;
+        let (source, destination) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        let ours = ip.source() == self.lower.source()
+            && ip.protocol == Protocol::TCP
+            && self.lower.remote().is_none_or(|remote| remote == ip.destination())
+            && source == self.local_port
+            && self.remote_port.is_none_or(|port| port == destination);
+        let error = match (icmp.kind, icmp.code) {
+            (IcmpV4Type::UNREACHABLE, IcmpV4Type::FRAGMENTATION_NEEDED) => {
+                RouterError::TooBig(icmp.sequence.get())
+            }
+            (
+                IcmpV4Type::UNREACHABLE,
+                IcmpV4Type::PROTOCOL_UNREACHABLE | IcmpV4Type::PORT_UNREACHABLE,
+            ) => RouterError::Hard,
+            (
+                IcmpV4Type::UNREACHABLE | IcmpV4Type::TIME_EXCEEDED | IcmpV4Type::PARAMETER_PROBLEM,
+                _,
+            ) => RouterError::Soft,
+            _ => return None,
+        };
+        ours.then_some((u32::from_be_bytes(sequence), error))
     }
 
     /// Gives the buffer of a received packet back.

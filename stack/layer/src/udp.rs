@@ -151,6 +151,9 @@ impl<L: Layer> Layer for Udp<L> {
 /// Checks and strips a header. The checksum is verified when the payload is read, unless the link
 /// vouches for it or the sender left it out.
 fn strip<D: Data>(packet: &mut Incoming<D>, local: u16, remote: Option<u16>) -> Option<()> {
+    if packet.is_control() {
+        return None;
+    }
     let (udp, _) = base_wire::Udp::split(packet.head())?;
     let udp = *udp;
     let bytes = udp.bytes.get();

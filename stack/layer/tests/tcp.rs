@@ -7,8 +7,8 @@ use base_wire::Mac;
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use rbuf_channel::{Data, End, HeapData, HeapWords, Pair, block_words};
-use stack_layer::{Device, Ether, HEAD_BYTES_MAX, Peer, Tcp};
-use stack_tcp::{Ecn, Options, Segment, Timestamps};
+use stack_layer::{Arrived, Device, Ether, HEAD_BYTES_MAX, Peer, Tcp};
+use stack_tcp::{Ecn, Options, RouterError, Segment, Timestamps};
 
 const US: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const PEER: Mac = Mac([2, 0, 0, 0, 0, 9]);
@@ -134,7 +134,7 @@ proptest! {
             prop_assert_eq!(two.stack.damaged(), 1);
             return Ok(());
         }
-        let received = received.unwrap();
+        let Some(Arrived::Segment(received)) = received else { panic!("no segment") };
         prop_assert_eq!(received.from, SocketAddr::from((THEIRS, 5000)));
         let segment = received.segment;
         prop_assert_eq!((segment.sequence, segment.acknowledgment, segment.window), (99, 33, 500));
@@ -144,4 +144,49 @@ proptest! {
         prop_assert_eq!(read, payload);
         two.stack.release(buffer).unwrap();
     }
+}
+
+/// A control message of a router about a packet that begins with `quote`.
+fn control(kind: u8, code: u8, mtu: u16, quote: &[u8]) -> Vec<u8> {
+    let mut icmp = vec![kind, code, 0, 0, 0, 0];
+    icmp.extend(mtu.to_be_bytes());
+    icmp.extend(quote);
+    let sum = base_wire::checksum::finish(base_wire::checksum::sum(&icmp));
+    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(PEER.0, US.0)
+        .ipv4([10, 77, 0, 254], OURS.octets(), 64)
+        .write(&mut frame, etherparse::IpNumber::ICMP, &icmp)
+        .unwrap();
+    frame
+}
+
+#[test]
+fn a_router_is_heard_if_it_quotes_a_segment_of_this_flow() {
+    let mut two = two();
+    let none = [Pair { offset: 0, len: 0 }; 2];
+    let segment = Segment { sequence: 77_777, flags: 0x10, ..Segment::default() };
+    two.stack.send(&segment, Peer::Connected, none).unwrap();
+    let quote = two.sent()[14..42].to_vec();
+    for (kind, code, expected) in [
+        (3, 4, RouterError::TooBig(1400)),
+        (3, 1, RouterError::Soft),
+        (3, 3, RouterError::Hard),
+        (11, 0, RouterError::Soft),
+    ] {
+        two.deliver(&control(kind, code, 1400, &quote));
+        let heard = two.stack.receive().unwrap();
+        let Some(Arrived::RouterError { sequence, error }) = heard else { panic!("{heard:?}") };
+        assert_eq!((sequence, error), (77_777, expected));
+    }
+    // Another port, a cut quote, a wrong checksum.
+    let mut other = quote.clone();
+    other[21] ^= 1;
+    two.deliver(&control(3, 4, 1400, &other));
+    two.deliver(&control(3, 4, 1400, &quote[..24]));
+    let mut damaged = control(3, 4, 1400, &quote);
+    damaged[40] ^= 1;
+    two.deliver(&damaged);
+    assert!(two.stack.receive().unwrap().is_none());
+    assert_eq!(two.stack.damaged(), 3);
 }

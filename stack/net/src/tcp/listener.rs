@@ -10,7 +10,7 @@ use base_flow::{Endpoints, FlowId, Sap, Transport};
 use base_wire::Mac;
 use rbuf_channel::{Data, Pair, Park};
 use rbuf_shm::{Futex, monotonic_ns};
-use stack_layer::{Peer, Received};
+use stack_layer::{Arrived, Peer, Received};
 use stack_tcp::{Config, Connection, ListenCounts, Listener};
 
 use super::secret;
@@ -276,7 +276,9 @@ impl State {
         }
         loop {
             match self.stack.receive() {
-                Ok(Some(received)) => self.arrive(door, now_ns, received),
+                Ok(Some(Arrived::Segment(received))) => self.arrive(door, now_ns, received),
+                // Half-open connections are not worth believing strangers about.
+                Ok(Some(Arrived::RouterError { .. })) => {}
                 Ok(None) => break,
                 Err(fault) => {
                     self.failed.get_or_insert_with(|| fault.to_string());

@@ -13,7 +13,7 @@ use std::time::Duration;
 use base_flow::{Contract, Endpoints};
 use rbuf_channel::{Buffer, Park, Wait};
 use rbuf_shm::{Futex, ShmData, monotonic_ns};
-use stack_layer::{Ether, HEAD_BYTES_MAX, Peer, Tcp};
+use stack_layer::{Arrived, Ether, HEAD_BYTES_MAX, Peer, Tcp};
 use stack_tcp::{Algorithm, Config, Connection, Segment, State as TcpState, Stream, WriteError};
 
 use super::buffers::{Frames, Payload, SendArea};
@@ -411,10 +411,13 @@ impl State {
         }
         loop {
             match self.stack.receive() {
-                Ok(Some(received)) => {
+                Ok(Some(Arrived::Segment(received))) => {
                     let (buffer, pair) = received.payload.detach();
                     let payload = Payload::Frame(buffer, pair);
                     self.stream.on_segment(now_ns, &received.segment, payload);
+                }
+                Ok(Some(Arrived::RouterError { sequence, error })) => {
+                    self.stream.connection.on_router_error(now_ns, sequence, error);
                 }
                 Ok(None) => break,
                 Err(fault) => return self.fail(now_ns, &fault.into()),
