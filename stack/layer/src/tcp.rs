@@ -26,9 +26,9 @@ pub struct Tcp<L> {
 
 /// What arrives at a flow.
 #[derive(Debug)]
-pub enum Arrived<D> {
+pub enum Arrived {
     /// A segment.
-    Segment(Received<D>),
+    Segment(Received),
     /// A router, or the peer's host, says what became of a segment of ours.
     RouterError {
         /// Its sequence number.
@@ -40,15 +40,17 @@ pub enum Arrived<D> {
 
 /// A segment that arrived, and its payload where the driver put it.
 #[derive(Debug)]
-pub struct Received<D> {
+pub struct Received {
     /// What its header says.
     pub segment: Segment,
     /// Who sent it.
     pub from: SocketAddr,
     /// The station it came from: the way back.
     pub station: Mac,
-    /// What is left of the packet: the payload.
-    pub payload: Incoming<D>,
+    /// The buffer it is in, to be given back with [`Tcp::release`].
+    pub buffer: Buffer,
+    /// Where its payload is in the data area.
+    pub payload: Pair,
 }
 
 impl<L: Layer> Tcp<L> {
@@ -132,7 +134,7 @@ impl<L: Layer> Tcp<L> {
     /// # Errors
     ///
     /// A [`Fault`] of the driver.
-    pub fn receive(&mut self) -> Result<Option<Arrived<L::Area>>, Fault> {
+    pub fn receive(&mut self) -> Result<Option<Arrived>, Fault> {
         while let Some(mut packet) = self.lower.receive()? {
             if packet.is_control() {
                 let word = self.read_control(&packet);
@@ -145,7 +147,8 @@ impl<L: Layer> Tcp<L> {
             }
             if let Some((segment, from)) = strip(&mut packet, self.local_port, self.remote_port) {
                 let station = packet.station();
-                let received = Received { segment, from, station, payload: packet };
+                let (buffer, payload) = packet.detach();
+                let received = Received { segment, from, station, buffer, payload };
                 return Ok(Some(Arrived::Segment(received)));
             }
             self.damaged += 1;

@@ -138,7 +138,7 @@ proptest! {
         prop_assert_eq!(received.from, SocketAddr::from((THEIRS, 5000)));
         let segment = received.segment;
         prop_assert_eq!((segment.sequence, segment.acknowledgment, segment.window), (99, 33, 500));
-        let (buffer, pair) = received.payload.detach();
+        let (buffer, pair) = (received.buffer, received.payload);
         let mut read = vec![0; pair.len as usize];
         two.rx_data.read(pair.offset, &mut read);
         prop_assert_eq!(read, payload);

@@ -294,9 +294,8 @@ impl State {
         door.shared.kick(self.stack.lower().lower().lower());
     }
 
-    fn arrive(&mut self, door: &Door, now_ns: u64, received: Received<rbuf_shm::ShmData>) {
-        let Received { segment, from, station, payload } = received;
-        let (buffer, pair) = payload.detach();
+    fn arrive(&mut self, door: &Door, now_ns: u64, received: Received) {
+        let Received { segment, from, station, buffer, payload } = received;
         let full = self.waiting.len() >= door.options.backlog as usize;
         // Segments that were on their way here when their connection was given its own flow.
         let known = self.handed.get(&from).and_then(Weak::upgrade);
@@ -306,8 +305,8 @@ impl State {
         };
         let fresh = connection.and_then(|connection| self.open(door, from, connection));
         if let Some(socket) = known.or(fresh) {
-            let mut bytes = vec![0; pair.len as usize];
-            door.shared.areas.1.read(pair.offset, &mut bytes);
+            let mut bytes = vec![0; payload.len as usize];
+            door.shared.areas.1.read(payload.offset, &mut bytes);
             socket.hand_over(&segment, &bytes);
         }
         if let Err(fault) = self.stack.release(buffer) {

@@ -412,8 +412,7 @@ impl State {
         loop {
             match self.stack.receive() {
                 Ok(Some(Arrived::Segment(received))) => {
-                    let (buffer, pair) = received.payload.detach();
-                    let payload = Payload::Frame(buffer, pair);
+                    let payload = Payload::Frame(received.buffer, received.payload);
                     self.stream.on_segment(now_ns, &received.segment, payload);
                 }
                 Ok(Some(Arrived::RouterError { sequence, error })) => {
