@@ -13,7 +13,7 @@ use super::{Acked, Congestion, Cubic, Window};
 ///   driver, where it would make the round trip longer and nothing faster.
 /// * With slack, growth beyond it is a matter of what others leave, and that has to be probed for.
 /// * Congestion on the way is taken as seriously as by anybody else (RFC 2914). The contract binds the
-///   interface and not the routers behind it, so a loss halves the window as it would have without a
+///   interface and not the routers behind it, so a loss shrinks the window as it would without a
 ///   contract. Only the way back is shorter: up to what was given before is slow start.
 #[derive(Debug, Clone)]
 pub struct Guaranteed {
