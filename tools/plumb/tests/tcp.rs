@@ -4,12 +4,15 @@ mod in_lab;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener as KernelListener, TcpStream as KernelStream};
+use std::os::fd::BorrowedFd;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
 use in_lab::{OURS, THEIRS, eventually, host, in_lab, on_peer, program};
 use plumb_net::{Options, TcpListener, TcpStream};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
 
 const RATE: [&str; 2] = ["--rate", "1gbit"];
 const SOON: Option<Duration> = Some(Duration::from_secs(10));
@@ -289,5 +292,54 @@ fn the_peer_of_an_application_that_is_killed_hears_of_it_at_once() {
             application.wait().unwrap();
             assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
         }
+    });
+}
+
+/// Whether `descriptor` becomes readable within `ms`.
+fn ready(descriptor: BorrowedFd<'_>, ms: i64) -> bool {
+    let timeout = Timespec { tv_sec: ms / 1000, tv_nsec: ms % 1000 * 1_000_000 };
+    let mut watched = [PollFd::from_borrowed_fd(descriptor, PollFlags::IN)];
+    poll(&mut watched, Some(&timeout)).unwrap() == 1
+}
+
+#[test]
+fn descriptors_say_what_a_socket_is_ready_for() {
+    in_lab("descriptors_say_what_a_socket_is_ready_for", &RATE, || {
+        let (mut ours, mut kernel) = opened(7014);
+        ours.set_nonblocking(true).unwrap();
+        assert!(!ready(ours.readable_fd().unwrap(), 0));
+        assert!(ready(ours.writable_fd().unwrap(), 0));
+        for round in 0..20 {
+            kernel.write_all(b"some bytes").unwrap();
+            assert!(ready(ours.readable_fd().unwrap(), 10_000), "round {round}");
+            let mut out = [0; 100];
+            let mut read = 0;
+            while read < 10 {
+                assert!(ready(ours.readable_fd().unwrap(), 10_000));
+                read += ours.read(&mut out).unwrap();
+            }
+            assert!(!ready(ours.readable_fd().unwrap(), 0), "all of it was read");
+        }
+        // Room again when the kernel has read.
+        let full = ours.write_all(&vec![0; 64 << 20]).unwrap_err();
+        assert_eq!(full.kind(), ErrorKind::WouldBlock);
+        let drain = thread::spawn(move || {
+            let mut sink = vec![0; 1 << 16];
+            while kernel.read(&mut sink).unwrap() > 0 {}
+            kernel
+        });
+        assert!(ready(ours.writable_fd().unwrap(), 10_000));
+        ours.shutdown(Shutdown::Write).unwrap();
+        drop(drain.join().unwrap());
+        assert!(ready(ours.readable_fd().unwrap(), 10_000), "the end is something to read");
+        assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+
+        let listener = listen(7015);
+        listener.set_nonblocking(true).unwrap();
+        assert!(!ready(listener.acceptable_fd().unwrap(), 0));
+        let _kernel = kernel_connect(7015).unwrap();
+        assert!(ready(listener.acceptable_fd().unwrap(), 10_000));
+        listener.accept().unwrap();
+        assert!(!ready(listener.acceptable_fd().unwrap(), 0));
     });
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
@@ -13,6 +14,7 @@ use rbuf_shm::{Futex, monotonic_ns};
 use stack_layer::{Arrived, Peer, Received};
 use stack_tcp::{Config, Connection, ListenCounts, Listener};
 
+use super::readiness::Condition;
 use super::secret;
 use super::service::{Outcome, Served, Service};
 use super::socket::{Layers, NEVER, Socket, config, open};
@@ -45,6 +47,7 @@ struct Door {
     local: SocketAddr,
     nonblocking: AtomicBool,
     listed: AtomicBool,
+    acceptable: Condition,
 }
 
 impl core::fmt::Debug for Door {
@@ -116,10 +119,12 @@ impl TcpListener {
             local,
             nonblocking: AtomicBool::new(false),
             listed: AtomicBool::new(false),
+            acceptable: Condition::default(),
         });
         let served: Arc<dyn Served> = door.clone();
         door.service.add(&served);
-        door.leave();
+        let state = door.lock();
+        door.leave(state);
         Ok(Self { door })
     }
 
@@ -150,6 +155,18 @@ impl TcpListener {
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
         self.door.nonblocking.store(nonblocking, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// A descriptor for `poll` and `epoll` that is readable while [`Self::accept`] would not wait.
+    ///
+    /// # Errors
+    ///
+    /// Out of descriptors.
+    pub fn acceptable_fd(&self) -> io::Result<BorrowedFd<'_>> {
+        self.door.acceptable.descriptor()?;
+        let state = self.door.lock();
+        self.door.leave(state);
+        self.door.acceptable.descriptor()
     }
 
     /// The next connection, and who it is with.
@@ -192,9 +209,19 @@ impl Door {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn leave(&self) {
+    fn leave(&self, mut state: MutexGuard<'_, State>) {
+        self.signal(&mut state);
+        drop(state);
         if !self.listed.swap(true, Ordering::AcqRel) {
             self.service.list(self.slot);
+        }
+    }
+
+    /// Shows whether somebody waits to be accepted, to whoever watches that.
+    fn signal(&self, state: &mut State) {
+        if self.acceptable.is_watched() {
+            state.arm(self);
+            self.acceptable.set(!state.waiting.is_empty() || state.failed.is_some());
         }
     }
 
@@ -204,16 +231,14 @@ impl Door {
             let now_ns = monotonic_ns();
             state.work(self, now_ns);
             if let Some(stream) = state.waiting.pop_front() {
-                drop(state);
-                self.leave();
+                self.leave(state);
                 return Ok(stream);
             }
             if let Some(reason) = &state.failed {
                 return Err(Error::Lost(reason.clone()).into());
             }
             if self.nonblocking.load(Ordering::Relaxed) {
-                drop(state);
-                self.leave();
+                self.leave(state);
                 return Err(io::ErrorKind::WouldBlock.into());
             }
             let seen = state.stack.lower().lower().lower().rx().await_published(1);
@@ -249,12 +274,8 @@ impl Served for Door {
         }
         let now_ns = monotonic_ns();
         state.work(self, now_ns);
-        if !state.armed {
-            state.armed = true;
-            if state.stack.lower().lower().lower().rx().arm() != Ok(false) {
-                state.work(self, monotonic_ns());
-            }
-        }
+        state.arm(self);
+        self.signal(&mut state);
         Outcome::Until(state.listener.next_deadline())
     }
 
@@ -264,6 +285,17 @@ impl Served for Door {
 }
 
 impl State {
+    /// Asks the driver for an event when something arrives; what came before that is taken in.
+    fn arm(&mut self, door: &Door) {
+        if self.armed {
+            return;
+        }
+        self.armed = true;
+        if self.stack.lower().lower().lower().rx().arm() != Ok(false) {
+            self.work(door, monotonic_ns());
+        }
+    }
+
     /// Takes in what has arrived, and sends what follows from it.
     fn work(&mut self, door: &Door, now_ns: u64) {
         match door.shared.news() {

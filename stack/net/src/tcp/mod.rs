@@ -5,6 +5,7 @@
 
 mod buffers;
 mod listener;
+mod readiness;
 mod service;
 mod socket;
 mod stream;

@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use stack_layer::{Arrived, Ether, HEAD_BYTES_MAX, Peer, Tcp};
 use stack_tcp::{Algorithm, Config, Connection, Segment, State as TcpState, Stream, WriteError};
 
 use super::buffers::{Frames, Payload, SendArea};
+use super::readiness::Condition;
 use super::service::{Outcome, Served, Service};
 use crate::Error;
 use crate::flow::{Flow, FlowDevice, Shared};
@@ -58,6 +60,8 @@ pub(super) struct Socket {
     pub(super) linger_ns: AtomicU64,
     /// Whether the service thread will look at it within a tick.
     listed: AtomicBool,
+    readable: Condition,
+    writable: Condition,
 }
 
 impl core::fmt::Debug for Socket {
@@ -176,6 +180,8 @@ impl Socket {
             write_timeout_ns: AtomicU64::new(NEVER),
             linger_ns: AtomicU64::new(NEVER),
             listed: AtomicBool::new(false),
+            readable: Condition::default(),
+            writable: Condition::default(),
         });
         let served: Arc<dyn Served> = socket.clone();
         socket.service.add(&served);
@@ -199,7 +205,8 @@ impl Socket {
     }
 
     /// Gives the lock up; sleeping threads look again, for something may have changed.
-    fn leave(&self, state: MutexGuard<'_, State>) {
+    fn leave(&self, mut state: MutexGuard<'_, State>) {
+        self.signal(&mut state);
         let sleepers = state.sleepers > 0;
         drop(state);
         if sleepers {
@@ -208,6 +215,31 @@ impl Socket {
         if !self.listed.swap(true, Ordering::AcqRel) {
             self.service.list(self.slot);
         }
+    }
+
+    /// Shows what the socket is ready for to whoever watches it. Such an application is not in a call
+    /// when something arrives, so the driver is to say at once that it has.
+    fn signal(&self, state: &mut State) {
+        if !self.readable.is_watched() && !self.writable.is_watched() {
+            return;
+        }
+        state.arm(&self.shared);
+        self.readable.set(state.is_readable());
+        self.writable.set(state.is_writable());
+    }
+
+    /// A descriptor that is readable while a read would not wait.
+    pub(super) fn readable(&self) -> io::Result<BorrowedFd<'_>> {
+        self.readable.descriptor()?;
+        self.with(|_, _| ());
+        self.readable.descriptor()
+    }
+
+    /// A descriptor that is readable while a write would not wait.
+    pub(super) fn writable(&self) -> io::Result<BorrowedFd<'_>> {
+        self.writable.descriptor()?;
+        self.with(|_, _| ());
+        self.writable.descriptor()
     }
 
     /// Looks until there is what `look` looks for, and sleeps between looks, until `deadline_ns`.
@@ -366,16 +398,8 @@ impl Served for Socket {
         let now_ns = monotonic_ns();
         state.take_in(&self.shared, now_ns);
         state.send_out(&self.shared, now_ns);
-        if !state.armed {
-            state.armed = true;
-            // What came before it was armed is found by looking once more.
-            if state.stack.lower().lower().lower().rx().arm() != Ok(false) {
-                // Later: what was sent a moment ago may be answered already.
-                let now_ns = monotonic_ns();
-                state.take_in(&self.shared, now_ns);
-                state.send_out(&self.shared, now_ns);
-            }
-        }
+        state.arm(&self.shared);
+        self.signal(&mut state);
         if state.is_over() && (state.in_driver.is_empty() || state.failed.is_some()) {
             return Outcome::Finished;
         }
@@ -481,6 +505,29 @@ impl State {
         }
         self.stream.send.in_driver = self.in_driver.iter().filter_map(|packet| packet.offset).min();
         shared.kick(self.stack.lower().lower().lower());
+    }
+
+    /// Asks the driver for an event when something arrives; what came before that was asked is taken in.
+    fn arm(&mut self, shared: &Shared) {
+        if self.armed {
+            return;
+        }
+        self.armed = true;
+        // What came before it was armed is found by looking once more.
+        if self.stack.lower().lower().lower().rx().arm() != Ok(false) {
+            // Later: what was sent a moment ago may be answered already.
+            let now_ns = monotonic_ns();
+            self.take_in(shared, now_ns);
+            self.send_out(shared, now_ns);
+        }
+    }
+
+    fn is_readable(&self) -> bool {
+        self.read_shut || self.failed.is_some() || self.stream.is_readable()
+    }
+
+    fn is_writable(&self) -> bool {
+        self.failed.is_some() || self.stream.is_writable()
     }
 
     /// The flow is of no use any more.

@@ -2,6 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -242,6 +243,25 @@ impl TcpStream {
     pub fn set_user_timeout(&self, timeout: Duration) {
         let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(NEVER);
         self.socket().with(|state, _| state.stream.connection.set_user_timeout_ns(timeout_ns));
+    }
+
+    /// A descriptor for `poll` and `epoll` that is readable while a read would not wait: there is data, the
+    /// end, or an error. Wait for nothing else on it, and do not read from it.
+    ///
+    /// # Errors
+    ///
+    /// Out of descriptors.
+    pub fn readable_fd(&self) -> io::Result<BorrowedFd<'_>> {
+        self.socket().readable()
+    }
+
+    /// A descriptor that is *readable* while a write would not wait: there is room, or an error.
+    ///
+    /// # Errors
+    ///
+    /// Out of descriptors.
+    pub fn writable_fd(&self) -> io::Result<BorrowedFd<'_>> {
+        self.socket().writable()
     }
 
     /// The error that ended the connection, once.
