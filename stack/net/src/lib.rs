@@ -12,7 +12,8 @@
 //! # }
 //! ```
 //!
-//! [`Udp`] has the feel of `std::net::UdpSocket`. Everything it does is done here, in the calling
+//! [`TcpStream`] and [`TcpListener`] are those of `std::net`, each connection a state machine of its own
+//! ([`engine`]) in this process. [`Udp`] has the feel of `std::net::UdpSocket`. Everything it does is done here, in the calling
 //! thread: headers, checksums, buffers; the driver only checks and copies. [`Flow`] is the same one
 //! layer down: a flow's channels, over which any [`Layer`](stack_layer::Layer) can be built.
 //!

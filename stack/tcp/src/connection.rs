@@ -386,6 +386,11 @@ impl Connection {
         self.pending.quiet();
     }
 
+    /// Payload of a full segment, without reports of what arrived out of order.
+    pub const fn segment_bytes(&self) -> u32 {
+        self.window.segment as u32
+    }
+
     /// The present state.
     pub const fn state(&self) -> State {
         self.state

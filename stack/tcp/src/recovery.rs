@@ -248,6 +248,17 @@ impl Connection {
     /// Updates the send map.
     fn take_in(&mut self, now_ns: u64, segment: &Segment, ack: Position) -> News {
         let mut news = News::default();
+        let una = self.map.start();
+        let sack = self.send.sack;
+        let mut blocks = segment.options.sack.as_slice().iter().filter(|_| sack).peekable();
+        if let Some(first) = blocks.peek() {
+            let range = una.nearest(first.0)..una.nearest(first.1);
+            if self.is_duplicate_report(segment, ack, &range) {
+                blocks.next();
+                news.duplicate = true;
+                self.note_duplicate(&range);
+            }
+        }
         let mut rack = self.recovery.rack;
         let (high, min_rtt_ns) = (self.recovery.high, self.rtt.min_ns().unwrap_or(0));
         let echo = segment.options.timestamps.filter(|_| self.clock.on).map(|clocks| clocks.echo);
@@ -256,32 +267,24 @@ impl Connection {
             let sent = ((entry.sent_ns / TICK_NS) as u32).wrapping_add(offset);
             again(entry) && echo.is_some_and(|echo| (echo.wrapping_sub(sent) as i32) < 0)
         };
-        let una = self.map.start();
-        if self.send.sack {
-            for (index, block) in segment.options.sack.as_slice().iter().enumerate() {
-                let range = una.nearest(block.0)..una.nearest(block.1);
-                if index == 0 && self.is_duplicate_report(segment, ack, &range) {
-                    news.duplicate = true;
-                    self.note_duplicate(&range);
-                    continue;
-                }
-                if range.start >= range.end || range.end > self.map.end() || range.end <= ack {
-                    self.counts.impossible_sacks += u64::from(range.end > self.map.end());
-                    continue;
-                }
-                let mut before = range.start.max(una);
-                self.map.sack(range, |start, entry| {
-                    let bytes = entry.end - start.max(before);
-                    before = entry.end;
-                    news.sacked += bytes;
-                    news.delivered += bytes;
-                    news.original |= entry.is_first() && entry.end <= high;
-                    if entry.is_first() {
-                        news.sacked_ns = news.sacked_ns.max(Some(entry.sent_ns));
-                    }
-                    rack.arrived(now_ns, entry, min_rtt_ns, older(entry));
-                });
+        for block in blocks {
+            let range = una.nearest(block.0)..una.nearest(block.1);
+            if range.start >= range.end || range.end > self.map.end() || range.end <= ack {
+                self.counts.impossible_sacks += u64::from(range.end > self.map.end());
+                continue;
             }
+            let mut before = range.start.max(una);
+            self.map.sack(range, |start, entry| {
+                let bytes = entry.end - start.max(before);
+                before = entry.end;
+                news.sacked += bytes;
+                news.delivered += bytes;
+                news.original |= entry.is_first() && entry.end <= high;
+                if entry.is_first() {
+                    news.sacked_ns = news.sacked_ns.max(Some(entry.sent_ns));
+                }
+                rack.arrived(now_ns, entry, min_rtt_ns, older(entry));
+            });
         }
         self.map.acknowledge(ack, |bytes, entry| {
             news.delivered += bytes;
@@ -724,5 +727,31 @@ impl Connection {
     fn is_limited(&self) -> bool {
         self.usage.limited
             || (self.window.is_slow_start() && self.window.bytes < 2 * self.usage.flight_max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{Config, Connection, Identity};
+
+    #[test]
+    fn a_report_of_a_duplicate_makes_the_reordering_window_wider() {
+        let identity = |number| Identity { initial_sequence: number, timestamp_offset: 0 };
+        let mut ours = Connection::connect(1, Config::default(), identity(1));
+        let syn = ours.poll_transmit(1).unwrap().segment;
+        let mut peer = Connection::accept(1, Config::default(), identity(2), &syn).unwrap();
+        ours.on_segment(2, &peer.poll_transmit(2).unwrap().segment);
+        peer.on_segment(3, &ours.poll_transmit(3).unwrap().segment);
+        ours.write(1000, false).unwrap();
+        let data = ours.poll_transmit(4).unwrap().segment;
+        peer.on_segment(5, &data);
+        peer.poll_transmit(5).unwrap();
+        let before = ours.recovery.rack.multiplier;
+        // It arrives again, and the second acknowledgment says so.
+        peer.on_segment(6, &data);
+        let report = peer.poll_transmit(6).unwrap().segment;
+        assert_eq!(report.options.sack.as_slice().len(), 1);
+        ours.on_segment(7, &report);
+        assert_eq!(ours.recovery.rack.multiplier, before + 1);
     }
 }

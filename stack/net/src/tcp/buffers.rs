@@ -67,9 +67,9 @@ pub(crate) enum Payload<'a> {
     Bytes(&'a [u8]),
 }
 
-/// What was received and not read. A frame stays in the driver's buffer; what is small, and everything
-/// if buffers run low, is copied together, so that a peer cannot use up all buffers with a few bytes
-/// in each.
+/// What was received and not read. A frame stays in the driver's buffer. When buffers begin to run low,
+/// what is small is copied together, and later everything, so that a peer cannot use them all up with a
+/// few bytes in each.
 #[derive(Debug)]
 pub(crate) struct Frames<D> {
     data: D,
@@ -84,6 +84,8 @@ pub(crate) struct Frames<D> {
     frames: usize,
     /// Buffers to be offered to the driver again.
     pub(crate) free: Vec<Buffer>,
+    /// What is copied passes through here.
+    scratch: Vec<u8>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +97,7 @@ struct Kept {
 }
 
 impl<D: Data> Frames<D> {
-    /// Payload smaller than this is copied.
+    /// Payload smaller than this is copied when a quarter of the frames is held.
     const SMALL_BYTES: u32 = 512;
 
     pub(crate) fn new(data: D, buffers: usize, capacity: u64, capacity_max: u64) -> Self {
@@ -109,7 +111,13 @@ impl<D: Data> Frames<D> {
             frames_max: buffers / 2,
             frames: 0,
             free: Vec::new(),
+            scratch: Vec::new(),
         }
+    }
+
+    const fn is_to_be_copied(&self, bytes: u32) -> bool {
+        let small = bytes < Self::SMALL_BYTES;
+        self.frames >= self.frames_max || small && self.frames >= self.frames_max / 4
     }
 
     fn insert(&mut self, kept: Kept) {
@@ -176,12 +184,12 @@ impl<D: Data> ReceiveQueue for Frames<D> {
     fn keep(&mut self, keep: Keep, payload: Payload<'_>) {
         match payload {
             Payload::Bytes(bytes) => self.spill(keep, bytes),
-            Payload::Frame(buffer, pair)
-                if keep.bytes < Self::SMALL_BYTES || self.frames >= self.frames_max =>
-            {
-                let mut bytes = vec![0; pair.len as usize];
+            Payload::Frame(buffer, pair) if self.is_to_be_copied(keep.bytes) => {
+                let mut bytes = std::mem::take(&mut self.scratch);
+                bytes.resize(pair.len as usize, 0);
                 self.data.read(pair.offset, &mut bytes);
                 self.spill(keep, &bytes);
+                self.scratch = bytes;
                 self.free.push(buffer);
             }
             Payload::Frame(buffer, pair) => {
@@ -270,25 +278,36 @@ mod tests {
     }
 
     #[test]
-    fn small_payload_and_payload_beyond_half_of_the_buffers_holds_no_buffer() {
-        let mut frames = frames(4);
+    fn buffers_are_held_until_they_run_low_and_small_payload_gives_way_first() {
+        let mut frames = frames(16);
+        let parts = [
+            (0, 10),
+            (1, 20),
+            (2, 30),
+            (3, 1000),
+            (4, 1000),
+            (5, 1000),
+            (6, 1000),
+            (7, 1000),
+            (8, 1000),
+            (9, 1000),
+        ];
         let mut offset = 0;
-        for (buffer, bytes) in [(0, 10), (1, 1000), (2, 1000), (3, 1000), (4, 20)] {
+        for (buffer, bytes) in parts {
             frames.keep(Keep { offset, skip: 0, bytes }, frame(buffer, bytes));
             offset += u64::from(bytes);
         }
-        assert_eq!(frames.free, [Buffer(0), Buffer(3), Buffer(4)]);
+        // Of eight, two small ones are held; the third is copied, and what comes when eight are.
+        assert_eq!(frames.free, [Buffer(2), Buffer(9)]);
         frames.grow(100_000);
-        let mut out = [0; 3030];
+        let whole: Vec<u8> =
+            parts.iter().flat_map(|&(buffer, bytes)| expected(buffer.into(), 0, bytes)).collect();
+        let mut out = vec![0; whole.len()];
+        frames.peek(&mut out);
+        assert_eq!(out, whole);
         frames.read(&mut out);
-        let whole = [
-            expected(0, 0, 10),
-            expected(1, 0, 1000),
-            expected(2, 0, 1000),
-            expected(3, 0, 1000),
-            expected(4, 0, 20),
-        ];
-        assert_eq!(out[..], whole.concat());
+        assert_eq!(out, whole);
         assert!(frames.spilt.is_none(), "memory is given back");
+        assert_eq!(frames.free.len(), parts.len());
     }
 }

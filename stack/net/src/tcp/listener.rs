@@ -12,7 +12,7 @@ use base_wire::Mac;
 use rbuf_channel::{Data, Pair, Park};
 use rbuf_shm::{Futex, monotonic_ns};
 use stack_layer::{Arrived, Peer, Received};
-use stack_tcp::{Config, Connection, ListenCounts, Listener};
+use stack_tcp::{Connection, ListenCounts, Listener};
 
 use super::readiness::Condition;
 use super::secret;
@@ -61,7 +61,6 @@ struct State {
     stack: Layers,
     listener: Listener<Mac>,
     flow: Flow,
-    config: Config,
     /// Connections that nobody has accepted yet.
     waiting: VecDeque<TcpStream>,
     /// Accepted ones, whose first segments may still come here.
@@ -98,14 +97,13 @@ impl TcpListener {
         let local = SocketAddr::new(local.ip(), flow.fib().endpoints.local.port);
         let config = config(options, &flow);
         let backlog = options.backlog as usize;
-        let listener = Listener::new(local, config.clone(), secret().clone(), backlog);
+        let listener = Listener::new(local, config, secret().clone(), backlog);
         let door = Arc::new(Door {
             slot: shared.slot(),
             state: Mutex::new(State {
                 stack,
                 listener,
                 flow,
-                config,
                 waiting: VecDeque::new(),
                 handed: HashMap::new(),
                 refused: 0,
@@ -351,16 +349,14 @@ impl State {
         &mut self,
         door: &Door,
         remote: SocketAddr,
-        mut connection: Connection,
+        connection: Connection,
     ) -> Option<Arc<Socket>> {
         let fib = self.flow.fib();
         let local = Sap::new(fib.source, fib.endpoints.local.port);
         let ends = Endpoints { transport: Transport::Tcp, local, remote: Some(remote.into()) };
-        let opened =
-            open(&door.options, ends).map_err(io::Error::from).and_then(|(flow, stack)| {
-                connection.on_route(monotonic_ns(), self.config.mtu);
-                Socket::new(&door.options, flow, stack, connection)
-            });
+        let opened = open(&door.options, ends)
+            .map_err(io::Error::from)
+            .and_then(|(flow, stack)| Socket::new(&door.options, flow, stack, connection));
         let Ok(socket) = opened else {
             self.refused += 1;
             return None;

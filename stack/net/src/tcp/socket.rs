@@ -27,6 +27,9 @@ use crate::options::Options;
 /// Headers that can be on their way to the wire.
 const HEADERS: u16 = 128;
 
+/// Most frames of a super-segment: half of the headers, so that the next one can be formed meanwhile.
+const FRAMES_MAX: u16 = HEADERS / 2;
+
 /// Most bytes of a super-segment.
 const SUPER_SEGMENT_BYTES: u32 = 65_160;
 
@@ -479,19 +482,24 @@ impl State {
         self.starved = false;
         while self.failed.is_none() {
             let (_, free) = self.stack.lower().lower().lower().send_buffers();
-            let mtu_frames = SUPER_SEGMENT_BYTES as usize / 1000 + 1;
-            if free < mtu_frames {
+            if free < usize::from(FRAMES_MAX) {
                 self.starved = true;
                 break;
             }
+            // Reports in every header make segments a little smaller, and so more.
+            let connection = &mut self.stream.connection;
+            let unit = connection.segment_bytes() * u32::from(FRAMES_MAX - FRAMES_MAX / 8);
+            connection.set_super_segment_bytes(unit.min(SUPER_SEGMENT_BYTES));
             let Some(transmit) = self.stream.poll_transmit(now_ns) else { break };
-            for frame in transmit.frames() {
+            let mut frames = transmit.frames().peekable();
+            while let Some(frame) = frames.next() {
+                let number = if frames.peek().is_none() { frame.number } else { 0 };
                 let bytes = frame.segment.payload_bytes;
                 let parts = self.stream.send.parts(frame.offset, bytes);
                 match self.stack.send(&frame.segment, Peer::Connected, parts) {
                     Ok(Some(buffer)) => self.in_driver.push_back(InDriver {
                         buffer,
-                        number: frame.number,
+                        number,
                         offset: (bytes > 0).then_some(frame.offset),
                     }),
                     // As if it had been lost on the way.
