@@ -35,6 +35,7 @@ mod neighbours;
 mod ports;
 mod requests;
 mod routes;
+mod strays;
 
 pub use config::{Config, ConfigError, LinkConfig, Policy, Rights};
 pub use manager::{ClientId, Counters, FlowManager, LinkId, OWN_SHAPE, Output, OwnShape};
