@@ -4,8 +4,9 @@ use base_wire::tcp_flag;
 
 use crate::connection::{Connection, State, TICK_NS};
 use crate::options::{Options, Timestamps};
-use crate::recovery::{Phase, TailProbe};
+use crate::recovery::Phase;
 use crate::segment::Ecn;
+use crate::tail::TailProbe;
 use crate::timers::Cause;
 use crate::trace::Event;
 use crate::{Position, Segment};
