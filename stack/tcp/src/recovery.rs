@@ -371,6 +371,10 @@ impl Connection {
         // A mark is not a mistake.
         self.recovery.undo = None;
         self.ecn.reduced = true;
+        if self.map.is_empty() {
+            // Nothing is under way whose acknowledgments could pace the reduction.
+            self.end_phase(now_ns);
+        }
     }
 
     /// The time-out expired (RFC 6298 §5.4 to 5.6, RFC 5681 §3.1, RFC 8985 §6.3).

@@ -18,8 +18,10 @@ pub(crate) struct Timers {
     pub(crate) stalled_ns: Option<u64>,
     /// When the peer was heard last.
     pub(crate) heard_ns: u64,
-    /// Unanswered probes: of the window, or whether the peer lives.
+    /// Unanswered probes whether the peer lives.
     pub(crate) probes: u8,
+    /// Probes of the closed window, answered or not: each waits longer (SHLD-30).
+    pub(crate) window_probes: u8,
     /// End of FIN-WAIT-2 or TIME-WAIT.
     pub(crate) wait_ns: Option<u64>,
     /// Nothing leaves before, for the sake of the rate.
@@ -53,6 +55,7 @@ impl Timers {
             stalled_ns: None,
             heard_ns: now_ns,
             probes: 0,
+            window_probes: 0,
             wait_ns: None,
             pace_ns: 0,
             challenges: (0, 0),
@@ -157,7 +160,7 @@ impl Connection {
         }
         let bounds = self.rto_bounds();
         let base = self.rtt.timeout_ns(&bounds);
-        let after = base.saturating_mul(1 << self.timers.probes.min(32)).min(bounds.max_ns);
+        let after = base.saturating_mul(1 << self.timers.window_probes.min(32)).min(bounds.max_ns);
         self.timers.retransmission = Some((Cause::Persist, now_ns.saturating_add(after)));
     }
 
@@ -200,7 +203,7 @@ impl Connection {
                 }
             }
             Cause::Persist => {
-                self.timers.probes = self.timers.probes.saturating_add(1);
+                self.timers.window_probes = self.timers.window_probes.saturating_add(1);
                 self.pending.window_probe = true;
             }
         }

@@ -319,7 +319,7 @@ impl Connection {
         self.note_usage(false);
         if matches!(self.timers.retransmission, Some((Cause::Persist, _))) {
             self.timers.retransmission = None;
-            self.timers.probes = 0;
+            self.timers.window_probes = 0;
         }
         self.fin_sent(now_ns, end);
         let sent = self.payload(now_ns, start, end, true);
