@@ -24,8 +24,12 @@ fn settle(a: &mut Connection, b: &mut Connection, now_ns: u64) {
         if from_a.is_empty() && from_b.is_empty() {
             return;
         }
-        from_a.iter().for_each(|transmit| drop(b.on_segment(now_ns, &transmit.segment)));
-        from_b.iter().for_each(|transmit| drop(a.on_segment(now_ns, &transmit.segment)));
+        from_a.iter().for_each(|transmit| {
+            b.on_segment(now_ns, &transmit.segment);
+        });
+        from_b.iter().for_each(|transmit| {
+            a.on_segment(now_ns, &transmit.segment);
+        });
     }
 }
 
@@ -254,7 +258,9 @@ fn a_mark_halts_growth_once_a_round_trip_and_is_echoed_until_it_was_heard() {
     let mut data = sent(&mut a, S);
     let before = a.info().window_bytes;
     data[0].segment.ecn = stack_tcp::Ecn::Congested;
-    data.iter().for_each(|transmit| drop(b.on_segment(S, &transmit.segment)));
+    data.iter().for_each(|transmit| {
+        b.on_segment(S, &transmit.segment);
+    });
     let echo = sent(&mut b, S);
     assert!(echo.iter().all(|ack| ack.segment.has(tcp_flag::ECE)));
     a.on_segment(S + MS, &echo[0].segment);
