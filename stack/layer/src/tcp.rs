@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use base_flow::Fib;
-use base_wire::{Header, Icmp, IcmpV4Type, Ipv4, Mac, Protocol, checksum, pseudo_header};
+use base_wire::{Header, Icmp, Ipv4, Mac, Protocol, checksum, pseudo_header};
 use rbuf_channel::{Buffer, Data, Fault, Pair};
 use stack_tcp::{Ecn, HEADER_BYTES_MAX, RouterError, Segment};
 
@@ -169,20 +169,7 @@ impl<L: Layer> Tcp<L> {
             && self.lower.remote().is_none_or(|remote| remote == ip.destination())
             && source == self.local_port
             && self.remote_port.is_none_or(|port| port == destination);
-        let error = match (icmp.kind, icmp.code) {
-            (IcmpV4Type::UNREACHABLE, IcmpV4Type::FRAGMENTATION_NEEDED) => {
-                RouterError::TooBig(icmp.sequence.get())
-            }
-            (
-                IcmpV4Type::UNREACHABLE,
-                IcmpV4Type::PROTOCOL_UNREACHABLE | IcmpV4Type::PORT_UNREACHABLE,
-            ) => RouterError::Hard,
-            (
-                IcmpV4Type::UNREACHABLE | IcmpV4Type::TIME_EXCEEDED | IcmpV4Type::PARAMETER_PROBLEM,
-                _,
-            ) => RouterError::Soft,
-            _ => return None,
-        };
+        let error = RouterError::from_icmp_v4(icmp.kind, icmp.code, icmp.sequence.get())?;
         ours.then_some((u32::from_be_bytes(sequence), error))
     }
 

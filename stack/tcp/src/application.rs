@@ -1,5 +1,7 @@
 //! What the application and its surroundings say: write, read, close, options; routers and links.
 
+use base_wire::IcmpV4Type;
+
 use crate::Position;
 use crate::config::Keepalive;
 use crate::connection::{Connection, Error, State};
@@ -24,6 +26,24 @@ pub enum RouterError {
     Hard,
     /// Packets must not be larger than this many bytes.
     TooBig(u16),
+}
+
+impl RouterError {
+    /// What an IPv4 control message says (MUST-54, MUST-55); `mtu` is what it carries where a
+    /// fragmentation-needed message has the next hop's. `None` for what is no error, or is ignored.
+    pub const fn from_icmp_v4(kind: u8, code: u8, mtu: u16) -> Option<Self> {
+        use IcmpV4Type as Type;
+        match (kind, code) {
+            (Type::UNREACHABLE, Type::FRAGMENTATION_NEEDED) => Some(Self::TooBig(mtu)),
+            (Type::UNREACHABLE, Type::PROTOCOL_UNREACHABLE | Type::PORT_UNREACHABLE) => {
+                Some(Self::Hard)
+            }
+            (Type::UNREACHABLE | Type::TIME_EXCEEDED | Type::PARAMETER_PROBLEM, _) => {
+                Some(Self::Soft)
+            }
+            _ => None,
+        }
+    }
 }
 
 impl Connection {

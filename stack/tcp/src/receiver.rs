@@ -32,6 +32,8 @@ pub(crate) struct Receiver {
     read: Position,
     /// End of the announced window.
     edge: Position,
+    /// The largest window that was ever announced.
+    announced_max: u64,
     /// Shift of the windows we announce.
     pub(crate) shift: u8,
     /// Bytes that can be received and not read.
@@ -100,6 +102,7 @@ impl Receiver {
             next: nowhere,
             read: nowhere,
             edge: nowhere,
+            announced_max: 0,
             shift,
             capacity,
             fin: None,
@@ -234,13 +237,15 @@ impl Receiver {
         self.opens()
     }
 
-    /// Whether an announcement now would open the window by enough.
+    /// Whether an announcement now would open the window by enough: a peer that has more than half of it
+    /// left is told with the next acknowledgment anyway.
     pub(crate) fn opens(&self) -> bool {
         let news = (self.read + self.capacity) - self.edge;
-        let closed = self.edge - self.next < u64::from(self.acks.segment_bytes);
-        // Twice what the peer has left, as Linux does, or anything worth a segment if it has nothing.
-        let enough = if closed { self.least() } else { (self.edge - self.next).max(self.least()) };
-        news >= enough
+        let left = self.edge - self.next;
+        if left < u64::from(self.acks.segment_bytes) {
+            return news >= self.least();
+        }
+        left <= self.announced_max / 2 && news >= left.max(self.least())
     }
 
     /// No smaller increase of the window is announced: a segment, or half of the buffer.
@@ -277,6 +282,7 @@ impl Receiver {
         };
         let window = window.min(0xffff);
         self.edge = self.edge.max(self.next + (window << shift));
+        self.announced_max = self.announced_max.max(window << shift);
         window as u16
     }
 

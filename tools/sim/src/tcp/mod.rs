@@ -4,9 +4,11 @@
 //! is lost, doubled, moved or changed on the way to the application is found where it is.
 
 mod host;
+mod packet;
 mod scenario;
 
 pub use host::{Behaviour, Engine, Host, Progress, RawPacket};
+pub use packet::{packet, unwrap};
 pub use scenario::{Outcome, Run, Scenario, Stall};
 
 /// The byte at `offset` of the stream that `side` sends.

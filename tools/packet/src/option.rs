@@ -1,0 +1,103 @@
+//! What an application may choose for one socket.
+
+use stack_tcp::{Algorithm, Connection, Keepalive};
+
+use crate::settings::Settings;
+
+/// A choice, as `setsockopt` would make it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SocketOption {
+    /// `TCP_NODELAY`.
+    NoDelay(bool),
+    /// `TCP_CORK`.
+    Cork(bool),
+    /// `TCP_MAXSEG`: bytes; 0 for no choice.
+    SegmentBytes(u16),
+    /// `SO_KEEPALIVE`.
+    Keepalive(bool),
+    /// `TCP_KEEPIDLE`, in seconds.
+    KeepaliveIdle(u32),
+    /// `TCP_KEEPINTVL`, in seconds.
+    KeepaliveInterval(u32),
+    /// `TCP_KEEPCNT`.
+    KeepaliveProbes(u8),
+    /// `TCP_USER_TIMEOUT`, in milliseconds; 0 for no choice.
+    UserTimeout(u32),
+    /// `SO_LINGER`: seconds to wait for, 0 to reset at once, or `None` for off.
+    Linger(Option<u32>),
+    /// `TCP_LINGER2`: seconds in FIN-WAIT-2.
+    FinWait2(u32),
+    /// `SO_RCVBUF`, in bytes. The buffer grows no more by itself.
+    ReceiveBytes(u32),
+    /// `SO_SNDBUF`, in bytes.
+    SendBytes(u32),
+    /// `TCP_CONGESTION`.
+    Congestion(Algorithm),
+    /// `SO_MAX_PACING_RATE`, in bytes a second.
+    Pacing(u64),
+    /// `IP_TOS`; the congestion bits are the connection's.
+    TypeOfService(u8),
+}
+
+/// All choices for a socket; those accepted from a listener have the listener's.
+#[derive(Debug, Clone)]
+pub(crate) struct Choices {
+    pub(crate) settings: Settings,
+    pub(crate) keepalive: bool,
+    pub(crate) cork: bool,
+    pub(crate) linger_s: Option<u32>,
+    pub(crate) type_of_service: u8,
+}
+
+impl Choices {
+    pub(crate) const fn new(settings: Settings) -> Self {
+        Self { settings, keepalive: false, cork: false, linger_s: None, type_of_service: 0 }
+    }
+
+    /// Takes a choice, for connections that are yet to be made.
+    pub(crate) fn set(&mut self, option: SocketOption) {
+        let seconds = |value: u32| u64::from(value) * 1_000_000_000;
+        let (config, keepalive) = (&mut self.settings.config, &mut self.settings.keepalive);
+        match option {
+            SocketOption::NoDelay(on) => config.no_delay = on,
+            SocketOption::Cork(on) => self.cork = on,
+            SocketOption::SegmentBytes(bytes) => {
+                config.mss_max = Some(bytes).filter(|max| *max > 0)
+            }
+            SocketOption::Keepalive(on) => self.keepalive = on,
+            SocketOption::KeepaliveIdle(value) => keepalive.idle_ns = seconds(value),
+            SocketOption::KeepaliveInterval(value) => keepalive.interval_ns = seconds(value),
+            SocketOption::KeepaliveProbes(probes) => keepalive.probes = probes,
+            SocketOption::UserTimeout(0) => {
+                config.user_timeout_ns = stack_tcp::Config::default().user_timeout_ns
+            }
+            SocketOption::UserTimeout(ms) => {
+                config.user_timeout_ns = u64::from(ms) * 1_000_000;
+                config.syn_timeout_ns = config.user_timeout_ns;
+            }
+            SocketOption::Linger(seconds) => self.linger_s = seconds,
+            SocketOption::FinWait2(value) => config.fin_wait_2_ns = seconds(value),
+            SocketOption::ReceiveBytes(bytes) => {
+                (config.receive_bytes, config.receive_bytes_max) = (bytes, bytes);
+            }
+            SocketOption::SendBytes(bytes) => self.settings.send_bytes = bytes,
+            SocketOption::Congestion(algorithm) => config.congestion = algorithm,
+            SocketOption::Pacing(rate) => config.pacing_bytes_per_second = Some(rate),
+            SocketOption::TypeOfService(tos) => self.type_of_service = tos & !3,
+        }
+    }
+
+    /// Makes all choices that a connection can still take.
+    pub(crate) fn apply(&self, connection: &mut Connection) {
+        let config = &self.settings.config;
+        connection.set_no_delay(config.no_delay);
+        connection.set_cork(self.cork);
+        connection.set_keepalive(self.keepalive_now());
+        connection.set_user_timeout_ns(config.user_timeout_ns);
+        connection.set_pacing(config.pacing_bytes_per_second);
+    }
+
+    fn keepalive_now(&self) -> Option<Keepalive> {
+        self.keepalive.then_some(self.settings.keepalive)
+    }
+}
