@@ -78,6 +78,9 @@ pub enum Request {
     Close {
         /// Which flow.
         flow: FlowId,
+        /// If it was a TCP connection that both sides have closed: what is to be said in its place
+        /// until no segment of it can be in the network any more.
+        time_wait: Option<TimeWait>,
     },
     /// Change the contract of a running flow of one's own, or of another application of the same user;
     /// who may see others' flows may change theirs. Answered by [`Reply::Adjusted`].
@@ -94,6 +97,17 @@ pub enum Request {
     },
     /// Look at the flow manager's state. Answered by [`Reply::Found`].
     Query(Query),
+}
+
+/// What remains of a TCP connection in TIME-WAIT (RFC 9293 §3.6.1): where it stood.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TimeWait {
+    /// Our next number.
+    pub sequence: u32,
+    /// The number after the peer's FIN.
+    pub acknowledgment: u32,
+    /// What our clock shows now, in milliseconds, and what the peer's did last, if they were agreed on.
+    pub clocks: Option<(u32, u32)>,
 }
 
 /// How an application offers its arenas to a driver.

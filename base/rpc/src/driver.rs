@@ -1,6 +1,6 @@
 //! Messages between the flow manager and a driver (the paper's `Netif` interface).
 
-use base_flow::{Bill, Contract, Fib, FlowId, LinkFacts, Prefix};
+use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Prefix};
 use serde::{Deserialize, Serialize};
 
 /// Names a domain (an application that joined a driver) to flow manager and driver.
@@ -98,6 +98,16 @@ pub enum ToDriver {
     SetLastResort {
         /// The flow manager's own flow.
         flow: FlowId,
+    },
+    /// What is between these ends goes to the flow manager, whoever listens there.
+    Park {
+        /// Both ends, the remote one included.
+        endpoints: Endpoints,
+    },
+    /// No longer so.
+    Unpark {
+        /// Which ends.
+        endpoints: Endpoints,
     },
     /// Treat `frame` as if it had just arrived.
     Inject {

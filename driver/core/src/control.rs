@@ -1,6 +1,6 @@
 //! What the flow manager has installed: domains, flows, filters, contracts (the paper's `Netif`).
 
-use base_flow::{Bill, Contract, DropReason, Fib, FlowId, Prefix};
+use base_flow::{Bill, Contract, DropReason, Endpoints, Fib, FlowId, Prefix};
 use base_rpc::{DomainId, FlowLayout, InstallError};
 use driver_atropos::Scheduler;
 use driver_filter::{Rights, Template};
@@ -191,6 +191,17 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             self.scheduler.set_contract(index, contract);
             self.activate(index, now_ns);
         }
+    }
+
+    /// Gives what is between `endpoints` to the last resort, whoever listens there, until it is taken
+    /// back or a flow has these ends.
+    pub fn park(&mut self, endpoints: &Endpoints) {
+        self.demux.park(endpoints);
+    }
+
+    /// Ends what [`Self::park`] began.
+    pub fn unpark(&mut self, endpoints: &Endpoints) {
+        self.demux.unpark(endpoints);
     }
 
     /// Sets this host's addresses on the link.

@@ -123,6 +123,8 @@ impl Control {
                     self.tell(&FromDriver::FlowFailed { flow, error }, Vec::new());
                 }
             }
+            ToDriver::Park { endpoints } => driver.park(&endpoints),
+            ToDriver::Unpark { endpoints } => driver.unpark(&endpoints),
             ToDriver::Inject { frame } => driver.inject_frame(&frame, now_ns),
             ToDriver::Ping { tag } => self.tell(&FromDriver::Pong { tag }, Vec::new()),
         }

@@ -12,7 +12,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 
 use base_flow::{DropReason, Endpoints, Prefix, Sap};
-use base_wire::Mac;
+use base_wire::{Mac, Protocol};
 
 use crate::key::{Key, Key4, Key6, Secret};
 use crate::parse::{Arrived, Fields, parse};
@@ -107,7 +107,23 @@ impl Demux {
         }
     }
 
-    /// Number of flows installed.
+    /// Gives what is between `endpoints` to the flow manager, unless they belong to a flow.
+    pub fn park(&mut self, endpoints: &Endpoints) {
+        if endpoints.remote.is_some() {
+            match Key::of(endpoints) {
+                Some(Key::V4(key)) => drop(insert(&mut self.v4, key, PARKED)),
+                Some(Key::V6(key)) => drop(insert(&mut self.v6, key, PARKED)),
+                None => {}
+            }
+        }
+    }
+
+    /// Ends what [`Self::park`] began.
+    pub fn unpark(&mut self, endpoints: &Endpoints) {
+        self.remove(endpoints, PARKED);
+    }
+
+    /// Number of flows installed, and of parked ends.
     pub fn len(&self) -> usize {
         self.v4.len() + self.v6.len()
     }
@@ -146,7 +162,11 @@ impl Demux {
                 if !self.is_ours(fields.destination) {
                     return Verdict::Drop(DropReason::NotOurAddress);
                 }
+                if fields.protocol == Protocol::TCP && !self.is_between_two(&fields) {
+                    return Verdict::Drop(DropReason::Unclaimed);
+                }
                 match self.find(&fields) {
+                    Some(PARKED) => self.unclaimed(fields.destination),
                     Some(flow) => Verdict::Flow { flow, header_bytes: fields.header_bytes },
                     None => self.unclaimed(fields.destination),
                 }
@@ -166,6 +186,26 @@ impl Demux {
         } else {
             Verdict::Drop(DropReason::NotOurAddress)
         }
+    }
+
+    /// Whether a packet is for this host alone, and from one that may be there (RFC 9293 MUST-57, MUST-63).
+    fn is_between_two(&self, fields: &Fields) -> bool {
+        let many = |address: IpAddr| {
+            self.addresses.iter().any(|prefix| prefix.broadcast() == Some(address))
+        };
+        self.addresses.iter().any(|prefix| prefix.address() == fields.local)
+            && !many(fields.remote)
+            && match fields.remote {
+                IpAddr::V4(remote) => {
+                    !(remote.is_multicast()
+                        || remote.is_broadcast()
+                        || remote.is_unspecified()
+                        || remote.is_loopback())
+                }
+                IpAddr::V6(remote) => {
+                    !(remote.is_multicast() || remote.is_unspecified() || remote.is_loopback())
+                }
+            }
     }
 
     fn is_ours(&self, address: IpAddr) -> bool {
@@ -198,13 +238,20 @@ impl Demux {
     }
 }
 
-/// Inserts unless the key is there; returns who has it.
+/// In place of a flow's number: the flow manager speaks for these ends.
+const PARKED: u32 = u32::MAX;
+
+/// Inserts unless a flow has the key; returns which.
 fn insert<K: Eq + std::hash::Hash>(
     table: &mut HashMap<K, u32, Secret>,
     key: K,
     flow: u32,
 ) -> Option<u32> {
     match table.entry(key) {
+        std::collections::hash_map::Entry::Occupied(mut entry) if *entry.get() == PARKED => {
+            entry.insert(flow);
+            None
+        }
         std::collections::hash_map::Entry::Occupied(entry) => Some(*entry.get()),
         std::collections::hash_map::Entry::Vacant(entry) => {
             entry.insert(flow);

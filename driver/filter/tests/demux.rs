@@ -284,3 +284,55 @@ fn control_messages_go_to_the_flow_they_are_about() {
     );
     assert_eq!(flow(&icmp(3, 0, &sent([10, 77, 0, 1])[..21])), None, "quote cut short");
 }
+
+fn tcp_frame(source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], US.0)
+        .ipv4(source, destination, 64)
+        .tcp(2000, 1000, 1, 100)
+        .syn()
+        .write(&mut frame, &[])
+        .unwrap();
+    frame
+}
+
+#[test]
+fn what_is_parked_goes_to_the_last_resort_whoever_listens_until_a_flow_has_it() {
+    let mut demux = demux();
+    let local = Sap::new(OURS_V4.into(), 1000);
+    let remote = Some(Sap::new(std::net::Ipv4Addr::new(10, 77, 0, 2).into(), 2000));
+    let listener = Endpoints { transport: Transport::Tcp, local, remote: None };
+    let parked = Endpoints { remote, ..listener };
+    let verdict =
+        |demux: &Demux| demux.classify(&tcp_frame([10, 77, 0, 2], OURS_V4.octets()), None);
+    let to = |flow| Verdict::Flow { flow, header_bytes: 54 };
+    demux.install(&listener, 5).unwrap();
+    assert_eq!(verdict(&demux), to(5));
+    demux.park(&parked);
+    assert_eq!(verdict(&demux), Verdict::LastResort);
+    demux.unpark(&parked);
+    assert_eq!(verdict(&demux), to(5));
+    demux.park(&parked);
+    demux.install(&parked, 6).unwrap();
+    assert_eq!(verdict(&demux), to(6));
+    demux.park(&parked);
+    demux.unpark(&parked);
+    assert_eq!(verdict(&demux), to(6), "a flow's ends cannot be parked");
+}
+
+#[test]
+fn no_connection_is_made_with_many() {
+    let mut demux = demux();
+    let ends = Endpoints { transport: Transport::Tcp, local: Sap::any_v4(1000), remote: None };
+    demux.install(&ends, 5).unwrap();
+    let verdict = |from, to| demux.classify(&tcp_frame(from, to), None);
+    let (ours, peer) = (OURS_V4.octets(), [10, 77, 0, 2]);
+    assert!(matches!(verdict(peer, ours), Verdict::Flow { .. }));
+    let unclaimed = Verdict::Drop(DropReason::Unclaimed);
+    for to in [[10, 77, 0, 255], [255, 255, 255, 255]] {
+        assert_eq!(verdict(peer, to), unclaimed, "MUST-57: {to:?}");
+    }
+    for from in [[10, 77, 0, 255], [255, 255, 255, 255], [224, 0, 0, 1], [127, 0, 0, 1], [0; 4]] {
+        assert_eq!(verdict(from, ours), unclaimed, "MUST-63: {from:?}");
+    }
+}

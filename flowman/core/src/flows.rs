@@ -100,9 +100,9 @@ impl Flows {
         true
     }
 
-    /// Whether a flow has exactly these ends.
-    pub(crate) fn has(&self, endpoints: &Endpoints) -> bool {
-        self.by_endpoints.contains_key(endpoints)
+    /// The flow that has exactly these ends.
+    pub(crate) fn with(&self, endpoints: &Endpoints) -> Option<&Flow> {
+        self.get(*self.by_endpoints.get(endpoints)?)
     }
 
     pub(crate) fn remove(&mut self, id: FlowId) -> Option<Flow> {

@@ -161,11 +161,18 @@ fn unreachable(packet: &Packet<'_>, station: Station) -> Option<Vec<u8>> {
     Some(send(packet, station, Protocol::ICMP, &[icmp.as_bytes(), quoted]))
 }
 
+/// Whether the checksum of a segment is right (RFC 9293 MUST-3).
+pub(crate) fn intact(packet: &Packet<'_>) -> bool {
+    let (from, to) = (packet.ip.source().into(), packet.ip.destination().into());
+    pseudo_header(from, to, Protocol::TCP, packet.payload.len() as u32)
+        .is_some_and(|pseudo| checksum::is_valid(pseudo + checksum::sum(packet.payload)))
+}
+
 /// RFC 9293 §3.10.7.1: a segment to a connection that does not exist is answered by a reset, unless
 /// it is one.
 fn reset(packet: &Packet<'_>, station: Station) -> Option<Vec<u8>> {
     let (tcp, _) = Tcp::split(packet.payload)?;
-    if tcp.flags & tcp_flag::RST != 0 {
+    if tcp.flags & tcp_flag::RST != 0 || !intact(packet) {
         return None;
     }
     let data = packet
@@ -177,7 +184,7 @@ fn reset(packet: &Packet<'_>, station: Station) -> Option<Vec<u8>> {
     let length =
         (data as u32).wrapping_add(occupied(tcp_flag::SYN)).wrapping_add(occupied(tcp_flag::FIN));
     let acknowledged = tcp.flags & tcp_flag::ACK != 0;
-    let mut reply = Tcp {
+    let reply = Tcp {
         source: tcp.destination,
         destination: tcp.source,
         sequence: if acknowledged { tcp.acknowledgment } else { U32::ZERO },
@@ -192,10 +199,22 @@ fn reset(packet: &Packet<'_>, station: Station) -> Option<Vec<u8>> {
         checksum: U16::ZERO,
         urgent: U16::ZERO,
     };
+    segment(packet, station, reply, &[])
+}
+
+/// A segment back to where a packet came from.
+pub(crate) fn segment(
+    packet: &Packet<'_>,
+    station: Station,
+    mut tcp: Tcp,
+    options: &[u8],
+) -> Option<Vec<u8>> {
     let (us, them): (IpAddr, IpAddr) = (packet.ip.destination().into(), packet.ip.source().into());
-    let pseudo = pseudo_header(us, them, Protocol::TCP, TCP_BYTES as u32)?;
-    reply.checksum = U16::new(checksum::finish(pseudo + checksum::sum(reply.as_bytes())));
-    Some(send(packet, station, Protocol::TCP, &[reply.as_bytes()]))
+    let bytes = (TCP_BYTES + options.len()) as u32;
+    let pseudo = pseudo_header(us, them, Protocol::TCP, bytes)?;
+    let sum = pseudo + checksum::sum(tcp.as_bytes()) + checksum::sum(options);
+    tcp.checksum = U16::new(checksum::finish(sum));
+    Some(send(packet, station, Protocol::TCP, &[tcp.as_bytes(), options]))
 }
 
 /// Limits how many answers are sent: `per_s` a second, `burst` at once.

@@ -36,6 +36,7 @@ mod ports;
 mod requests;
 mod routes;
 mod strays;
+mod time_wait;
 
 pub use config::{Config, ConfigError, LinkConfig, Policy, Rights};
 pub use manager::{ClientId, Counters, FlowManager, LinkId, OWN_SHAPE, Output, OwnShape};

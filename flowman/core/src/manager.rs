@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
 use base_flow::{Admission, Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Sap, Transport};
-use base_rpc::{Answer, DomainId, FromDriver, InstallError, Refusal, Reply, StatusInfo, ToDriver};
+use base_rpc::{
+    Answer, DomainId, FromDriver, InstallError, Refusal, Reply, StatusInfo, TimeWait, ToDriver,
+};
 use base_wire::{Arp, Mac};
 
 use crate::config::{Config, LinkConfig, Policy};
@@ -15,6 +17,7 @@ use crate::link::{Driver, Link, longest_frame_ns};
 use crate::neighbours::{Event, Neighbours, Place};
 use crate::ports::Ports;
 use crate::routes::{Route, Routes};
+use crate::time_wait::TimeWaits;
 
 /// Names a connected application to the daemon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -159,6 +162,7 @@ pub struct FlowManager {
     pub(crate) status: StatusInfo,
     pub(crate) replies: Allowance,
     pub(crate) departed: Departed,
+    pub(crate) time_waits: TimeWaits,
     /// What users have open, for their quotas.
     pub(crate) accounts: HashMap<u32, Account>,
     next_domain: u32,
@@ -206,6 +210,7 @@ impl FlowManager {
             status: StatusInfo::default(),
             replies: Allowance::new(REPLIES_PER_S, REPLIES_AT_ONCE),
             departed: Departed::default(),
+            time_waits: TimeWaits::default(),
             accounts: HashMap::new(),
             next_domain: 0,
         }
@@ -268,7 +273,7 @@ impl FlowManager {
     /// The application of a flow has died: if it was a connection, its peer is to hear of it.
     fn mourn(&mut self, id: FlowId) {
         let Some(flow) = self.flows.get(id) else { return };
-        let (link, hop) = (flow.link, flow.hop);
+        let (link, hop, flow_uid) = (flow.link, flow.hop, flow.uid);
         let (Some(ends), Some(fib)) = (flow.endpoints, self.fib(id, None)) else { return };
         let Some(remote) = ends.remote else { return };
         if ends.transport != Transport::Tcp {
@@ -278,8 +283,9 @@ impl FlowManager {
         let own = self.links[usize::from(link.0)].owns(remote.address).then_some(fib.source_mac);
         let known = hop.and_then(|place| self.neighbours.station(place));
         let Some(mac) = own.or(known) else { return };
-        let local = Sap::new(fib.source, ends.local.port);
-        self.departed.add(Endpoints { local, ..ends }, link, mac);
+        let ends = Endpoints { local: Sap::new(fib.source, ends.local.port), ..ends };
+        self.departed.add(ends, link, mac);
+        self.park(ends, link, flow_uid, None);
     }
 
     /// The link that a driver of interface `name` would drive.
@@ -451,6 +457,21 @@ impl FlowManager {
         }
     }
 
+    /// A connection's flow is gone, and its ends are not free yet. Its driver is told after it was
+    /// told to forget the flow.
+    pub(crate) fn park(
+        &mut self,
+        ends: Endpoints,
+        link: LinkId,
+        uid: u32,
+        time_wait: Option<TimeWait>,
+    ) {
+        let connection = ends.transport == Transport::Tcp && ends.remote.is_some();
+        if connection && self.time_waits.add(ends, link, uid, time_wait) {
+            self.tell_driver(link, ToDriver::Park { endpoints: ends });
+        }
+    }
+
     /// Gives a flow's ends and port back.
     pub(crate) fn release_endpoints(&mut self, id: FlowId) {
         let Some(flow) = self.flows.get_mut(id) else { return };
@@ -487,6 +508,9 @@ impl FlowManager {
         let mut events = Vec::new();
         self.neighbours.tick(now_ns, &mut events);
         self.neighbour_events(events);
+        for (link, endpoints) in self.time_waits.tick(now_ns) {
+            self.tell_driver(link, ToDriver::Unpark { endpoints });
+        }
         for (link, mac, ends) in self.departed.tick(now_ns) {
             let station = self.station(link);
             if let Some(frame) = station.and_then(|station| question(station, mac, &ends)) {
@@ -497,7 +521,14 @@ impl FlowManager {
 
     /// When [`Self::tick`] is to be called at the latest.
     pub fn next_deadline(&self) -> Option<u64> {
-        [self.neighbours.next_deadline(), self.departed.next_deadline()].into_iter().flatten().min()
+        [
+            self.neighbours.next_deadline(),
+            self.departed.next_deadline(),
+            self.time_waits.next_deadline(),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
     }
 
     pub(crate) fn neighbour_events(&mut self, events: Vec<Event>) {

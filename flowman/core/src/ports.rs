@@ -61,7 +61,7 @@ impl Ports {
         transport: Transport,
         sap: Sap,
     ) -> Result<Sap, Taken> {
-        let sap = self.choose(client, transport, sap)?;
+        let sap = self.choose(client, transport, sap, |_| true)?;
         if self.find(client, transport, sap).is_some_and(|holding| holding.bound) {
             return Err(Taken::InUse);
         }
@@ -69,14 +69,16 @@ impl Ports {
         Ok(sap)
     }
 
-    /// Reserves `sap` for a flow of `client`; shares the client's own reservation if there is one.
+    /// Reserves `sap` for a flow of `client`; shares the client's own reservation if there is one. Port
+    /// 0 finds a free one that is `usable`.
     pub(crate) fn use_for_flow(
         &mut self,
         client: ClientId,
         transport: Transport,
         sap: Sap,
+        usable: impl Fn(u16) -> bool,
     ) -> Result<Sap, Taken> {
-        let sap = self.choose(client, transport, sap)?;
+        let sap = self.choose(client, transport, sap, usable)?;
         self.holding(client, transport, sap)?.flows += 1;
         Ok(sap)
     }
@@ -112,9 +114,15 @@ impl Ports {
         self.count -= self.held.remove(&client).unwrap_or(0);
     }
 
-    fn choose(&mut self, client: ClientId, transport: Transport, sap: Sap) -> Result<Sap, Taken> {
+    fn choose(
+        &mut self,
+        client: ClientId,
+        transport: Transport,
+        sap: Sap,
+        usable: impl Fn(u16) -> bool,
+    ) -> Result<Sap, Taken> {
         if sap.port != 0 {
-            let free = self.is_free(client, transport, sap);
+            let free = self.is_free(client, transport, sap) && usable(sap.port);
             return if free { Ok(sap) } else { Err(Taken::InUse) };
         }
         let (first, last) = (*DYNAMIC_PORTS.start(), *DYNAMIC_PORTS.end());
@@ -123,7 +131,7 @@ impl Ports {
             let port = self.next_dynamic;
             self.next_dynamic = if port == last { first } else { port + 1 };
             // Nobody else's, and not this client's either.
-            if !self.holdings.contains_key(&(transport, port)) {
+            if !self.holdings.contains_key(&(transport, port)) && usable(port) {
                 return Ok(Sap { port, ..sap });
             }
         }
@@ -213,14 +221,14 @@ mod tests {
     fn a_port_is_free_when_its_last_use_is_gone() {
         let mut ports = Ports::default();
         let at = sap("10.0.0.1:4000");
-        ports.use_for_flow(A, UDP, at).unwrap();
-        ports.use_for_flow(A, UDP, at).unwrap();
+        ports.use_for_flow(A, UDP, at, |_| true).unwrap();
+        ports.use_for_flow(A, UDP, at, |_| true).unwrap();
         ports.release_from_flow(A, UDP, at);
-        assert_eq!(ports.use_for_flow(B, UDP, at), Err(Taken::InUse));
+        assert_eq!(ports.use_for_flow(B, UDP, at, |_| true), Err(Taken::InUse));
         ports.release_from_flow(A, UDP, at);
         assert_eq!(ports.len(), 0);
         ports.bind(B, UDP, at).unwrap();
-        ports.use_for_flow(B, UDP, at).unwrap();
+        ports.use_for_flow(B, UDP, at, |_| true).unwrap();
         assert!(ports.unbind(B, UDP, at) && !ports.unbind(B, UDP, at));
         assert_eq!(ports.len(), 1, "a flow keeps it");
         ports.release_from_flow(B, UDP, at);

@@ -106,9 +106,15 @@ impl FlowManager {
                 self.tell_driver(link, ToDriver::Detach { flow });
                 Ok(Some(Reply::Done))
             }
-            Request::Close { flow } => {
+            Request::Close { flow, time_wait } => {
                 self.own_flow(client, flow)?;
+                let ends = self.flows.get(flow).and_then(|flow| flow.endpoints);
+                let link = self.flows.get(flow).map(|flow| flow.link);
+                let uid = self.client(client)?.uid;
                 self.close(flow, Some(tag));
+                if let (Some(ends), Some(link), Some(time_wait)) = (ends, link, time_wait) {
+                    self.park(ends, link, uid, Some(time_wait));
+                }
                 Ok(None)
             }
             Request::AdjustQos { flow, contract } => self.adjust(client, flow, contract).map(Some),
@@ -275,6 +281,10 @@ impl FlowManager {
             {
                 return Err(Refusal::NoRoute { address: remote.address });
             }
+            if transport == Transport::Tcp && self.is_for_many(link, remote.address) {
+                // RFC 9293 MUST-46: nobody can be connected to several.
+                return Err(Refusal::Unreachable { address: remote.address });
+            }
             let (way, source) = self.way(now, remote.address, Some(link))?;
             if local.is_any_address() {
                 local.address = source;
@@ -285,8 +295,16 @@ impl FlowManager {
         if !local.is_any_address() && !self.links[usize::from(link.0)].owns(local.address) {
             return Err(Refusal::NotOurAddress { address: local.address });
         }
-        let local =
-            self.ports.use_for_flow(client, transport, local).map_err(taken(transport, local))?;
+        // The last connection between the same ends may not be over yet.
+        let waits = &self.time_waits;
+        let usable = |port| {
+            let local = Sap { port, ..local };
+            transport != Transport::Tcp || remote.is_none_or(|remote| !waits.has(local, remote))
+        };
+        let local = self
+            .ports
+            .use_for_flow(client, transport, local, usable)
+            .map_err(taken(transport, local))?;
         let endpoints = Endpoints { transport, local, remote };
         if !self.flows.set_endpoints(flow, Some(endpoints)) {
             self.ports.release_from_flow(client, transport, local);
@@ -296,6 +314,12 @@ impl FlowManager {
             found.hop = place;
         }
         Ok(hop)
+    }
+
+    fn is_for_many(&self, link: LinkId, address: IpAddr) -> bool {
+        address.is_multicast()
+            || address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST)
+            || self.links[usize::from(link.0)].is_broadcast(address)
     }
 
     /// The way to `remote`, and our address on it; with `link`, it must lead over that link.

@@ -8,6 +8,7 @@ use base_wire::{Arp, ArpOperation, Header, Protocol, Tcp, Udp};
 
 use crate::last_resort::{Packet, Reply as Back, Stray, announcement, answer, read};
 use crate::manager::{FlowManager, LinkId, Output};
+use crate::time_wait::Verdict;
 
 /// Least time between two defences of an address (RFC 5227 §2.4).
 const DEFENCE_NS: u64 = 10_000_000_000;
@@ -69,7 +70,23 @@ impl FlowManager {
         if !self.links[usize::from(link.0)].owns(destination) {
             return;
         }
-        if self.has_flow_for(packet) {
+        match self.time_waits.on_packet(now_ns, packet, station) {
+            Verdict::Silence => return,
+            Verdict::Acknowledge(frame) => {
+                if self.replies.take(now_ns) {
+                    self.outputs.push_back(Output::Frame { link, frame });
+                } else {
+                    self.status.replies_suppressed += 1;
+                }
+                return;
+            }
+            Verdict::Reopens(endpoints) => {
+                self.tell_driver(link, ToDriver::Unpark { endpoints });
+            }
+            Verdict::NotHere => {}
+        }
+        let parked = ends_of(packet).is_some_and(|(here, there)| self.time_waits.has(here, there));
+        if !parked && self.has_flow_for(link, packet) {
             return self.tell_driver(link, ToDriver::Inject { frame: frame.to_vec() });
         }
         let Some(back) = answer(packet, station) else { return };
@@ -92,9 +109,9 @@ impl FlowManager {
         self.outputs.push_back(Output::Frame { link, frame });
     }
 
-    /// Whether a flow exists that the packet belongs to: it was opened while the packet was on its
-    /// way here.
-    fn has_flow_for(&self, packet: &Packet<'_>) -> bool {
+    /// Whether a flow of the link exists that the packet belongs to: it was opened while the packet was on
+    /// its way here.
+    fn has_flow_for(&self, link: LinkId, packet: &Packet<'_>) -> bool {
         let transport = match packet.ip.protocol {
             Protocol::UDP => Transport::Udp,
             Protocol::TCP => Transport::Tcp,
@@ -102,14 +119,15 @@ impl FlowManager {
         };
         let Some((local, remote)) = ends_of(packet) else { return false };
         let ends = |local, remote| Endpoints { transport, local, remote };
-        self.flows.has(&ends(local, Some(remote)))
-            || self.flows.has(&ends(local, None))
-            || self.flows.has(&ends(Sap::any_v4(local.port), None))
+        [ends(local, Some(remote)), ends(local, None), ends(Sap::any_v4(local.port), None)]
+            .iter()
+            .filter_map(|ends| self.flows.with(ends))
+            .any(|flow| flow.link == link)
     }
 }
 
 /// Our end and the other of a UDP or TCP packet to us.
-fn ends_of(packet: &Packet<'_>) -> Option<(Sap, Sap)> {
+pub(crate) fn ends_of(packet: &Packet<'_>) -> Option<(Sap, Sap)> {
     let (here, there) = match packet.ip.protocol {
         Protocol::UDP => {
             Udp::split(packet.payload()).map(|(udp, _)| (udp.destination, udp.source))?

@@ -5,7 +5,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Rate, Sap, Transport};
 use base_rpc::{
     Answer, Call, DomainId, FlowLayout, FromDriver, InstallError, JoinOffer, Query, QueryReply,
-    Refusal, Region, Reply, Request, StatusInfo, ToDriver,
+    Refusal, Region, Reply, Request, StatusInfo, TimeWait, ToDriver,
 };
 use base_wire::{Arp, ArpOperation, EtherType, Ethernet, Header, Mac};
 use flowman_core::{
@@ -360,13 +360,18 @@ fn flows_of_other_clients_cannot_be_touched() {
     let flow = script.listen(owner, 80);
     let endpoints =
         Endpoints { transport: Transport::Udp, local: Sap::new(OURS.into(), 99), remote: None };
-    for request in
-        [Request::Close { flow }, Request::Attach { flow, endpoints }, Request::Detach { flow }]
-    {
+    for request in [
+        Request::Close { flow, time_wait: None },
+        Request::Attach { flow, endpoints },
+        Request::Detach { flow },
+    ] {
         assert_eq!(refused(script.ask(thief, request)), Refusal::UnknownFlow);
     }
     let stale = FlowId { generation: flow.generation + 1, ..flow };
-    assert_eq!(refused(script.ask(owner, Request::Close { flow: stale })), Refusal::UnknownFlow);
+    assert_eq!(
+        refused(script.ask(owner, Request::Close { flow: stale, time_wait: None })),
+        Refusal::UnknownFlow
+    );
 }
 
 #[test]
@@ -374,9 +379,9 @@ fn a_closed_flow_is_answered_when_the_driver_has_let_go() {
     let mut script = Script::new();
     let client = script.client(0);
     let flow = script.listen(client, 80);
-    assert_eq!(script.ask(client, Request::Close { flow }), None);
+    assert_eq!(script.ask(client, Request::Close { flow, time_wait: None }), None);
     assert_eq!(
-        refused(script.ask(client, Request::Close { flow })),
+        refused(script.ask(client, Request::Close { flow, time_wait: None })),
         Refusal::UnknownFlow,
         "closing already"
     );
@@ -641,4 +646,159 @@ fn a_peer_that_never_answers_is_not_asked_for_ever() {
     script.frames.clear();
     script.pass(20 * S);
     assert_eq!(script.frames.len(), 4);
+}
+
+impl Script {
+    /// Opens a connection between these ports, and closes it as the side that waits.
+    fn wait(&mut self, client: ClientId, local: u16, remote: u16) -> Option<Reply> {
+        let flow = match self.connect(client, local, remote) {
+            Some(Reply::Opened { flow, .. }) => flow,
+            other => return other,
+        };
+        let time_wait = TimeWait { sequence: 1000, acknowledgment: 5000, clocks: Some((7, 300)) };
+        self.ask(client, Request::Close { flow, time_wait: Some(time_wait) });
+        assert!(self.told.iter().any(|told| matches!(told, ToDriver::Park { .. })));
+        self.removed();
+        self.answers.clear();
+        None
+    }
+
+    fn connect(&mut self, client: ClientId, local: u16, remote: u16) -> Option<Reply> {
+        let endpoints = Some(Endpoints {
+            transport: Transport::Tcp,
+            local: Sap::new(OURS.into(), local),
+            remote: (remote > 0).then(|| peer(remote)),
+        });
+        let contract = Contract::BEST_EFFORT;
+        self.ask(client, Request::Open { link: 0, contract, layout: layout(), endpoints })
+    }
+
+    /// A segment of the peer's port 80 for our port 4000, with a timestamp or without; what is sent then.
+    fn hear_segment(
+        &mut self,
+        sequence: u32,
+        set: impl Fn(
+            etherparse::PacketBuilderStep<etherparse::TcpHeader>,
+        ) -> etherparse::PacketBuilderStep<etherparse::TcpHeader>,
+        clock: Option<u32>,
+    ) -> Vec<etherparse::TcpHeader> {
+        let builder = etherparse::PacketBuilder::ethernet2(PEER.0, US.0)
+            .ipv4(THEIRS.octets(), OURS.octets(), 64)
+            .tcp(80, 4000, sequence, 500);
+        let options: Vec<etherparse::TcpOptionElement> =
+            clock.iter().map(|clock| etherparse::TcpOptionElement::Timestamp(*clock, 0)).collect();
+        let mut frame = Vec::new();
+        set(builder).options(&options).unwrap().write(&mut frame, &[]).unwrap();
+        self.frames.clear();
+        self.manager.frame(self.now, LINK, &frame);
+        self.drain();
+        let header = |frame: Vec<u8>| {
+            let packet = etherparse::SlicedPacket::from_ethernet(&frame).unwrap();
+            match packet.transport {
+                Some(etherparse::TransportSlice::Tcp(tcp)) => Some(tcp.to_header()),
+                _ => None,
+            }
+        };
+        std::mem::take(&mut self.frames).into_iter().filter_map(header).collect()
+    }
+
+    fn told(&self, wanted: fn(&ToDriver) -> bool) -> usize {
+        self.told.iter().filter(|told| wanted(told)).count()
+    }
+}
+
+#[test]
+fn a_fin_that_comes_again_after_the_flow_was_closed_is_acknowledged_for_a_minute() {
+    let mut script = Script::new();
+    let client = script.client(0);
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    assert_eq!(script.wait(client, 4000, 80), None);
+    script.pass(50 * S);
+    let answers = script.hear_segment(4999, |tcp| tcp.fin().ack(1000), Some(300));
+    let [answer] = answers.as_slice() else { panic!("{answers:?}") };
+    assert!(answer.ack && !answer.rst);
+    assert_eq!((answer.sequence_number, answer.acknowledgment_number), (1000, 5000));
+    let clocks = etherparse::TcpOptionElement::Timestamp(7 + 50_000, 300);
+    assert!(answer.options_iterator().any(|option| option == Ok(clocks.clone())));
+    assert!(script.hear_segment(5000, |tcp| tcp.ack(1000), Some(300)).is_empty());
+    assert!(script.hear_segment(5000, |tcp| tcp.rst(), None).is_empty(), "RFC 1337");
+
+    script.pass(59 * S);
+    assert_eq!(script.told(|told| matches!(told, ToDriver::Unpark { .. })), 0, "it began anew");
+    script.pass(2 * S);
+    assert_eq!(script.told(|told| matches!(told, ToDriver::Unpark { .. })), 1);
+    let [reset] = &script.hear_segment(4999, |tcp| tcp.fin().ack(1000), None)[..] else { panic!() };
+    assert!(reset.rst, "nobody knows it any more");
+}
+
+#[test]
+fn the_ends_of_a_connection_that_waits_are_given_to_nobody() {
+    let mut script = Script::new();
+    let (client, other) = (script.client(0), script.client(1000));
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    script.wait(client, 4000, 80);
+    assert!(matches!(refused(script.connect(other, 4000, 80)), Refusal::InUse { .. }));
+    assert!(matches!(script.connect(other, 4000, 81), Some(Reply::Opened { .. })));
+    // The first port of all would be this one.
+    script.wait(client, 49_152, 80);
+    for _ in 0..3 {
+        let Some(Reply::Opened { fib: Some(fib), .. }) = script.connect(client, 0, 80) else {
+            panic!()
+        };
+        assert_ne!(fib.endpoints.local.port, 49_152);
+    }
+    script.pass(61 * S);
+    assert!(matches!(script.connect(other, 4000, 80), Some(Reply::Opened { .. })));
+}
+
+#[test]
+fn only_a_syn_that_is_newer_than_the_connection_that_waits_reaches_a_listener() {
+    let mut script = Script::new();
+    let client = script.client(0);
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    script.wait(client, 4000, 80);
+    script.connect(client, 4000, 0);
+    let injected = |told: &ToDriver| matches!(told, ToDriver::Inject { .. });
+    let [answer] = &script.hear_segment(9000, |tcp| tcp.syn(), Some(299))[..] else { panic!() };
+    assert_eq!((answer.ack, answer.rst, script.told(injected)), (true, false, 0), "an old one");
+    assert!(script.hear_segment(100, |tcp| tcp.syn(), Some(301)).is_empty());
+    assert_eq!(script.told(|told| matches!(told, ToDriver::Unpark { .. })), 1);
+    assert_eq!(script.told(injected), 1);
+}
+
+#[test]
+fn nobody_is_connected_to_many_at_once() {
+    let mut script = Script::new();
+    let client = script.client(0);
+    for many in [[10, 77, 0, 255], [255, 255, 255, 255], [224, 0, 0, 1]] {
+        let endpoints = Some(Endpoints {
+            transport: Transport::Tcp,
+            local: Sap::any_v4(0),
+            remote: Some(Sap::new(Ipv4Addr::from(many).into(), 80)),
+        });
+        let contract = Contract::BEST_EFFORT;
+        let open = Request::Open { link: 0, contract, layout: layout(), endpoints };
+        assert!(matches!(refused(script.ask(client, open)), Refusal::Unreachable { .. }));
+    }
+}
+
+#[test]
+fn a_damaged_segment_to_nobody_is_not_answered() {
+    let mut script = Script::new();
+    let mut frame = Vec::new();
+    etherparse::PacketBuilder::ethernet2(PEER.0, US.0)
+        .ipv4(THEIRS.octets(), OURS.octets(), 64)
+        .tcp(80, 4000, 1234, 500)
+        .syn()
+        .write(&mut frame, &[])
+        .unwrap();
+    script.manager.frame(script.now, LINK, &frame);
+    script.drain();
+    assert_eq!(script.frames.len(), 2, "the announcement of our address, and a reset");
+    let last = frame.len() - 1;
+    frame[last] ^= 1;
+    script.frames.clear();
+    script.manager.frame(script.now, LINK, &frame);
+    script.drain();
+    assert!(script.frames.is_empty());
 }

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, Rate};
-use base_rpc::{FlowLayout, Refusal, Reply, Request};
+use base_rpc::{FlowLayout, Refusal, Reply, Request, TimeWait};
 use rbuf_channel::Park;
 use rbuf_domain::Domain;
 use rbuf_shm::{Futex, ShmData, ShmWords};
@@ -61,6 +61,7 @@ struct Latest {
     lost: Option<String>,
     fib: Option<Fib>,
     contract: Contract,
+    time_wait: Option<TimeWait>,
 }
 
 impl Flow {
@@ -137,7 +138,7 @@ impl Flow {
             tx_words,
             rx_words,
             news: AtomicBool::new(false),
-            latest: Mutex::new(Latest { lost: None, fib: None, contract }),
+            latest: Mutex::new(Latest { lost: None, fib: None, contract, time_wait: None }),
             closed: AtomicBool::new(false),
         });
         host.register(id, &shared);
@@ -261,6 +262,11 @@ impl Shared {
         }
     }
 
+    /// What the flow manager is to say in place of a connection when the flow is closed.
+    pub(crate) fn leave(&self, time_wait: TimeWait) {
+        self.latest().time_wait = Some(time_wait);
+    }
+
     fn latest(&self) -> MutexGuard<'_, Latest> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -296,7 +302,8 @@ impl Shared {
             return Err(Error::Lost("the flow is closed".into()));
         }
         self.host.unregister(self.id);
-        let reply = self.host.call(Request::Close { flow: self.id });
+        let time_wait = self.latest().time_wait;
+        let reply = self.host.call(Request::Close { flow: self.id, time_wait });
         // Whatever the answer, the driver uses the memory no more: it has let go, or is gone. If
         // the flow manager alone is gone, the driver may still write there: keep it.
         if !matches!(reply, Err(Error::FlowManagerGone)) {

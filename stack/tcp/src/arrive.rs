@@ -175,6 +175,10 @@ impl Connection {
         }
         // First: sequence number.
         if !self.receive.accepts(start, segment.sequence_bytes()) {
+            if start + 1 == self.receive.next() {
+                // The peer asks whether we live, and so lives itself (MUST-26).
+                self.timers.heard_ns = now_ns;
+            }
             self.counts.outside_window += 1;
             self.refuse(now_ns, segment, Refused::Outside);
             if !is_reset {
@@ -245,7 +249,8 @@ impl Connection {
                 self.timers.stop();
             }
             State::SynReceived => self.fail(now_ns, Error::Refused),
-            State::Closing | State::LastAck => {
+            // All that was written has arrived (MUST-12: otherwise the application hears of it).
+            State::Closing | State::LastAck if self.unacknowledged() == 0 => {
                 self.enter(now_ns, State::Closed);
                 self.timers.stop();
             }
@@ -351,7 +356,7 @@ impl Connection {
                 self.enter(now_ns, State::FinWait2);
                 self.wait_for_fin(now_ns);
             }
-            State::Closing => self.time_wait(now_ns),
+            State::Closing => self.enter_time_wait(now_ns),
             State::LastAck => {
                 self.enter(now_ns, State::Closed);
                 self.timers.stop();
@@ -367,7 +372,7 @@ impl Connection {
         }
     }
 
-    fn time_wait(&mut self, now_ns: u64) {
+    fn enter_time_wait(&mut self, now_ns: u64) {
         self.enter(now_ns, State::TimeWait);
         self.timers.stop();
         self.wait(now_ns);
@@ -457,9 +462,9 @@ impl Connection {
         self.receive.acks.now = true;
         match self.state {
             State::Established => self.enter(now_ns, State::CloseWait),
-            State::FinWait1 if self.is_fin_acknowledged() => self.time_wait(now_ns),
+            State::FinWait1 if self.is_fin_acknowledged() => self.enter_time_wait(now_ns),
             State::FinWait1 => self.enter(now_ns, State::Closing),
-            State::FinWait2 => self.time_wait(now_ns),
+            State::FinWait2 => self.enter_time_wait(now_ns),
             _ => {}
         }
     }

@@ -66,7 +66,7 @@ pub struct Keepalive {
     pub idle_ns: u64,
     /// Time between probes.
     pub interval_ns: u64,
-    /// So many unanswered ones end the connection.
+    /// So many unanswered ones end the connection; two at least (MUST-29).
     pub probes: u8,
 }
 

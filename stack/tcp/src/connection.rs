@@ -80,6 +80,17 @@ pub struct Identity {
     pub timestamp_offset: u32,
 }
 
+/// Where a connection in TIME-WAIT stands (RFC 9293 §3.6.1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeWait {
+    /// Our next number.
+    pub sequence: u32,
+    /// The number after the peer's FIN.
+    pub acknowledgment: u32,
+    /// What our clock shows, in milliseconds, and what the peer's did last, if they were agreed on.
+    pub clocks: Option<(u32, u32)>,
+}
+
 /// The state machine of one connection; see the [crate](crate) for how to drive it.
 #[derive(Debug)]
 pub struct Connection {
@@ -455,6 +466,15 @@ impl Connection {
     /// The trace ring.
     pub const fn trace(&self) -> &Trace {
         &self.trace
+    }
+
+    /// What remains of a connection in TIME-WAIT, for whoever speaks in its place from now on.
+    pub fn time_wait(&self, now_ns: u64) -> Option<TimeWait> {
+        (self.state == State::TimeWait).then(|| TimeWait {
+            sequence: self.map.end().wire(),
+            acknowledgment: self.receive.next().wire(),
+            clocks: self.clock.on.then(|| (self.clock.value(now_ns), self.clock.recent)),
+        })
     }
 
     /// A snapshot of what the connection believes, in the manner of `TCP_INFO`.

@@ -57,6 +57,7 @@
 //! | 9293 §3.4.2 | an MSL of 2 minutes | 30 s, as Linux: nothing lives for minutes in today's networks ([`Config::msl_ns`]) |
 //! | 9293 §3.8.6.1 | probes of a closed window carry a byte | they carry an old number and no byte; every peer answers what it cannot accept, and no byte has to be taken back |
 //! | 9293 §3.10.7.4 | empty segments left of the window are not acceptable | those down to our last acknowledgment are, as Linux does: data may overtake acknowledgments |
+//! | 9293 §3.7.1 | segments no larger than the MSS that the peer announces | one below 48 is taken for 48: CVE-2019-11479 made senders work for nothing |
 //! | 7323 §3.2 | a segment without timestamps is dropped once they were agreed on | it is processed: peers are known that forget them on the ACK of the handshake |
 //! | 5681 §3.1 | slow start grows by one segment for each acknowledgment | by all that was acknowledged, as CUBIC and HyStart++ assume: acknowledgments are few |
 //! | 6298 §5.3 | – | data that is still in this host's own queue neither times out nor is sent again ([`Connection::set_departed`]) |
@@ -91,7 +92,7 @@ pub use application::{RouterError, WriteError};
 pub use arrive::Arrival;
 pub use config::{Algorithm, Config, Keepalive};
 pub use congestion::{Acked, Congestion, Cubic, Guaranteed, Reno, Window};
-pub use connection::{Connection, Counts, Error, Identity, Info, State};
+pub use connection::{Connection, Counts, Error, Identity, Info, State, TimeWait};
 pub use listener::{ListenCounts, Listener};
 pub use options::{Options, SACK_BLOCKS_MAX, SackBlocks, Timestamps};
 pub use position::Position;

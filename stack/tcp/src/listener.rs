@@ -56,7 +56,7 @@ pub struct ListenCounts {
 }
 
 /// MSS values a cookie can tell: three bits of it.
-const MSS_TABLE: [u16; 8] = [216, 536, 1220, 1300, 1400, 1440, 1460, 8960];
+const MSS_TABLE: [u16; 8] = [48, 216, 536, 1220, 1300, 1440, 1460, 8960];
 
 /// A cookie is good for so long: RFC 4987 §3.6 counts in minutes.
 const COOKIE_PERIOD_NS: u64 = 64_000_000_000;

@@ -85,6 +85,18 @@ impl Timers {
         if self.retransmission.is_none() {
             self.from_ns = now_ns;
         }
+        self.stall(now_ns);
+    }
+
+    /// What was waited for with probes of a closed window has been sent.
+    pub(crate) const fn end_persist(&mut self) {
+        self.retransmission = None;
+        self.stalled_ns = None;
+        self.window_probes = 0;
+    }
+
+    /// The peer is asked and has not answered yet: from now on it counts how long it does not.
+    pub(crate) const fn stall(&mut self, now_ns: u64) {
         if self.stalled_ns.is_none() {
             self.stalled_ns = Some(now_ns);
         }
@@ -263,7 +275,8 @@ impl Connection {
 
     fn keepalive_due(&mut self, now_ns: u64) {
         let Some(keepalive) = self.config.keepalive else { return };
-        if self.timers.probes >= keepalive.probes {
+        // MUST-29: one that is lost says nothing.
+        if self.timers.probes >= keepalive.probes.max(2) {
             self.give_up(now_ns);
         } else {
             self.timers.probes += 1;

@@ -313,14 +313,13 @@ impl Connection {
     fn send_new(&mut self, now_ns: u64, start: Position, end: Position, segments: u16) -> Transmit {
         self.map.push(end, now_ns, self.send.transmissions + 1, segments);
         self.recovery.sent(end - start);
+        if matches!(self.timers.retransmission, Some((Cause::Persist, _))) {
+            self.timers.end_persist();
+        }
         self.timers.start(now_ns);
         self.usage.last_sent_ns = now_ns;
         self.receive.answered(now_ns, self.config.ack_delay_ns);
         self.note_usage(false);
-        if matches!(self.timers.retransmission, Some((Cause::Persist, _))) {
-            self.timers.retransmission = None;
-            self.timers.window_probes = 0;
-        }
         self.fin_sent(now_ns, end);
         let sent = self.payload(now_ns, start, end, true);
         self.arm_retransmission(now_ns);
@@ -426,8 +425,16 @@ impl Connection {
         let bytes = self.window.segment + more;
         let needed = bytes + 5 * self.window.segment;
         let open = (self.map.start() + self.send.window) - start;
-        let fits = u64::from(self.send.mss) >= bytes && self.unsent() >= needed;
-        if !fits || open < needed || self.window_room() < bytes || self.window.bytes < needed {
+        let options = if self.clock.on { 12 } else { 0 };
+        // A report would not fit beside it.
+        let plain = !self.receive.has_gaps() && !self.receive.owes_report();
+        let fits = u64::from(self.send.mss) >= bytes + options && self.unsent() >= needed;
+        if !plain
+            || !fits
+            || open < needed
+            || self.window_room() < bytes
+            || self.window.bytes < needed
+        {
             return None;
         }
         let end = start + bytes;
@@ -498,8 +505,9 @@ impl Connection {
         if !self.map.is_empty() {
             return None;
         }
+        self.timers.stall(now_ns);
         let start = self.map.end();
-        let bytes = self.unsent().min(self.send.window).min(self.window.segment);
+        let bytes = self.unsent().min(self.send.window).min(self.segment_bytes_now());
         if bytes > 0 {
             // The window is open, only not by a segment (MUST-38's override).
             let fin = self.send.fin && bytes == self.unsent() && self.send.window > bytes;
@@ -573,7 +581,14 @@ impl Connection {
     }
 
     fn reset(&mut self, now_ns: u64, sequence: u32, ack: Option<u32>) -> Transmit {
+        // RFC 7323 §3.2: in a RST too, if the peer can know our clock.
+        let clocks = self.clock.on && self.send.window_max > 0;
+        let timestamps = clocks.then(|| Timestamps {
+            value: self.clock.value(now_ns),
+            echo: if ack.is_some() { self.clock.recent } else { 0 },
+        });
         let segment = Segment {
+            options: Options { timestamps, ..Options::default() },
             sequence,
             acknowledgment: ack.unwrap_or(0),
             flags: tcp_flag::RST | if ack.is_some() { tcp_flag::ACK } else { 0 },

@@ -443,6 +443,14 @@ impl World {
             ToDriver::SetLastResort { flow } => {
                 self.driver.set_last_resort(flow, self.now).err().map(|error| (flow, error))
             }
+            ToDriver::Park { endpoints } => {
+                self.driver.park(&endpoints);
+                None
+            }
+            ToDriver::Unpark { endpoints } => {
+                self.driver.unpark(&endpoints);
+                None
+            }
             ToDriver::Inject { frame } => {
                 self.driver.inject_frame(&frame, self.now);
                 None

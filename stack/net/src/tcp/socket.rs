@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use base_flow::{Contract, Endpoints};
+use base_rpc::TimeWait;
 use rbuf_channel::{Buffer, Park, Wait};
 use rbuf_shm::{Futex, ShmData, monotonic_ns};
 use stack_layer::{Arrived, Ether, HEAD_BYTES_MAX, Peer, Tcp};
@@ -92,6 +93,16 @@ pub(super) struct State {
     /// Whether the error of the connection was told.
     told: bool,
     read_shut: bool,
+}
+
+impl Drop for State {
+    /// The flow manager waits in our place until no segment can be in the network any more.
+    fn drop(&mut self) {
+        if let Some(left) = self.stream.connection.time_wait(monotonic_ns()) {
+            let stack_tcp::TimeWait { sequence, acknowledgment, clocks } = left;
+            self.flow.shared.leave(TimeWait { sequence, acknowledgment, clocks });
+        }
+    }
 }
 
 struct InDriver {
