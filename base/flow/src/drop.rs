@@ -71,7 +71,7 @@ reasons! {
     Misaligned = "misaligned",
     /// Sent: longer than the link carries.
     TooLong = "too_long",
-    /// Sent: asks for segmentation the link does not offer.
+    /// Sent: is to be cut in a way the link does not offer.
     Segmentation = "segmentation",
     /// Sent: Ethernet address, VLAN or type is not the flow's.
     ForgedLink = "forged_link",

@@ -26,6 +26,9 @@ pub struct Fib {
     pub next_hop_mac: Option<Mac>,
     /// Largest IP packet the link carries, in bytes.
     pub mtu: u16,
+    /// Largest IP packet that may be handed to the driver, in bytes: what is longer than the MTU
+    /// is a TCP segment that the link cuts.
+    pub unit_bytes: u16,
     /// VLAN of the link: packets must be tagged with it; `None` if they are not tagged.
     pub vlan: Option<u16>,
 }
@@ -41,6 +44,8 @@ pub struct LinkFacts {
     pub mac: Mac,
     /// Largest IP packet the link carries, in bytes.
     pub mtu: u16,
+    /// Largest IP packet it takes, in bytes: longer TCP segments it cuts. Not less than the MTU.
+    pub unit_bytes: u16,
     /// The VLAN of the interface that is driven, if it is not the untagged one.
     pub vlan: Option<u16>,
     /// The rate the wire is scheduled at.

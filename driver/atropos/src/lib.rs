@@ -23,7 +23,7 @@
 //! # Invariants
 //!
 //! 1. If the densities `s/l` of all flows sum to at most one, every guaranteed frame has left the
-//!    wire by its key plus one longest frame, the lead and a bucket width ([`Line::tardiness_ns`]),
+//!    wire by its key plus one longest unit (a frame, unless the link cuts), the lead and a bucket width ([`Line::tardiness_ns`]),
 //!    whatever the flows do. The experiment `adversary` tries hard to violate this.
 //! 2. A flow without slack never gets more than `s·(⌊τ/p⌋ + 2)` plus one frame in any interval `τ`.
 //! 3. Deadlines are in *available* line time: when the driver could not run, or the device did not

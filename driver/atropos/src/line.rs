@@ -8,6 +8,8 @@ pub struct Line {
     rate: Rate,
     /// Wire time of the longest frame.
     frame_ns: u64,
+    /// Wire time of the longest unit: what the scheduler decides about at a time.
+    unit_ns: u64,
     lead_ns: u64,
     /// Least a frame costs, whatever its wire time: the driver's own time for it, so that
     /// guarantees hold where the processor and not the wire is the bottleneck.
@@ -28,13 +30,19 @@ impl Line {
         // Buckets of at most an eighth of the longest frame, but wide enough for the horizon.
         let eighth = frame_ns / 8;
         let shift = if eighth < 1 << Self::SHIFT_MIN { Self::SHIFT_MIN } else { eighth.ilog2() };
-        Self { rate, frame_ns, lead_ns, cost_ns_min: 0, shift }
+        Self { rate, frame_ns, unit_ns: frame_ns, lead_ns, cost_ns_min: 0, shift }
     }
 
     /// The same line, on which no frame costs less than `cost_ns`.
     #[must_use]
     pub const fn with_cost_min(self, cost_ns: u64) -> Self {
         Self { cost_ns_min: cost_ns, ..self }
+    }
+
+    /// The same line, to which units of up to `unit_ns` of wire time are handed at once.
+    #[must_use]
+    pub const fn with_units(self, unit_ns: u64) -> Self {
+        Self { unit_ns: if unit_ns > self.frame_ns { unit_ns } else { self.frame_ns }, ..self }
     }
 
     /// What a frame of `frame_bytes` is charged.
@@ -60,7 +68,7 @@ impl Line {
 
     /// How late beyond its key a guaranteed frame can leave the wire.
     pub const fn tardiness_ns(&self) -> u64 {
-        self.frame_ns + self.lead_ns + (1 << self.shift)
+        self.unit_ns + self.lead_ns + (1 << self.shift)
     }
 
     pub(crate) const fn shift(&self) -> u32 {

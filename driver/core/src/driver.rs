@@ -90,6 +90,8 @@ pub struct Driver<L, A: Arenas, W, S = Atropos> {
     pub(crate) sent: bool,
     /// The private copy of the header that is being checked.
     pub(crate) header: Box<[u8; HEADER_BYTES_MAX]>,
+    /// Largest IP packet that a flow may hand over.
+    pub(crate) unit_bytes: u16,
 }
 
 impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
@@ -123,8 +125,10 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         secret: [u64; 2],
     ) -> Option<Self> {
         let facts = link.facts();
-        let line =
-            Line::new(rate, facts.frame_bytes_max(), lead_ns).with_cost_min(limits.frame_cost_ns);
+        let (unit_bytes, unit_ns) = unit(&facts, rate);
+        let line = Line::new(rate, facts.frame_bytes_max(), lead_ns)
+            .with_units(unit_ns)
+            .with_cost_min(limits.frame_cost_ns);
         Some(Self {
             demux: Demux::new(facts.station, facts.vlan, secret),
             scheduler: schedule(line),
@@ -140,6 +144,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             header: Box::new([0; HEADER_BYTES_MAX]),
             link,
             limits,
+            unit_bytes,
         })
     }
 
@@ -161,6 +166,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             kind: kind.to_string(),
             mac: facts.station,
             mtu: facts.mtu,
+            unit_bytes: self.unit_bytes,
             vlan: facts.vlan,
             rate: self.scheduler.line().rate(),
             tardiness_ns: self.scheduler.line().tardiness_ns(),
@@ -333,4 +339,23 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             self.last_resort = NO_FLOW;
         }
     }
+}
+
+/// The longest that a unit may keep the wire from others: what a flow hands over at once is not
+/// interrupted. Slow lines take frames only.
+const UNIT_NS: u64 = 250_000;
+
+/// Fewer frames than this are not worth being cut by the link.
+const UNIT_FRAMES_MIN: u64 = 4;
+
+/// The largest IP packet to take at once on a line of `rate`, and its wire time.
+fn unit(facts: &driver_link::Facts, rate: Rate) -> (u16, u64) {
+    let frame_ns = rate.wire_ns(facts.frame_bytes_max()).max(1);
+    let frames = (UNIT_NS / frame_ns).min(u64::from(facts.unit_bytes / facts.mtu.max(1)));
+    if frames < UNIT_FRAMES_MIN {
+        return (facts.mtu, frame_ns);
+    }
+    let unit_bytes = (frames * u64::from(facts.mtu)).min(u64::from(facts.unit_bytes));
+    // Each frame of it may be smaller than the longest, and so they may be one more.
+    (unit_bytes as u16, (frames + 1) * frame_ns)
 }

@@ -32,6 +32,7 @@
 mod arenas;
 mod bills;
 mod control;
+mod cut;
 mod domain;
 mod driver;
 mod flow;

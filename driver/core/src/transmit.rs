@@ -6,13 +6,14 @@
 
 use base_flow::{DropReason, bill_word};
 use base_wire::FRAME_BYTES_MIN;
-use driver_atropos::{Head, Next, Scheduler};
+use driver_atropos::{Head, Line, Next, Scheduler};
 use driver_filter::HEADER_BYTES_MAX;
 use driver_link::Link;
 use rbuf_channel::{Data, Fault, Words, flag};
 
 use crate::arenas::Arenas;
 use crate::bills::Side;
+use crate::cut::Cut;
 use crate::driver::Driver;
 
 /// How soon a device that had no room is tried again.
@@ -105,11 +106,8 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         if flow.template.is_none() || flow.faulted {
             return;
         }
-        match flow.refill() {
-            Ok(Head::Frame { cost_ns: bytes }) => {
-                let cost = self.scheduler.line().cost_ns(bytes as usize);
-                self.scheduler.wake(index, cost, now_ns as i64);
-            }
+        match flow.refill(self.scheduler.line()) {
+            Ok(Head::Frame { cost_ns }) => self.scheduler.wake(index, cost_ns, now_ns as i64),
             Ok(Head::Empty | Head::Blocked) => {}
             Err(fault) => self.fault(index, fault),
         }
@@ -124,18 +122,21 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             self.scheduler.served(index, slack, 0, false, Head::Empty, now_ns as i64);
             return;
         }
-        let bytes = flow.head.bytes() as usize;
-        let fate = flow.emit(&mut self.link, &mut self.scratch, &mut self.header);
+        let unit_bytes = usize::from(self.unit_bytes);
+        let fate = flow.emit(&mut self.link, unit_bytes, &mut self.scratch, &mut self.header);
         let sent = !matches!(fate, Fate::Refused(_));
-        let cost = self.scheduler.line().cost_ns(if sent { bytes } else { FRAME_BYTES_MIN });
+        let line = *self.scheduler.line();
+        let cut = Cut::of(&flow.head);
+        let cost =
+            if sent { cut.ns(|bytes| line.cost_ns(bytes)) } else { line.cost_ns(FRAME_BYTES_MIN) };
         self.bills.note(index, Side::Tx, 0);
         if sent {
-            self.bills.add(index, bill_word::TX_FRAMES, 1);
-            self.bills.add(index, bill_word::TX_BYTES, bytes as u64);
-            let wire_ns = self.scheduler.line().rate().wire_ns(bytes);
+            self.bills.add(index, bill_word::TX_FRAMES, cut.frames());
+            self.bills.add(index, bill_word::TX_BYTES, cut.bytes());
+            let wire_ns = cut.ns(|bytes| line.rate().wire_ns(bytes));
             self.bills.add(index, bill_word::TX_WIRE_NS, wire_ns);
             if slack {
-                self.bills.add(index, bill_word::TX_SLACK_FRAMES, 1);
+                self.bills.add(index, bill_word::TX_SLACK_FRAMES, cut.frames());
                 self.bills.add(index, bill_word::TX_SLACK_NS, wire_ns);
             }
         }
@@ -161,15 +162,8 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             return;
         }
         flow.head.clear();
-        let line = *self.scheduler.line();
-        let refilled = flow.refill();
-        let head = match refilled {
-            Ok(Head::Frame { cost_ns: bytes }) => {
-                Head::Frame { cost_ns: line.cost_ns(bytes as usize) }
-            }
-            Ok(other) => other,
-            Err(_) => Head::Empty,
-        };
+        let refilled = flow.refill(&line);
+        let head = refilled.unwrap_or(Head::Empty);
         if self.scheduler.served(index, slack, cost, sent, head, now_ns as i64) {
             self.bills.add(index, bill_word::TX_PERIODS_MISSED, 1);
         }
@@ -227,9 +221,9 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
 }
 
 impl<A: Arenas> crate::flow::Flow<A> {
-    /// Takes the next packet from the channel, if its buffers can be returned later; the "cost" of
-    /// the answer is its length in bytes. An empty or blocked channel is armed.
-    fn refill(&mut self) -> Result<Head, Fault> {
+    /// Takes the next packet from the channel, if its buffers can be returned later. An empty or blocked
+    /// channel is armed.
+    fn refill(&mut self, line: &Line) -> Result<Head, Fault> {
         for _ in 0..2 {
             if self.head.is_empty() {
                 self.tx.take_into(&mut self.head)?;
@@ -237,7 +231,8 @@ impl<A: Arenas> crate::flow::Flow<A> {
             if !self.head.is_empty() {
                 let needed = self.owed_words + self.head.words();
                 if self.tx.room()? >= needed {
-                    return Ok(Head::Frame { cost_ns: self.head.bytes() });
+                    let cost_ns = Cut::of(&self.head).ns(|bytes| line.cost_ns(bytes));
+                    return Ok(Head::Frame { cost_ns });
                 }
             }
             // Asks to be told of the next advance. What happened before that was seen is found by
@@ -255,28 +250,44 @@ impl<A: Arenas> crate::flow::Flow<A> {
     fn emit(
         &self,
         link: &mut impl Link,
+        unit_bytes: usize,
         scratch: &mut [u8],
         header: &mut [u8; HEADER_BYTES_MAX],
     ) -> Fate {
         let Some(template) = &self.template else { return Fate::Refused(DropReason::NotAttached) };
         let rec = &self.head;
-        if rec.gso_size != 0 {
-            return Fate::Refused(DropReason::Segmentation);
-        }
         let (pairs, bytes) = (rec.pairs(), rec.bytes() as usize);
         if !pairs[0].offset.is_multiple_of(2) {
             return Fate::Refused(DropReason::Misaligned);
         }
         let facts = link.facts();
-        if bytes > facts.frame_bytes_max() {
+        let frame_bytes_max = facts.frame_bytes_max();
+        let longest = match rec.gso_size {
+            0 => frame_bytes_max,
+            _ if unit_bytes == usize::from(facts.mtu) => {
+                return Fate::Refused(DropReason::Segmentation);
+            }
+            _ => frame_bytes_max - usize::from(facts.mtu) + unit_bytes,
+        };
+        if bytes > longest {
             return Fate::Refused(DropReason::TooLong);
         }
         // What is behind the first range's bytes is left from other frames: it is neither compared
         // nor sent.
         let first = (pairs[0].len as usize).min(HEADER_BYTES_MAX);
         self.tx_data.read(pairs[0].offset, &mut header[..first]);
-        match template.check(header, pairs, &self.tx_data, bytes) {
+        let checked = match rec.gso_size {
+            0 => template.check(header, pairs, &self.tx_data, bytes),
+            cut => template.check_unit(header, pairs, &self.tx_data, bytes, (cut, frame_bytes_max)),
+        };
+        match checked {
             Err(reason) => Fate::Refused(reason),
+            // Nobody would cut it.
+            Ok(checked)
+                if checked.segmentation().is_some() && checked.header()[..6] == facts.station.0 =>
+            {
+                Fate::Refused(DropReason::Segmentation)
+            }
             Ok(checked) if checked.header()[..6] == facts.station.0 => {
                 Fate::Local(checked.gather(scratch).map_or(0, <[u8]>::len))
             }

@@ -21,7 +21,7 @@ struct StuckLink {
 
 impl Link for StuckLink {
     fn facts(&self) -> Facts {
-        Facts { station: rig::US, mtu: 1500, vlan: None }
+        Facts { station: rig::US, mtu: 1500, unit_bytes: 1500, vlan: None }
     }
 
     fn poll_rx(&mut self, _budget: usize, _sink: &mut impl FnMut(Arrival<'_>)) -> usize {

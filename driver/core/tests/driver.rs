@@ -170,6 +170,7 @@ fn packets_no_mask_can_judge_are_refused_too() {
     let len = honest.len() as u32;
     let mut odd = rbuf_channel::IoRec::single(9, rbuf_channel::Pair { offset: BUFFER + 1, len });
     assert!(app.tx.put(&odd).unwrap());
+    odd = rbuf_channel::IoRec::single(9, rbuf_channel::Pair { offset: BUFFER, len });
     odd.gso_size = 1000;
     assert!(app.tx.put(&odd).unwrap());
     rig.run(MS);

@@ -115,6 +115,7 @@ impl Bench {
             source_mac: US,
             next_hop_mac: Some(PEER),
             mtu: 1500,
+            unit_bytes: 1500,
             vlan: None,
         };
         self.driver.attach(&fib, monotonic_ns()).unwrap();

@@ -13,7 +13,7 @@ use core::net::IpAddr;
 use base_flow::{DropReason, Fib, Transport};
 use base_wire::{
     ETHERNET_BYTES, EtherType, Ethernet, Header, ICMP_BYTES, IPV4_BYTES, IPV6_BYTES, Ipv4, Ipv6,
-    Mac, Protocol, TCP_BYTES, Tcp, UDP_BYTES, Udp, VLAN_TAG_BYTES, VlanTag,
+    Mac, Protocol, TCP_BYTES, Tcp, UDP_BYTES, Udp, VLAN_TAG_BYTES, VlanTag, tcp_flag,
 };
 use rbuf_channel::{Data, Pair};
 use zerocopy::IntoBytes;
@@ -168,7 +168,33 @@ impl Template {
             return Err(self.blame(header));
         }
         let sent = self.relations(header, frame_bytes, first)?;
-        Ok(Checked { header: &header[..sent], pairs, data, frame_bytes })
+        Ok(Checked { header: &header[..sent], pairs, data, frame_bytes, cut: None })
+    }
+
+    /// As [`Self::check`], for a TCP segment that the link is to cut into frames of `segment_bytes` of
+    /// payload, none longer than `frame_bytes_max`. Its first range holds the header and nothing else.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::check`], and [`DropReason::Segmentation`].
+    pub fn check_unit<'a, D: Data>(
+        &self,
+        header: &'a [u8; HEADER_BYTES_MAX],
+        pairs: &'a [Pair],
+        data: &'a D,
+        unit_bytes: usize,
+        (segment_bytes, frame_bytes_max): (u16, usize),
+    ) -> Result<Checked<'a, D>, DropReason> {
+        let mut checked = self.check(header, pairs, data, unit_bytes)?;
+        let sent = checked.header;
+        let first = pairs.first().map_or(0, |pair| pair.len as usize);
+        let frame_bytes = sent.len() + usize::from(segment_bytes);
+        if !self.is_cuttable(sent, first, segment_bytes) || frame_bytes > frame_bytes_max {
+            return Err(DropReason::Segmentation);
+        }
+        let transport_at = u16::from(self.link_bytes) + IPV4_BYTES as u16;
+        checked.cut = Some(Segmentation { segment_bytes, transport_at });
+        Ok(checked)
     }
 
     /// Checks what a mask cannot express. Returns the bytes of the whole header.
@@ -219,6 +245,19 @@ impl Template {
             }
             Shape::Icmp | Shape::Station => Ok(self.header_bytes()),
         }
+    }
+
+    /// Whether frames cut from a segment with this header are what their sender could have sent one by
+    /// one: plain data, and not so little in each that cutting costs more than sending.
+    fn is_cuttable(&self, header: &[u8], first: usize, segment_bytes: u16) -> bool {
+        let at = usize::from(self.link_bytes) + IPV4_BYTES;
+        let Some((tcp, _)) = header.get(at..).and_then(Tcp::split) else { return false };
+        let plain = tcp_flag::ACK | tcp_flag::PSH | tcp_flag::FIN | tcp_flag::ECE;
+        self.shape == Shape::Tcp
+            && !self.v6
+            && first == header.len()
+            && segment_bytes >= SEGMENT_BYTES_MIN
+            && tcp.flags & !plain == 0
     }
 
     /// Which part of the header is not the flow's: the first byte that differs decides.
@@ -324,6 +363,18 @@ const _: () = {
     assert!(ICMP_BYTES == 8 && Protocol::UDP.0 == 17);
 };
 
+/// Least payload of the frames that a link cuts.
+pub const SEGMENT_BYTES_MIN: u16 = 256;
+
+/// How a link is to cut a TCP segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Segmentation {
+    /// Payload of each frame but the last.
+    pub segment_bytes: u16,
+    /// Where the TCP header begins.
+    pub transport_at: u16,
+}
+
 /// A frame that passed its flow's template. Having one is the proof: only [`Template::check`] makes
 /// it, and a link sends nothing else.
 #[derive(Debug)]
@@ -332,9 +383,16 @@ pub struct Checked<'a, D> {
     pairs: &'a [Pair],
     data: &'a D,
     frame_bytes: usize,
+    cut: Option<Segmentation>,
 }
 
 impl<'a, D: Data> Checked<'a, D> {
+    /// How it is to be cut, if it is: a link that does not cut is never asked to. The checksum of such a
+    /// segment covers its pseudo header alone; the rest is the link's to add.
+    pub const fn segmentation(&self) -> Option<Segmentation> {
+        self.cut
+    }
+
     /// The header: the driver's own copy, which its sender can no longer change.
     pub const fn header(&self) -> &'a [u8] {
         self.header

@@ -30,6 +30,7 @@ fn fib(transport: Transport, v6: bool, connected: bool) -> Fib {
         source_mac: US,
         next_hop_mac: connected.then_some(PEER),
         mtu: 1500,
+        unit_bytes: 1500,
         vlan: None,
     }
 }
@@ -255,4 +256,49 @@ fn a_tagged_link_demands_its_tag() {
     assert_eq!(send(&template, &plain).err(), Some(DropReason::ForgedLink));
     tagged[15] = 8;
     assert_eq!(send(&template, &tagged).err(), Some(DropReason::ForgedLink));
+}
+
+/// Checks a TCP segment with `payload` bytes behind a header of its own range, to be cut.
+fn check_unit(
+    fib: &Fib,
+    set: impl Fn(&mut [u8]),
+    first: u32,
+    payload: u32,
+    cut: u16,
+) -> Result<(), DropReason> {
+    let mut frame = honest(fib, &vec![7; payload as usize]);
+    set(&mut frame);
+    let data = HeapData::new(1 << 16);
+    assert!(data.write(0, &frame));
+    let mut header = [0; HEADER_BYTES_MAX];
+    let copied = (first as usize).min(HEADER_BYTES_MAX);
+    header[..copied].copy_from_slice(&frame[..copied]);
+    let rest = frame.len() as u32 - first;
+    let pairs = [Pair { offset: 0, len: first }, Pair { offset: first, len: rest }];
+    let template = Template::new(&Rights::Flow(*fib), None);
+    let checked = template.check_unit(&header, &pairs, &data, frame.len(), (cut, 1514))?;
+    let segmentation = checked.segmentation().unwrap();
+    assert_eq!((segmentation.segment_bytes, segmentation.transport_at), (cut, 34));
+    Ok(())
+}
+
+#[test]
+fn only_plain_segments_are_cut_and_only_into_frames_that_fit_the_link() {
+    let tcp = fib(Transport::Tcp, false, true);
+    const FLAGS: usize = 47;
+    let flags = |flags: u8| move |frame: &mut [u8]| frame[FLAGS] = flags;
+    check_unit(&tcp, flags(0x10), 54, 14_600, 1460).unwrap();
+    check_unit(&tcp, flags(0x19), 54, 14_601, 1460).unwrap();
+    let refused = Err(DropReason::Segmentation);
+    for odd in [0x12, 0x14, 0x30, 0x90] {
+        assert_eq!(check_unit(&tcp, flags(odd), 54, 14_600, 1460), refused, "flags {odd:#x}");
+    }
+    assert_eq!(check_unit(&tcp, flags(0x10), 54, 14_600, 1461), refused, "a frame too long");
+    assert_eq!(check_unit(&tcp, flags(0x10), 54, 14_600, 255), refused, "frames too small");
+    assert_eq!(check_unit(&tcp, flags(0x10), 60, 14_600, 1460), refused, "payload in the first");
+    let udp = fib(Transport::Udp, false, true);
+    assert_eq!(check_unit(&udp, |_| (), 42, 14_600, 1460), refused);
+    let forged = |frame: &mut [u8]| frame[29] = 9;
+    let reason = DropReason::ForgedNetwork;
+    assert_eq!(check_unit(&tcp, forged, 54, 14_600, 1460), Err(reason), "nobody else's");
 }

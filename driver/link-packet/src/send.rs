@@ -8,17 +8,51 @@ use rbuf_channel::{Data, Hold, PAIRS_MAX};
 /// Frames in a batch.
 pub(crate) const BATCH: usize = 64;
 
-/// Pieces of a frame: its header and its payload ranges.
-const PIECES: usize = 1 + PAIRS_MAX;
+/// Pieces of a frame: what is to be done to it, its header and its payload ranges.
+const PIECES: usize = 2 + PAIRS_MAX;
+
+/// What the kernel is to do to a frame (`struct virtio_net_hdr`, in the machine's own byte order).
+#[derive(Debug, Clone, Copy, Default)]
+#[repr(C)]
+struct Todo {
+    flags: u8,
+    gso_type: u8,
+    header_bytes: u16,
+    segment_bytes: u16,
+    checksum_start: u16,
+    checksum_offset: u16,
+}
+
+const NEEDS_CHECKSUM: u8 = 1;
+const CUT_TCP4: u8 = 1;
+
+/// Where the checksum is in a TCP header.
+const TCP_CHECKSUM: u16 = 16;
+
+impl Todo {
+    fn of<D: Data>(frame: &Checked<'_, D>) -> Self {
+        let Some(cut) = frame.segmentation() else { return Self::default() };
+        Self {
+            flags: NEEDS_CHECKSUM,
+            gso_type: CUT_TCP4,
+            header_bytes: frame.header().len() as u16,
+            segment_bytes: cut.segment_bytes,
+            checksum_start: cut.transport_at,
+            checksum_offset: TCP_CHECKSUM,
+        }
+    }
+}
 
 /// Frames accepted and not yet sent.
 ///
 /// # Invariants
 ///
-/// 1. Messages `0..queued` point to their own headers and pieces in the boxes below, which never
-///    move.
+/// 1. Messages `0..queued` point to their own entries in the boxes below, which never move.
 /// 2. The pieces of queued frames point into memory that a [`Hold`] in `holds` keeps mapped.
 pub(crate) struct Batch {
+    /// Whether the socket expects to be told what is to be done to frames.
+    told: bool,
+    todos: Box<[Todo; BATCH]>,
     headers: Box<[[u8; HEADER_BYTES_MAX]; BATCH]>,
     pieces: Box<[[libc::iovec; PIECES]; BATCH]>,
     messages: Box<[libc::mmsghdr; BATCH]>,
@@ -38,10 +72,12 @@ unsafe impl Send for Batch {}
 const EMPTY_PIECE: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
 impl Batch {
-    pub(crate) fn new() -> Self {
+    pub(crate) fn new(told: bool) -> Self {
         // SAFETY: `mmsghdr` is plain data for which zero means "nothing".
         let message: libc::mmsghdr = unsafe { std::mem::zeroed() };
         Self {
+            told,
+            todos: Box::new([Todo::default(); BATCH]),
             headers: Box::new([[0; HEADER_BYTES_MAX]; BATCH]),
             pieces: Box::new([[EMPTY_PIECE; PIECES]; BATCH]),
             messages: Box::new([message; BATCH]),
@@ -68,11 +104,20 @@ impl Batch {
         let header = frame.header();
         self.headers[index][..header.len()].copy_from_slice(header);
         let pieces = &mut self.pieces[index];
-        pieces[0] = libc::iovec {
+        let mut count = 0;
+        if self.told {
+            self.todos[index] = Todo::of(frame);
+            pieces[0] = libc::iovec {
+                iov_base: (&raw mut self.todos[index]).cast(),
+                iov_len: size_of::<Todo>(),
+            };
+            count = 1;
+        }
+        pieces[count] = libc::iovec {
             iov_base: self.headers[index].as_mut_ptr().cast(),
             iov_len: header.len(),
         };
-        let mut count = 1;
+        count += 1;
         for pair in frame.payload() {
             let cells = frame.data().cells(pair.offset, pair.len);
             pieces[count] =

@@ -66,6 +66,9 @@ pub struct PacketLink {
     ring: Ring,
     batch: Batch,
     socket: OwnedFd,
+    /// Sends through a socket of its own, which can ask for segmentation; where the kernel does not
+    /// offer that, through the other.
+    sender: Option<OwnedFd>,
     facts: Facts,
 }
 
@@ -92,31 +95,51 @@ impl PacketLink {
         }
         let mtu = u16::try_from(interface.mtu)
             .map_err(|_| OpenError::Mtu { name: name.to_string(), mtu: interface.mtu })?;
-        let facts = Facts { station: interface.mac, mtu, vlan };
-        // SAFETY: a system call without pointers.
-        let raw = unsafe {
-            libc::socket(
-                libc::AF_PACKET,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK,
-                0,
-            )
-        };
-        if raw < 0 {
-            return Err(os("socket(AF_PACKET)")(io::Error::last_os_error()));
-        }
-        // SAFETY: `raw` was just returned by the kernel and is owned by nobody else.
-        let socket = unsafe { OwnedFd::from_raw_fd(raw) };
+        let mut facts = Facts { station: interface.mac, mtu, unit_bytes: mtu, vlan };
+        let socket = packet_socket().map_err(os("socket(AF_PACKET)"))?;
         let on: libc::c_int = 1;
         set_option(&socket, libc::PACKET_IGNORE_OUTGOING, &on)
             .map_err(os("PACKET_IGNORE_OUTGOING"))?;
         let ring =
             Ring::map(&socket, slots, facts.frame_bytes_max() + 4).map_err(os("PACKET_RX_RING"))?;
+        bind(&socket, interface.index, libc::ETH_P_ALL as u16).map_err(os("bind"))?;
+        // Tags are not among what kernels are known to cut well.
+        let sender = if vlan.is_none() { segmenting(interface.index).ok() } else { None };
+        if sender.is_some() {
+            facts.unit_bytes = UNIT_BYTES;
+        }
         // More than the limit for everybody is only for the privileged; a smaller buffer only
         // means smaller batches.
-        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SEND_BYTES);
-        bind(&socket, interface.index).map_err(os("bind"))?;
-        Ok(Self { ring, batch: Batch::new(), socket, facts })
+        let sends = sender.as_ref().unwrap_or(&socket);
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(sends, SEND_BYTES);
+        Ok(Self { ring, batch: Batch::new(sender.is_some()), socket, sender, facts })
     }
+}
+
+/// Largest IP packet that the kernel cuts.
+const UNIT_BYTES: u16 = u16::MAX;
+
+fn packet_socket() -> io::Result<OwnedFd> {
+    // SAFETY: a system call without pointers.
+    let raw = unsafe {
+        libc::socket(libc::AF_PACKET, libc::SOCK_RAW | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK, 0)
+    };
+    if raw < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: `raw` was just returned by the kernel and is owned by nobody else.
+    Ok(unsafe { OwnedFd::from_raw_fd(raw) })
+}
+
+/// A socket that only sends, and whose frames begin with what is to be done to them
+/// (`PACKET_VNET_HDR`).
+fn segmenting(index: u32) -> io::Result<OwnedFd> {
+    let socket = packet_socket()?;
+    let on: libc::c_int = 1;
+    set_option(&socket, libc::PACKET_VNET_HDR, &on)?;
+    // No protocol: nothing arrives here.
+    bind(&socket, index, 0)?;
+    Ok(socket)
 }
 
 impl PacketLink {
@@ -155,7 +178,7 @@ impl Link for PacketLink {
     }
 
     fn flush(&mut self) {
-        self.batch.flush(&self.socket);
+        self.batch.flush(self.sender.as_ref().unwrap_or(&self.socket));
     }
 
     fn complete(&mut self, done: &mut impl FnMut(bool)) {
@@ -201,11 +224,11 @@ pub(crate) fn set_option<T>(socket: &OwnedFd, option: libc::c_int, value: &T) ->
     if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
-/// Binds to all protocols of interface `index`: from now on frames arrive.
-fn bind(socket: &OwnedFd, index: u32) -> io::Result<()> {
+/// Binds to `protocol` of interface `index`: from now on its frames arrive, if it is not 0.
+fn bind(socket: &OwnedFd, index: u32, protocol: u16) -> io::Result<()> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: (libc::ETH_P_ALL as u16).to_be(),
+        sll_protocol: protocol.to_be(),
         sll_ifindex: index as i32,
         sll_hatype: 0,
         sll_pkttype: 0,

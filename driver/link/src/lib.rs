@@ -25,6 +25,9 @@ pub struct Facts {
     pub station: Mac,
     /// Largest IP packet it carries, in bytes.
     pub mtu: u16,
+    /// Largest IP packet it takes, in bytes: a longer TCP segment it cuts into frames. The MTU if it
+    /// cuts nothing.
+    pub unit_bytes: u16,
     /// The VLAN that is ours, or untagged.
     pub vlan: Option<u16>,
 }

@@ -24,7 +24,7 @@ pub struct NullLink {
 impl NullLink {
     /// A link with `station`'s address and an MTU of `mtu` bytes.
     pub const fn new(station: Mac, mtu: u16) -> Self {
-        let facts = Facts { station, mtu, vlan: None };
+        let facts = Facts { station, mtu, unit_bytes: mtu, vlan: None };
         Self { facts, arriving: Vec::new(), next: 0, left: 0, accepted: 0, frames: 0, bytes: 0 }
     }
 

@@ -170,7 +170,7 @@ impl Wire {
         SimLink {
             wire: self.clone(),
             side,
-            facts: Facts { station, mtu, vlan: None },
+            facts: Facts { station, mtu, unit_bytes: mtu, vlan: None },
             accepted: 0,
             slots: usize::MAX,
             ring: VecDeque::new(),

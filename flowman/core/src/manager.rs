@@ -624,6 +624,7 @@ impl FlowManager {
             source_mac: facts.mac,
             next_hop_mac,
             mtu: facts.mtu,
+            unit_bytes: facts.unit_bytes,
             vlan: facts.vlan,
         })
     }

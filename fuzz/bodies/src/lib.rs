@@ -96,6 +96,7 @@ pub fn transmit(frame: &[u8]) {
         source_mac: US,
         next_hop_mac: Some(peer),
         mtu: 1500,
+        unit_bytes: 1500,
         vlan: None,
     };
     let data = HeapData::new(2048);
@@ -173,6 +174,7 @@ pub fn last_resort(bytes: &[u8]) {
         kind: "sim".into(),
         mac: US,
         mtu: 1500,
+        unit_bytes: 1500,
         vlan: None,
         rate: Rate::mbit(100),
         tardiness_ns: 0,

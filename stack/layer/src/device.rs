@@ -193,6 +193,7 @@ impl<W: Words, D: Data> Layer for Device<W, D> {
         let pair = packet.finish();
         self.tx_moved = true;
         let mut rec = IoRec::single(packet.buffer.0, pair);
+        rec.gso_size = packet.cut;
         for part in packet.tail {
             if part.len > 0 {
                 rec.push(part);

@@ -19,6 +19,8 @@ pub struct Ip4<L> {
     header: Ipv4,
     remote: Option<Ipv4Addr>,
     source: Ipv4Addr,
+    /// Longest packet that the link cuts; 0 if it cuts none.
+    unit_bytes: u16,
     id: u16,
     damaged: u64,
 }
@@ -28,7 +30,8 @@ impl<L: Layer> Ip4<L> {
     pub fn new(lower: L, fib: &Fib, protocol: Protocol) -> Option<Self> {
         let (source, remote) = addresses(fib)?;
         let header = Ipv4::new(source, remote.unwrap_or(Ipv4Addr::UNSPECIFIED), protocol, 0);
-        Some(Self { lower, header, remote, source, id: 0, damaged: 0 })
+        let unit_bytes = unit_bytes(fib);
+        Some(Self { lower, header, remote, source, unit_bytes, id: 0, damaged: 0 })
     }
 
     pub(crate) fn set_endpoints(&mut self, fib: &Fib) -> bool {
@@ -52,9 +55,18 @@ impl<L: Layer> Ip4<L> {
         self.remote
     }
 
+    /// Longest packet that the link cuts, in bytes; 0 if it cuts none.
+    pub const fn unit_bytes(&self) -> u16 {
+        self.unit_bytes
+    }
+
     /// The header of a packet.
     fn header<D: Data>(&self, packet: &Outgoing<D>) -> Result<Ipv4, SendError> {
-        let (bytes, max) = (packet.packet_bytes(), self.payload_bytes_max());
+        let max = match packet.cut {
+            0 => self.payload_bytes_max(),
+            _ => usize::from(self.unit_bytes).saturating_sub(IPV4_BYTES),
+        };
+        let bytes = packet.packet_bytes();
         if bytes > max || packet.head_room() < self.head_room() {
             return Err(SendError::TooLong { bytes, max });
         }
@@ -129,12 +141,19 @@ impl<L: Layer> Layer for Ip4<L> {
     }
 
     fn reorganise(&mut self, fib: &Fib) {
+        self.unit_bytes = unit_bytes(fib);
         self.lower.reorganise(fib);
     }
 
     fn damaged(&self) -> u64 {
         self.damaged + self.lower.damaged()
     }
+}
+
+/// Longest packet that the link cuts. What goes to this host itself meets no link.
+fn unit_bytes(fib: &Fib) -> u16 {
+    let own = fib.next_hop_mac == Some(fib.source_mac);
+    if own || fib.unit_bytes <= fib.mtu { 0 } else { fib.unit_bytes }
 }
 
 /// Our address and the remote one, if the flow is IPv4.

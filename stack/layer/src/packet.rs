@@ -23,6 +23,8 @@ pub struct Outgoing<D> {
     pub(crate) tail: [Pair; 2],
     /// Service class and congestion field of the IP header.
     pub(crate) tos: u8,
+    /// Payload of each frame, if the link is to cut the packet; 0 if it is one frame.
+    pub(crate) cut: u16,
     /// Headers, at the end of this array: each layer writes in front of the one above.
     head: [u8; HEAD_BYTES_MAX],
     head_start: usize,
@@ -41,6 +43,7 @@ impl<D: Data> Outgoing<D> {
             sum: Some(0),
             tail: [Pair { offset: 0, len: 0 }; 2],
             tos: 0,
+            cut: 0,
             head: [0; HEAD_BYTES_MAX],
             head_start: HEAD_BYTES_MAX,
             hop: crate::Peer::Connected,

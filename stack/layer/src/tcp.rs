@@ -7,7 +7,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use base_flow::Fib;
-use base_wire::{Header, Icmp, Ipv4, Mac, Protocol, checksum, pseudo_header};
+use base_wire::{Header, IPV4_BYTES, Icmp, Ipv4, Mac, Protocol, checksum, pseudo_header};
 use rbuf_channel::{Buffer, Data, Fault, Pair};
 use stack_tcp::{Ecn, HEADER_BYTES_MAX, RouterError, Segment};
 
@@ -79,8 +79,14 @@ impl<L: Layer> Tcp<L> {
         self.damaged + self.lower.damaged()
     }
 
+    /// Most payload of a segment that the link cuts; 0 if it cuts none.
+    pub const fn unit_payload_max(&self) -> u32 {
+        (self.lower.unit_bytes() as u32).saturating_sub((IPV4_BYTES + HEADER_BYTES_MAX) as u32)
+    }
+
     /// Sends a segment whose payload lies in `parts` of the data area, and returns its buffer; `None`
-    /// if all buffers are on their way.
+    /// if all buffers are on their way. With `cut` other than 0 the link cuts it into frames of so
+    /// much payload.
     ///
     /// # Errors
     ///
@@ -90,9 +96,11 @@ impl<L: Layer> Tcp<L> {
         segment: &Segment,
         to: Peer,
         parts: [Pair; 2],
+        cut: u16,
     ) -> Result<Option<Buffer>, SendError> {
         let Some(mut packet) = self.lower.packet()? else { return Ok(None) };
         let buffer = packet.buffer;
+        packet.cut = cut;
         match self.write(&mut packet, segment, to, parts) {
             Ok(()) => self.lower.send(packet).map(|()| Some(buffer)),
             Err(error) => {
@@ -123,8 +131,12 @@ impl<L: Layer> Tcp<L> {
         let bytes = header_bytes + packet.packet_bytes();
         let (source, destination) = (IpAddr::V4(self.lower.source()), IpAddr::V4(remote));
         let pseudo = pseudo_header(source, destination, Protocol::TCP, bytes as u32).unwrap_or(0);
-        let sum = pseudo + checksum::sum(&header[..header_bytes]) + packet.sum();
-        header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&checksum::finish(sum).to_be_bytes());
+        let sum = match packet.cut {
+            0 => checksum::finish(pseudo + checksum::sum(&header[..header_bytes]) + packet.sum()),
+            // Whoever cuts adds the rest to this, for each frame.
+            _ => !checksum::finish(pseudo),
+        };
+        header[CHECKSUM..CHECKSUM + 2].copy_from_slice(&sum.to_be_bytes());
         packet.push_header(&header[..header_bytes]);
         Ok(())
     }

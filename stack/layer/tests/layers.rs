@@ -40,6 +40,7 @@ fn fib(connected: bool, vlan: Option<u16>) -> Fib {
         source_mac: US,
         next_hop_mac: connected.then_some(PEER),
         mtu: MTU,
+        unit_bytes: MTU,
         vlan,
     }
 }

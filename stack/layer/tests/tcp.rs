@@ -37,6 +37,7 @@ fn two() -> Two {
         source_mac: US,
         next_hop_mac: Some(PEER),
         mtu: 1500,
+        unit_bytes: 1500,
         vlan: None,
     };
     let tx_bytes = u32::from(HEADERS) * HEAD_BYTES_MAX as u32 + RING;
@@ -100,7 +101,7 @@ proptest! {
             ecn: Ecn::Capable,
             ..Segment::default()
         };
-        prop_assert!(two.stack.send(&segment, Peer::Connected, parts).unwrap().is_some());
+        prop_assert!(two.stack.send(&segment, Peer::Connected, parts, 0).unwrap().is_some());
         let frame = two.sent();
         let packet = SlicedPacket::from_ethernet(&frame).unwrap();
         let Some(etherparse::NetSlice::Ipv4(ip)) = &packet.net else { panic!("not IPv4") };
@@ -166,7 +167,7 @@ fn a_router_is_heard_if_it_quotes_a_segment_of_this_flow() {
     let mut two = two();
     let none = [Pair { offset: 0, len: 0 }; 2];
     let segment = Segment { sequence: 77_777, flags: 0x10, ..Segment::default() };
-    two.stack.send(&segment, Peer::Connected, none).unwrap();
+    two.stack.send(&segment, Peer::Connected, none, 0).unwrap();
     let quote = two.sent()[14..42].to_vec();
     for (kind, code, expected) in [
         (3, 4, RouterError::TooBig(1400)),

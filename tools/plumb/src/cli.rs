@@ -42,7 +42,9 @@ pub enum Command {
     ///
     /// The exit status is 1 if a band is missed.
     Experiment(Experiment),
-    /// Connect standard input and output to a UDP flow.
+    /// Measure Plumb beside the kernel, in a lab.
+    Bench(Bench),
+    /// Connect standard input and output to a TCP stream or a UDP flow.
     Nc(Nc),
     /// Ask a host to answer, over a flow of our own.
     Ping(Ping),
@@ -62,6 +64,10 @@ pub enum Command {
 pub enum Hidden {
     #[command(name = "__peer", hide = true)]
     Peer(Peer),
+    #[command(name = "__bench-end", hide = true)]
+    BenchEnd(BenchEnd),
+    #[command(name = "__wire", hide = true)]
+    Wire(Wire),
     #[command(name = "__in-peer", hide = true)]
     InPeer {
         pid: u32,
@@ -101,6 +107,73 @@ pub struct Demo {
 }
 
 #[derive(Debug, Args)]
+pub struct Bench {
+    /// What to measure.
+    #[arg(value_enum)]
+    pub what: BenchWhat,
+    /// How often; Plumb and the kernel take turns, and medians count.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub runs: u32,
+    /// How long a transfer takes, in seconds.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
+    pub seconds: u32,
+    /// One object of JSON for each figure.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What can be measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum BenchWhat {
+    /// Streams: bulk both ways, over a lossy path, connections a second, memory.
+    Tcp,
+}
+
+/// One end of a measured stream.
+#[derive(Debug, Args)]
+pub struct BenchEnd {
+    /// Whose stack.
+    #[arg(long, value_enum)]
+    pub stack: Stack,
+    /// What it does.
+    #[arg(long, value_enum)]
+    pub does: BenchDoes,
+    /// Where the other end listens, or where to listen.
+    #[arg(long)]
+    pub at: std::net::SocketAddr,
+    /// For how long.
+    #[arg(long, default_value_t = 3)]
+    pub seconds: u32,
+    /// How many connections.
+    #[arg(long, default_value_t = 1)]
+    pub count: u32,
+}
+
+/// A stack to measure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Stack {
+    Plumb,
+    Kernel,
+}
+
+/// What an end of a measured stream does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum BenchDoes {
+    /// Connects and sends as fast as it can.
+    Send,
+    /// Accepts, and says how much it received in each second.
+    Receive,
+    /// Connects and closes, one after the other.
+    Connect,
+    /// Accepts and closes.
+    Accept,
+    /// Opens connections and holds them.
+    Hold,
+    /// Accepts connections and holds them.
+    AcceptAndHold,
+}
+
+#[derive(Debug, Args)]
 pub struct Lab {
     /// Rate of the wire.
     #[arg(long, default_value = "100mbit")]
@@ -110,9 +183,67 @@ pub struct Lab {
     pub mtu: u32,
     #[command(flatten)]
     pub pace: Pace,
+    #[command(flatten)]
+    pub way: Way,
     /// What to run; a shell if nothing is given.
     #[arg(last = true)]
     pub command: Vec<String>,
+}
+
+/// What happens to frames between the two sides of a lab.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Args)]
+pub struct Way {
+    /// How long a frame takes, each way, as in `10ms`.
+    #[arg(long, default_value = "0us", value_parser = duration)]
+    pub delay: Duration,
+    /// How many frames are lost, each way, as in `1%`.
+    #[arg(long, default_value = "0%", value_name = "SHARE", value_parser = share_ppm)]
+    pub loss: u32,
+    /// How many frames are overtaken by later ones.
+    #[arg(long, default_value = "0%", value_name = "SHARE", value_parser = share_ppm)]
+    pub reorder: u32,
+    /// How many frames arrive twice.
+    #[arg(long, default_value = "0%", value_name = "SHARE", value_parser = share_ppm)]
+    pub duplicate: u32,
+}
+
+impl Way {
+    /// Whether it is a mere wire.
+    pub fn is_plain(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The options that say the same to another process.
+    pub fn arguments(&self) -> Vec<String> {
+        let share = |ppm: u32| format!("{}%", f64::from(ppm) / 10_000.0);
+        let mut all = vec!["--delay".into(), format!("{}ns", self.delay.as_nanos())];
+        for (name, ppm) in
+            [("--loss", self.loss), ("--reorder", self.reorder), ("--duplicate", self.duplicate)]
+        {
+            all.extend([name.into(), share(ppm)]);
+        }
+        all
+    }
+}
+
+/// A share of all, as in `0.5%`, in parts per million.
+fn share_ppm(text: &str) -> Result<u32, String> {
+    let number = text.strip_suffix('%').unwrap_or(text);
+    match number.parse::<f64>() {
+        Ok(percent) if (0.0..=100.0).contains(&percent) => Ok((percent * 10_000.0).round() as u32),
+        _ => Err("a share of all is needed, as in `0.5%`".to_string()),
+    }
+}
+
+/// The process that stands between the two sides.
+#[derive(Debug, Args)]
+pub struct Wire {
+    #[arg(long)]
+    pub left: String,
+    #[arg(long)]
+    pub right: String,
+    #[command(flatten)]
+    pub way: Way,
 }
 
 /// How closely the driver follows the wire.

@@ -56,7 +56,14 @@ pub fn run(arguments: &cli::Demo) -> Result<ExitCode> {
     }
     let asked = Asked::listen()?;
     let pace = cli::Pace { lead: Some(LEAD), spin: Duration::ZERO, frame_cost: Duration::ZERO };
-    let lab = Lab::start(&Shape { rate: RATE, mtu: 1500, pace, cpu: None, policy: None })?;
+    let lab = Lab::start(&Shape {
+        rate: RATE,
+        mtu: 1500,
+        pace,
+        way: cli::Way::default(),
+        cpu: None,
+        policy: None,
+    })?;
     let host = Host::connect(lab.socket())?;
     let program = lab::this_program()?;
     let mut sink = Process::start_ready(

@@ -6,6 +6,7 @@
 
 mod namespace;
 pub mod peer;
+pub mod wire;
 
 use std::ffi::OsString;
 use std::io::{BufRead, BufReader, Write};
@@ -27,8 +28,8 @@ use crate::signals::Asked;
 /// Plumb's interface, and the peer's.
 pub const OUR_DEV: &str = "plumb0";
 pub const PEER_DEV: &str = "plumb1";
-const OUR_MAC: Mac = Mac([0x02, 0x50, 0x4c, 0x55, 0x4d, 0x01]);
-const PEER_MAC: Mac = Mac([0x02, 0x50, 0x4c, 0x55, 0x4d, 0x02]);
+const OUR_MAC: Mac = mac(1);
+const PEER_MAC: Mac = mac(2);
 /// Plumb's address in a lab.
 pub const OUR_ADDRESS: &str = "10.77.0.1/24";
 /// The peer's address in a lab.
@@ -36,6 +37,10 @@ pub const PEER_ADDRESS: &str = "10.77.0.2/24";
 
 /// What the folders of labs are called, before the process identifier.
 const FOLDER: &str = "plumb-lab-";
+
+const fn mac(last: u8) -> Mac {
+    Mac([0x02, 0x50, 0x4c, 0x55, 0x4d, last])
+}
 
 /// How long daemons may take to be ready.
 const READY: Duration = Duration::from_secs(10);
@@ -57,6 +62,7 @@ pub struct Shape {
     pub rate: Rate,
     pub mtu: u32,
     pub pace: cli::Pace,
+    pub way: cli::Way,
     /// A processor for the driver.
     pub cpu: Option<usize>,
     /// Schedule by another policy than Plumb's.
@@ -71,6 +77,7 @@ pub fn run(arguments: &cli::Lab) -> Result<ExitCode> {
         rate: arguments.rate,
         mtu: arguments.mtu,
         pace: arguments.pace.clone(),
+        way: arguments.way,
         cpu: None,
         policy: None,
     };
@@ -141,37 +148,42 @@ pub fn this_program() -> Result<PathBuf> {
 impl Lab {
     /// Brings everything up. The process must be in its own namespaces already: [`enter`].
     pub fn start(shape: &Shape) -> Result<Self> {
-        let mut lab = Self::wire(shape.mtu)?;
+        let mut lab = Self::wire(shape.mtu, shape.way)?;
         lab.start_daemons(&this_program()?, shape)?;
         Ok(lab)
     }
 
     /// A lab without Plumb: Linux owns both ends of the wire, and nothing is offloaded at either.
-    pub fn linux(mtu: u32) -> Result<Self> {
-        let lab = Self::wire(mtu)?;
+    pub fn linux(mtu: u32, way: cli::Way) -> Result<Self> {
+        let lab = Self::wire(mtu, way)?;
         let netlink = Netlink::open()?;
-        peer::no_offloads(&netlink, OUR_DEV);
         netlink.add_address(netlink.interface(OUR_DEV)?.index, prefix(OUR_ADDRESS))?;
         Ok(lab)
     }
 
-    /// Two namespaces and a wire between them.
-    fn wire(mtu: u32) -> Result<Self> {
+    /// Two namespaces and a wire between them; with somebody on the way, two wires.
+    fn wire(mtu: u32, way: cli::Way) -> Result<Self> {
         let program = this_program()?;
         let (peer, mut peer_input, mut peer_output) = start_peer(&program)?;
         // From here on an error drops `lab`, which ends the peer.
         let netlink = Netlink::open()?;
-        netlink.add_veth(OUR_DEV, OUR_MAC, PEER_DEV, PEER_MAC, mtu)?;
+        if way.is_plain() {
+            netlink.add_veth(OUR_DEV, OUR_MAC, PEER_DEV, PEER_MAC, mtu)?;
+        } else {
+            wire::lay(&netlink, mtu)?;
+        }
         netlink.move_to_namespace(netlink.interface(PEER_DEV)?.index, peer.id())?;
         say(&mut peer_input, "configure")?;
         expect(&mut peer_output, "configured")?;
         // The kernel must not speak on our side of the wire.
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{OUR_DEV}/disable_ipv6"), "1");
         netlink.set_up(netlink.interface("lo")?.index)?;
+        peer::no_offloads(&netlink, OUR_DEV);
         netlink.set_up(netlink.interface(OUR_DEV)?.index)?;
         let folder = private_folder()?;
         let socket = folder.join("plumb.sock");
-        Ok(Self { folder, socket, peer, _peer_input: peer_input, daemons: Vec::new() })
+        let daemons = if way.is_plain() { Vec::new() } else { vec![wire::start(&program, way)?] };
+        Ok(Self { folder, socket, peer, _peer_input: peer_input, daemons })
     }
 
     fn start_daemons(&mut self, program: &Path, shape: &Shape) -> Result<()> {

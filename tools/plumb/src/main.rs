@@ -5,6 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod bench;
 mod cli;
 mod daemons;
 mod demo;
@@ -36,12 +37,15 @@ fn main() -> ExitCode {
         Command::Flows(arguments) => flows::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Experiment(arguments) => experiment::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Nc(arguments) => nc::run(&arguments),
         Command::Ping(arguments) => ping::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
         Command::Completions { shell } => cli::completions(shell),
         Command::Hidden(hidden) => match hidden {
             Hidden::Peer(arguments) => lab::peer::hold(&arguments),
+            Hidden::BenchEnd(arguments) => bench::end::run(&arguments),
+            Hidden::Wire(arguments) => lab::wire::run(&arguments),
             Hidden::InPeer { pid, command } => lab::peer::enter(pid, &command),
             Hidden::Run { command } => lab::run_and_die_with_it(&command),
             Hidden::Sender(arguments) => roles::sender::run(&arguments),

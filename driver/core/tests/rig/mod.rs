@@ -119,6 +119,7 @@ pub fn fib(
         source_mac: US,
         next_hop_mac: hop,
         mtu: 1500,
+        unit_bytes: 1500,
         vlan: None,
     }
 }

@@ -319,7 +319,7 @@ impl State {
         let _ = self.stack.lower().lower().lower().reap();
         while let Some((address, mac, segment)) = self.listener.poll_transmit(now_ns) {
             // What cannot be sent now is asked for again.
-            let _ = self.stack.send(&segment, Peer::At { address, mac }, NO_PAYLOAD);
+            let _ = self.stack.send(&segment, Peer::At { address, mac }, NO_PAYLOAD, 0);
         }
         door.shared.kick(self.stack.lower().lower().lower());
     }

@@ -13,10 +13,13 @@ use std::time::Duration;
 
 use base_flow::{Contract, Endpoints};
 use base_rpc::TimeWait;
+use base_wire::tcp_flag;
 use rbuf_channel::{Buffer, Park, Wait};
 use rbuf_shm::{Futex, ShmData, monotonic_ns};
 use stack_layer::{Arrived, Ether, HEAD_BYTES_MAX, Peer, Tcp};
-use stack_tcp::{Algorithm, Config, Connection, Segment, State as TcpState, Stream, WriteError};
+use stack_tcp::{
+    Algorithm, Config, Connection, Segment, State as TcpState, Stream, Transmit, WriteError,
+};
 
 use super::buffers::{Frames, Payload, SendArea};
 use super::readiness::Condition;
@@ -33,6 +36,13 @@ const FRAMES_MAX: u16 = HEADERS / 2;
 
 /// Most bytes of a super-segment.
 const SUPER_SEGMENT_BYTES: u32 = 65_160;
+
+/// Most payload that waits for the wire in the flow's own channel: what waits there is part of the
+/// round-trip time.
+const QUEUED_BYTES_MAX: u32 = 256 << 10;
+
+/// Segments with less payload are not for the link to cut.
+const CUT_BYTES_MIN: u32 = 256;
 
 /// What can be received before it is known how fast the application reads.
 const FIRST_RECEIVE_BYTES: u32 = 65_536;
@@ -82,6 +92,8 @@ pub(super) struct State {
     flow: Flow,
     /// Packets that the driver has, oldest first.
     in_driver: VecDeque<InDriver>,
+    /// Payload of these.
+    queued_bytes: u32,
     /// Why the flow is of no use any more.
     failed: Option<String>,
     /// Threads that sleep.
@@ -111,6 +123,7 @@ struct InDriver {
     number: u64,
     /// First byte of its payload.
     offset: Option<u64>,
+    bytes: u32,
 }
 
 /// Opens the flow of a connection and forms its layers.
@@ -177,6 +190,7 @@ impl Socket {
                 stream: Stream::new(connection, send, receive),
                 flow,
                 in_driver: VecDeque::new(),
+                queued_bytes: 0,
                 failed: None,
                 sleepers: 0,
                 armed: false,
@@ -471,14 +485,35 @@ impl State {
         }
     }
 
+    /// Most payload of what is sent at a time: as much as the link cuts, or as many frames as there are
+    /// headers for.
+    fn unit_bytes(&self) -> u32 {
+        let segment = self.stream.connection.segment_bytes();
+        match self.stack.unit_payload_max() {
+            // Reports in every header make segments a little smaller, and so more.
+            0 => (segment * u32::from(FRAMES_MAX - FRAMES_MAX / 8)).min(SUPER_SEGMENT_BYTES),
+            unit => unit,
+        }
+    }
+
+    /// Whether the link cuts this; what has flags for one frame alone is cut here.
+    fn is_for_the_link_to_cut(&self, transmit: &Transmit) -> bool {
+        let Segment { payload_bytes, flags, .. } = transmit.segment;
+        payload_bytes > transmit.segment_bytes
+            && payload_bytes <= self.stack.unit_payload_max()
+            && flags & (tcp_flag::CWR | tcp_flag::URG) == 0
+            && transmit.segment_bytes >= CUT_BYTES_MIN
+    }
+
     /// Everything that can go.
     fn send_out(&mut self, shared: &Shared, now_ns: u64) {
         self.give_back(now_ns);
-        let in_driver = &mut self.in_driver;
+        let (in_driver, queued_bytes) = (&mut self.in_driver, &mut self.queued_bytes);
         let mut departed = 0;
         let reaped = self.stack.lower().lower().lower().reap_each(|buffer| {
             while let Some(first) = in_driver.pop_front() {
                 departed = departed.max(first.number);
+                *queued_bytes -= first.bytes;
                 if first.buffer == buffer {
                     break;
                 }
@@ -493,26 +528,28 @@ impl State {
         self.starved = false;
         while self.failed.is_none() {
             let (_, free) = self.stack.lower().lower().lower().send_buffers();
-            if free < usize::from(FRAMES_MAX) {
+            if free < usize::from(FRAMES_MAX) || self.queued_bytes > QUEUED_BYTES_MAX {
                 self.starved = true;
                 break;
             }
-            // Reports in every header make segments a little smaller, and so more.
-            let connection = &mut self.stream.connection;
-            let unit = connection.segment_bytes() * u32::from(FRAMES_MAX - FRAMES_MAX / 8);
-            connection.set_super_segment_bytes(unit.min(SUPER_SEGMENT_BYTES));
+            let unit = self.unit_bytes();
+            self.stream.connection.set_super_segment_bytes(unit);
             let Some(transmit) = self.stream.poll_transmit(now_ns) else { break };
-            let mut frames = transmit.frames().peekable();
-            while let Some(frame) = frames.next() {
-                let number = if frames.peek().is_none() { frame.number } else { 0 };
+            let whole = self.is_for_the_link_to_cut(&transmit);
+            let cut = if whole { transmit.segment_bytes as u16 } else { 0 };
+            let whole = whole.then_some(transmit);
+            let frames = (cut == 0).then(|| transmit.frames()).into_iter().flatten();
+            let mut packets = whole.into_iter().chain(frames).peekable();
+            while let Some(frame) = packets.next() {
+                let number = if packets.peek().is_none() { frame.number } else { 0 };
                 let bytes = frame.segment.payload_bytes;
                 let parts = self.stream.send.parts(frame.offset, bytes);
-                match self.stack.send(&frame.segment, Peer::Connected, parts) {
-                    Ok(Some(buffer)) => self.in_driver.push_back(InDriver {
-                        buffer,
-                        number,
-                        offset: (bytes > 0).then_some(frame.offset),
-                    }),
+                match self.stack.send(&frame.segment, Peer::Connected, parts, cut) {
+                    Ok(Some(buffer)) => {
+                        self.queued_bytes += bytes;
+                        let offset = (bytes > 0).then_some(frame.offset);
+                        self.in_driver.push_back(InDriver { buffer, number, offset, bytes });
+                    }
                     // As if it had been lost on the way.
                     Ok(None) => break,
                     Err(error) => {

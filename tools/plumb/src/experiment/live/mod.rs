@@ -139,7 +139,8 @@ impl Live<'_> {
         let cpu = alone.then(|| self.cpus[self.cpus.len() - 1]);
         let _ = stay_on(&self.cpus);
         let policy = self.arguments.policy.clone();
-        let lab = Lab::start(&Shape { rate, mtu: 1500, pace, cpu, policy })?;
+        let lab =
+            Lab::start(&Shape { rate, mtu: 1500, pace, way: cli::Way::default(), cpu, policy })?;
         if alone {
             let _ = stay_on(self.others());
         }
@@ -150,7 +151,7 @@ impl Live<'_> {
     fn linux_lab(&self) -> Result<Lab> {
         self.fresh_namespaces()?;
         let _ = stay_on(&self.cpus);
-        Lab::linux(1500)
+        Lab::linux(1500, cli::Way::default())
     }
 
     /// Processors that a spinning driver leaves for everybody else.
