@@ -103,7 +103,16 @@ impl Connection {
                 self.timers.stop();
                 self.pending.quiet();
             }
-            State::SynReceived | State::Established | State::CloseWait => self.send.fin = true,
+            // As soon as the handshake allows.
+            State::SynReceived => self.send.fin = true,
+            State::Established => {
+                self.send.fin = true;
+                self.enter(now_ns, State::FinWait1);
+            }
+            State::CloseWait => {
+                self.send.fin = true;
+                self.enter(now_ns, State::LastAck);
+            }
             _ => {}
         }
     }
@@ -113,11 +122,14 @@ impl Connection {
     /// If something was received and not read, or is received from now on, the peer is told by a
     /// reset that it was not read (RFC 2525 §2.17).
     pub fn close(&mut self, now_ns: u64) {
+        self.unread = true;
+        if self.state == State::TimeWait {
+            return;
+        }
         if self.receive.readable() > 0 && self.state.is_synchronised() {
             self.abort(now_ns);
             return;
         }
-        self.unread = true;
         self.shut_down(now_ns);
         self.wait_for_fin(now_ns);
     }
@@ -126,8 +138,8 @@ impl Connection {
     pub fn abort(&mut self, now_ns: u64) {
         let known = match self.state {
             State::Closed | State::SynSent | State::TimeWait => false,
-            // Both sides have said everything.
-            State::Closing | State::LastAck => false,
+            // Both sides have said everything; has it arrived?
+            State::Closing | State::LastAck => self.unacknowledged() > 0,
             _ => true,
         };
         if known {

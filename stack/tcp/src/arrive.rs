@@ -16,10 +16,15 @@ use crate::{Position, Segment};
 pub struct Arrival {
     /// Payload to keep until it is read; the rest is of no use.
     pub keep: Option<Keep>,
-    /// The segment opens a new connection between the same ends, and this one, in TIME-WAIT, stands
-    /// aside (RFC 6191): give the segment to the listener.
-    pub reopens: bool,
+    /// The segment opens a new connection between the same ends (RFC 6191), and this one, in TIME-WAIT,
+    /// is in its way: give the segment to the listener, whose connection must begin at this number
+    /// (MUST-13), and forget this one, if somebody listens.
+    pub reopens: Option<u32>,
 }
+
+/// A new connection between the same ends begins so far above the old one: beyond anything that may
+/// still be under way of it.
+const REOPENED_ABOVE: u64 = 65_537;
 
 /// A timestamp is believed for so long (RFC 7323 §5.5): 24 days.
 const CLOCK_VALID_NS: u64 = 24 * 86_400 * 1_000_000_000;
@@ -38,7 +43,7 @@ impl Connection {
             }
             State::SynSent => {
                 self.arrive_syn_sent(now_ns, segment);
-                Arrival::default()
+                self.take_rest_of_syn(now_ns, segment)
             }
             _ => self.arrive_synchronised(now_ns, segment),
         }
@@ -88,6 +93,18 @@ impl Connection {
         }
     }
 
+    /// Text and FIN of a SYN-ACK (§3.10.7.3, fourth).
+    fn take_rest_of_syn(&mut self, now_ns: u64, segment: &Segment) -> Arrival {
+        if self.state != State::Established {
+            return Arrival::default();
+        }
+        let mut rest = *segment;
+        rest.flags &= !tcp_flag::SYN;
+        rest.sequence = segment.sequence.wrapping_add(1);
+        let start = self.receive.next().nearest(rest.sequence);
+        Arrival { keep: self.take_payload(now_ns, &rest, start), reopens: None }
+    }
+
     /// Whether a SYN-ACK echoes what our clock never showed (RFC 7323 §3.2: it echoes our SYN).
     fn echoes_nonsense(&self, now_ns: u64, segment: &Segment) -> bool {
         let Some(clocks) = segment.options.timestamps.filter(|_| self.clock.on) else {
@@ -101,10 +118,13 @@ impl Connection {
     /// Our SYN is acknowledged.
     fn established(&mut self, now_ns: u64, segment: &Segment, ack: Position) {
         let again = self.map.front().is_some_and(|syn| !syn.is_first());
+        let tries = self.rtt.backoff();
         self.acknowledge(now_ns, segment, ack, false);
         if again {
-            // RFC 6928 §2 and RFC 5681 §3.1: a lost SYN is a sign of congestion.
-            self.window.bytes = self.window.segment;
+            // RFC 5681 §3.1: a lost SYN is a sign of congestion; RFC 6928 §2: one may have been slow.
+            if tries > 1 {
+                self.window.bytes = self.window.segment;
+            }
             if self.rtt.smoothed_ns().is_none() {
                 // RFC 6298 §5.7.
                 self.config.rto_initial_ns = self.config.rto_initial_ns.max(3_000_000_000);
@@ -113,7 +133,7 @@ impl Connection {
         }
         self.soft_error = None;
         self.usage.last_sent_ns = now_ns;
-        self.enter(now_ns, State::Established);
+        self.enter(now_ns, if self.send.fin { State::FinWait1 } else { State::Established });
     }
 
     /// §3.10.7.4.
@@ -125,9 +145,8 @@ impl Connection {
         }
         let start = self.receive.next().nearest(segment.sequence);
         if self.state == State::TimeWait && self.reopens(&segment, start) {
-            self.enter(now_ns, State::Closed);
-            self.timers.stop();
-            return Arrival { keep: None, reopens: true };
+            let above = self.map.end() + REOPENED_ABOVE;
+            return Arrival { keep: None, reopens: Some(above.wire()) };
         }
         if !self.passes(now_ns, &segment, start) {
             return Arrival::default();
@@ -138,7 +157,7 @@ impl Connection {
         }
         self.note_congestion(&segment);
         self.note_urgent(&segment, start);
-        Arrival { keep: self.take_payload(now_ns, &segment, start), reopens: false }
+        Arrival { keep: self.take_payload(now_ns, &segment, start), reopens: None }
     }
 
     /// A SYN-ACK in SYN-RECEIVED answers our SYN and repeats the peer's (RFC 9293 §3.5, figure 7).
@@ -151,16 +170,21 @@ impl Connection {
     }
 
     /// Whether a SYN may open the connection anew (RFC 6191 §2, RFC 9293 MUST-13 and SHLD-4): it is
-    /// newer than all of this one, by its timestamp or its number.
+    /// newer than all of this one, by its timestamp, or by its number where the clocks say nothing.
     fn reopens(&self, segment: &Segment, start: Position) -> bool {
         let opens =
             segment.has(tcp_flag::SYN) && segment.flags & (tcp_flag::ACK | tcp_flag::RST) == 0;
-        let newer = segment
-            .options
-            .timestamps
-            .filter(|_| self.clock.on)
-            .is_some_and(|clocks| (clocks.value.wrapping_sub(self.clock.recent) as i32) > 0);
-        opens && (newer || start > self.receive.next())
+        let higher = start > self.receive.next();
+        let newer = match segment.options.timestamps.filter(|_| self.config.timestamps) {
+            Some(clocks) if self.clock.on => {
+                let ahead = clocks.value.wrapping_sub(self.clock.recent).cast_signed();
+                ahead > 0 || ahead == 0 && higher
+            }
+            // Its clock will tell its segments from the old ones.
+            Some(_) => true,
+            None => higher,
+        };
+        opens && newer
     }
 
     /// Sequence number, timestamp, RST, SYN; whether the segment is to be processed further.
@@ -186,12 +210,23 @@ impl Connection {
             }
             return false;
         }
-        // Second: RST.
+        // Second: RST. The edge itself is outside.
+        if is_reset && start >= self.receive.edge() && start > self.receive.next() {
+            self.counts.outside_window += 1;
+            self.refuse(now_ns, segment, Refused::Outside);
+            return false;
+        }
         if is_reset {
             self.take_reset(now_ns, segment, start);
             return false;
         }
         // Fourth: SYN (RFC 5961 §4.2).
+        if segment.has(tcp_flag::SYN) && self.state == State::SynReceived && self.passive {
+            // Back to LISTEN: the peer has begun anew.
+            self.enter(now_ns, State::Closed);
+            self.timers.stop();
+            return false;
+        }
         if segment.has(tcp_flag::SYN) {
             self.refuse(now_ns, segment, Refused::Syn);
             self.challenge(now_ns);
@@ -224,6 +259,10 @@ impl Connection {
         if self.state == State::SynReceived && segment.has(tcp_flag::SYN) {
             // The peer has not seen our SYN.
             self.receive.acks.now = true;
+            if self.passive && segment.flags & (tcp_flag::ECE | tcp_flag::CWR) == 0 {
+                // And takes back what it offered (RFC 3168 §6.1.1.1).
+                (self.ecn.on, self.ecn.hears) = (false, false);
+            }
         } else if segment.sequence_bytes() > 0 && !segment.has(tcp_flag::SYN) {
             self.counts.duplicate_bytes += u64::from(segment.payload_bytes);
             self.receive.note_duplicate(start, start + u64::from(segment.payload_bytes));
@@ -262,7 +301,11 @@ impl Connection {
     fn challenge(&mut self, now_ns: u64) {
         if self.timers.may_challenge(now_ns, self.config.challenges_per_second) {
             self.counts.challenges += 1;
-            self.receive.acks.now = true;
+            if self.state == State::SynReceived {
+                self.pending.question = true;
+            } else {
+                self.receive.acks.now = true;
+            }
         } else {
             self.counts.challenges_suppressed += 1;
         }
@@ -385,7 +428,7 @@ impl Connection {
 
     /// RFC 3168 §6.1.3: marks are echoed until the peer says it has heard.
     fn note_congestion(&mut self, segment: &Segment) {
-        if !self.ecn.on {
+        if !self.ecn.hears {
             return;
         }
         if segment.has(tcp_flag::CWR) {

@@ -179,8 +179,11 @@ pub(crate) struct EcnState {
     pub(crate) echo: bool,
     /// Say with the next new data that we have slowed down.
     pub(crate) reduced: bool,
-    /// Our SYN offered it.
+    /// Marks that arrive are echoed; we may have offered it and then thought better of it.
+    pub(crate) hears: bool,
+    /// Our SYN offered it; or one before it did.
     pub(crate) offered: bool,
+    pub(crate) offered_once: bool,
 }
 
 /// Timestamps (RFC 7323 §3).
@@ -241,6 +244,7 @@ impl Connection {
     pub fn connect(now_ns: u64, config: Config, identity: Identity) -> Self {
         let mut connection = Self::new(now_ns, config, identity, State::SynSent, false);
         connection.ecn.offered = connection.config.ecn;
+        connection.ecn.offered_once = connection.config.ecn;
         connection.pending.open = true;
         connection
     }
@@ -348,12 +352,16 @@ impl Connection {
             None => self.clock.on = false,
         }
         let (mark, both) = (tcp_flag::ECE, tcp_flag::ECE | tcp_flag::CWR);
-        self.ecn.on = if syn.has(tcp_flag::ACK) {
-            self.ecn.offered && syn.flags & both == mark
+        let accepted = if syn.has(tcp_flag::ACK) {
+            self.ecn.offered_once && syn.flags & both == mark
         } else {
             self.config.ecn && syn.flags & both == both
         };
-        self.receive.synchronise(syn.sequence, self.config.own_mss());
+        self.ecn.hears = accepted;
+        self.ecn.on = accepted && (self.ecn.offered || !syn.has(tcp_flag::ACK));
+        let answers = self.state == State::SynSent;
+        let announced = if answers { self.receive.capacity().min(0xffff) } else { 0 };
+        self.receive.synchronise(syn.sequence, self.config.own_mss(), announced);
         self.set_segment_bytes();
         self.window = Window::initial(self.window.segment);
         let from = (self.receive.next().before(1), self.send.initial);

@@ -34,6 +34,8 @@ pub(crate) struct News {
     pub(crate) sacked: u64,
     /// Something that was sent only once, before the phase began.
     pub(crate) original: bool,
+    /// Something that was sent after the phase began arrived out of order.
+    pub(crate) beyond: bool,
     /// Cumulatively acknowledged: something sent more than once.
     pub(crate) ambiguous: bool,
     pub(crate) oldest_ns: Option<u64>,
@@ -117,6 +119,7 @@ impl Connection {
                 news.sacked += bytes;
                 news.delivered += bytes;
                 news.original |= entry.is_first() && entry.end <= high;
+                news.beyond |= entry.end > high;
                 if entry.is_first() {
                     news.sacked_ns = news.sacked_ns.max(Some(entry.sent_ns));
                 }
@@ -205,7 +208,9 @@ impl Connection {
 
     /// Duplicates count only if the peer cannot say more (RFC 6582).
     pub(crate) fn count_duplicates(&mut self, news: &News) {
-        if self.send.sack {
+        // After a time-out they are answers to what was sent before it (RFC 5681 §3.1).
+        let late = self.recovery.phase() == Phase::Loss && self.map.end() <= self.recovery.high;
+        if self.send.sack || late {
             return;
         }
         let recovery = &mut self.recovery;

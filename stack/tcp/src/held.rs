@@ -17,8 +17,11 @@ pub(crate) struct Held {
     /// Disjoint, in order, with gaps between them.
     stretches: Vec<Range<Position>>,
     /// A byte of each of the stretches that changed last, latest first.
-    recent: [Option<Position>; SACK_BLOCKS_MAX],
+    recent: [Option<Position>; RECENT],
 }
+
+/// More than a header can report, for some of them become one.
+const RECENT: usize = 2 * SACK_BLOCKS_MAX;
 
 impl Held {
     pub(crate) const MAX: usize = 1024;
@@ -93,7 +96,7 @@ impl Held {
         let Some(now) = self.holding(at).cloned() else { return };
         let old = self.recent;
         let others = old.into_iter().flatten().filter(|at| !now.contains(at));
-        self.recent = [None; SACK_BLOCKS_MAX];
+        self.recent = [None; RECENT];
         for (place, at) in self.recent.iter_mut().zip(std::iter::once(at).chain(others)) {
             *place = Some(at);
         }

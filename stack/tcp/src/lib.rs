@@ -58,6 +58,14 @@
 //! | 9293 §3.8.6.1 | probes of a closed window carry a byte | they carry an old number and no byte; every peer answers what it cannot accept, and no byte has to be taken back |
 //! | 9293 §3.10.7.4 | empty segments left of the window are not acceptable | those down to our last acknowledgment are, as Linux does: data may overtake acknowledgments |
 //! | 9293 §3.7.1 | segments no larger than the MSS that the peer announces | one below 48 is taken for 48: CVE-2019-11479 made senders work for nothing |
+//! | 9293 §3.6 | a connection of which a FIN is awaited that a duplicate SYN has reopened goes back to TIME-WAIT | it ends: RFC 6191 makes such a duplicate unlikely, and no host is known that goes back |
+//! | 9293 §3.8.6.2.1 | a segment as large as the window allows | none larger than half of the largest window: two can then be under way, and none waits for a delayed acknowledgment |
+//! | 9293 §3.10.4 | a CLOSE in SYN-RECEIVED sends a FIN at once | the FIN waits for the handshake, as data does |
+//! | 9293 §3.10.7.4 | a RST ends TIME-WAIT | it is ignored, as RFC 1337 recommends |
+//! | 2883 §4 | of a segment that fills several gaps every part is new | the first one is kept, and the others come again: a payload is kept in one piece |
+//! | 5681 §4.1 | idle for a time-out, the window is the initial one | it halves for each time-out that passed, as RFC 2861 has it |
+//! | 1191 §6.4 | after a router's word one segment is sent again at a time | all that was too large, as far as the window allows |
+//! | 1191 §3 | any MTU down to 68 bytes | none below 552: every path carries that, and smaller ones are an attack |
 //! | 7323 §3.2 | a segment without timestamps is dropped once they were agreed on | it is processed: peers are known that forget them on the ACK of the handshake |
 //! | 5681 §3.1 | slow start grows by one segment for each acknowledgment | by all that was acknowledged, as CUBIC and HyStart++ assume: acknowledgments are few |
 //! | 6298 §5.3 | – | data that is still in this host's own queue neither times out nor is sent again ([`Connection::set_departed`]) |

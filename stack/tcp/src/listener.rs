@@ -114,7 +114,11 @@ impl<W: Copy> Listener<W> {
             return None;
         }
         if segment.has(tcp_flag::ACK) {
-            let accepted = self.revive(now_ns, remote, segment).filter(|_| !full);
+            let accepted = self.revive(now_ns, remote, segment);
+            if accepted.is_some() && full {
+                // As if it had been lost: data will come, and be a reminder.
+                return None;
+            }
             if accepted.is_none() {
                 self.counts.refused += 1;
                 self.answer((remote, way), reset_for(segment));
@@ -124,9 +128,22 @@ impl<W: Copy> Listener<W> {
             return accepted;
         }
         if segment.has(tcp_flag::SYN) {
-            self.on_syn(now_ns, (remote, way), segment, full);
+            self.on_syn(now_ns, (remote, way), segment, full, None);
         }
         None
+    }
+
+    /// A SYN from `remote` ends a connection in TIME-WAIT; the new one begins at `number`
+    /// ([`Arrival::reopens`](crate::Arrival::reopens)).
+    pub fn reopen(
+        &mut self,
+        now_ns: u64,
+        (remote, way): (SocketAddr, W),
+        syn: &Segment,
+        full: bool,
+        number: u32,
+    ) {
+        self.on_syn(now_ns, (remote, way), syn, full, Some(number));
     }
 
     fn on_half_open(
@@ -163,7 +180,14 @@ impl<W: Copy> Listener<W> {
         }
     }
 
-    fn on_syn(&mut self, now_ns: u64, (remote, way): (SocketAddr, W), syn: &Segment, full: bool) {
+    fn on_syn(
+        &mut self,
+        now_ns: u64,
+        (remote, way): (SocketAddr, W),
+        syn: &Segment,
+        full: bool,
+        number: Option<u32>,
+    ) {
         self.counts.syns += 1;
         if full {
             // The application does not keep up: the peer had better try again later.
@@ -175,7 +199,11 @@ impl<W: Copy> Listener<W> {
             self.answer((remote, way), Some(cookie));
             return;
         }
-        let identity = self.secret.identity(now_ns, self.local, remote);
+        let mut identity = self.secret.identity(now_ns, self.local, remote);
+        if let Some(number) = number {
+            let ahead = identity.initial_sequence.wrapping_sub(number).cast_signed() > 0;
+            identity.initial_sequence = if ahead { identity.initial_sequence } else { number };
+        }
         if let Some(connection) = Connection::accept(now_ns, self.config.clone(), identity, syn) {
             self.half_open.insert(remote, (connection, way));
             self.ready.push_back(remote);

@@ -122,12 +122,12 @@ impl Receiver {
         }
     }
 
-    /// Takes over the number of the peer's SYN.
-    pub(crate) fn synchronise(&mut self, number: u32, mss: u16) {
+    /// Takes over the number of the peer's SYN; `announced` is the window that ours told already.
+    pub(crate) fn synchronise(&mut self, number: u32, mss: u16, announced: u64) {
         self.initial = Position::initial(number);
         self.next = self.initial + 1;
         self.read = self.next;
-        self.edge = self.next;
+        self.edge = self.next + announced;
         self.acks.sent = self.next;
         self.acks.quick = Self::QUICK;
         self.acks.segment_bytes = u32::from(mss.min(536));
@@ -380,7 +380,7 @@ mod tests {
 
     fn receiver(capacity: u32, shift: u8) -> Receiver {
         let mut receiver = Receiver::new(capacity, capacity, shift, 0);
-        receiver.synchronise(u32::MAX - 100, 1000);
+        receiver.synchronise(u32::MAX - 100, 1000, 0);
         receiver.announce(true);
         receiver
     }

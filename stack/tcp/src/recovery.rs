@@ -33,9 +33,7 @@ pub(crate) struct Recovery {
     rate: Reduction,
     pub(crate) undo: Option<Undo>,
     /// Looking whether the time-out was spurious (RFC 5682).
-    pub(crate) frto: bool,
-    /// That wants new data sent before old.
-    pub(crate) new_first: bool,
+    pub(crate) frto: Doubt,
     /// Duplicates of a peer that reports nothing selectively.
     pub(crate) duplicates: u32,
     pub(crate) rack: Rack,
@@ -44,6 +42,17 @@ pub(crate) struct Recovery {
     pub(crate) again_end: Position,
     /// Bytes that are lost for a known reason, which is not congestion.
     pub(crate) forgiven: u64,
+}
+
+/// How far it is known whether a time-out was spurious (RFC 5682).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Doubt {
+    /// It was right, or nobody asks.
+    None,
+    /// Nothing was heard since.
+    Asked,
+    /// Something was acknowledged, and new data is to bring the answer.
+    Tested,
 }
 
 /// Proportional rate reduction (RFC 6937 §3).
@@ -73,8 +82,7 @@ impl Recovery {
             high: start,
             rate: Reduction { flight: 0, delivered: 0, sent: 0 },
             undo: None,
-            frto: false,
-            new_first: false,
+            frto: Doubt::None,
             duplicates: 0,
             rack: Rack::new(start),
             tail: None,
@@ -140,13 +148,15 @@ impl Connection {
             let bytes = (self.map.lost() - lost_before) as u32;
             self.trace.record(now_ns, Event::Lost, bytes, self.window.bytes as u32);
         }
+        let reduced = matches!(self.recovery.phase, Phase::Recovery | Phase::Reduced);
         self.change_phase(now_ns, segment, &news, before);
         match self.recovery.phase {
             Phase::Open | Phase::Loss if news.acked > 0 => {
                 let rtt_ns = news.newest_ns.filter(|_| !news.ambiguous);
                 let acked = Acked {
                     now_ns,
-                    bytes: news.delivered,
+                    // What ends a reduction leaves the window at the threshold (RFC 6582 §3.2, step 3).
+                    bytes: if reduced { 0 } else { news.delivered },
                     rtt_ns: rtt_ns.map(|sent_ns| now_ns.saturating_sub(sent_ns)),
                     smoothed_rtt_ns: self.rtt.smoothed_ns().unwrap_or(0),
                     new_round,
@@ -177,7 +187,7 @@ impl Connection {
         }
         match self.recovery.phase {
             Phase::Loss => {
-                if self.recovery.frto && self.forward_retransmit(news, advanced) {
+                if self.forward_retransmit(news, advanced) {
                     self.undo(now_ns);
                 } else if una >= self.recovery.high {
                     self.end_phase(now_ns);
@@ -237,7 +247,7 @@ impl Connection {
             Some(bytes > segment)
         });
         self.recovery.forgiven += lost;
-        self.recovery.frto = false;
+        self.recovery.frto = Doubt::None;
         self.arm_retransmission(now_ns);
     }
 
@@ -252,28 +262,36 @@ impl Connection {
         older || (news.duplicate && undo.again == 0)
     }
 
-    /// RFC 5682 §3.1, the version with selective acknowledgments; whether the time-out was spurious.
+    /// RFC 5682 §2.1, and §3.1 for peers that report what arrived out of order; whether the time-out was
+    /// spurious.
     fn forward_retransmit(&mut self, news: &News, advanced: bool) -> bool {
-        self.recovery.new_first = false;
-        if news.original {
-            return true;
-        }
-        let una = self.map.start();
-        if self.map.end() > self.recovery.high {
-            // Step 3a: a duplicate after new data means that the old was lost.
-            if news.sacked > 0 || news.pure_duplicate {
-                self.recovery.frto = false;
+        let (una, high) = (self.map.start(), self.recovery.high);
+        match self.recovery.frto {
+            Doubt::None => false,
+            // Step 2: the first answer proves nothing, but a duplicate says that something is missing,
+            // and so does everything at once.
+            Doubt::Asked => {
+                if !advanced {
+                    if !self.send.sack && news.pure_duplicate {
+                        self.recovery.frto = Doubt::None;
+                    }
+                } else if una < high && self.unsent() > 0 && una + self.send.window > self.map.end()
+                {
+                    self.recovery.frto = Doubt::Tested;
+                } else {
+                    self.recovery.frto = Doubt::None;
+                }
+                false
             }
-        } else if advanced && una < self.recovery.high {
-            // Step 2b: new data, if there is any, brings the answer.
-            if self.unsent() > 0 && una + self.send.window > self.map.end() {
-                self.recovery.new_first = true;
-                self.recovery.high = self.map.end();
-            } else {
-                self.recovery.frto = false;
+            // Step 3: old data that was not sent again arrived, or only what is new.
+            Doubt::Tested => {
+                let spurious = news.original && !news.beyond;
+                if !spurious && (news.pure_duplicate || news.sacked > 0) {
+                    self.recovery.frto = Doubt::None;
+                }
+                spurious
             }
         }
-        false
     }
 
     fn undo(&mut self, now_ns: u64) {
@@ -285,8 +303,7 @@ impl Connection {
             self.rtt.calm();
             self.counts.undone += 1;
             self.recovery.phase = Phase::Open;
-            self.recovery.frto = false;
-            self.recovery.new_first = false;
+            self.recovery.frto = Doubt::None;
             self.recovery.duplicates = 0;
             let (una, window) = (self.map.start().wire(), self.window.bytes as u32);
             self.trace.record(now_ns, Event::Undone, una, window);
@@ -296,16 +313,27 @@ impl Connection {
     pub(crate) fn begin(&mut self, now_ns: u64, phase: Phase) {
         let flight = self.map.end() - self.map.start();
         let fresh = self.recovery.phase == Phase::Open;
+        if !fresh && phase == Phase::Loss {
+            // RFC 5681 §3.1, equation 4: the flight of now counts.
+            let half = (flight / 2).max(2 * self.window.segment);
+            self.window.threshold = self.window.threshold.min(half);
+        }
         if fresh {
             let window = self.window;
             self.window.threshold = match phase {
                 Phase::Loss => self.control.timed_out(&window, flight),
+                // The mark may have come with the acknowledgment of all of it.
+                Phase::Reduced => {
+                    self.control.congested(&window, flight.max(self.usage.flight_max))
+                }
                 _ => self.control.congested(&window, flight),
             };
             let from = self.map.start();
             self.recovery.undo = Some(Undo { window, again: 0, clock: None, from });
             self.recovery.rate = Reduction { flight: flight.max(1), delivered: 0, sent: 0 };
         }
+        // RFC 3168 §6.1.2: said after every reduction.
+        self.ecn.reduced = self.ecn.on;
         self.recovery.phase = phase;
         self.recovery.high = self.map.end();
         self.recovery.tail = None;
@@ -323,8 +351,7 @@ impl Connection {
             rack.multiplier = 1;
         }
         self.recovery.phase = Phase::Open;
-        self.recovery.frto = false;
-        self.recovery.new_first = false;
+        self.recovery.frto = Doubt::None;
         self.recovery.duplicates = 0;
         if self.map.lost() == 0 && self.map.is_empty() {
             self.recovery.undo = None;
@@ -362,7 +389,7 @@ impl Connection {
 
     /// The peer saw a congestion mark (RFC 3168 §6.1.2): once a round trip, as for a loss.
     pub(crate) fn marked(&mut self, now_ns: u64) {
-        if self.recovery.phase != Phase::Open || self.map.start() < self.recovery.high {
+        if self.recovery.phase != Phase::Open || self.map.start() <= self.recovery.high {
             return;
         }
         let (una, window) = (self.map.start().wire(), self.window.bytes as u32);
@@ -370,7 +397,6 @@ impl Connection {
         self.begin(now_ns, Phase::Reduced);
         // A mark is not a mistake.
         self.recovery.undo = None;
-        self.ecn.reduced = true;
         if self.map.is_empty() {
             // Nothing is under way whose acknowledgments could pace the reduction.
             self.end_phase(now_ns);
@@ -407,8 +433,8 @@ impl Connection {
         });
         self.recovery.duplicates = 0;
         self.recovery.tail = None;
-        self.recovery.new_first = false;
-        self.recovery.frto = !probing && phase != Phase::Recovery;
+        let doubtful = !probing && phase != Phase::Recovery;
+        self.recovery.frto = if doubtful { Doubt::Asked } else { Doubt::None };
         self.window.bytes = self.pipe() + self.window.segment;
         self.timers.reorder_ns = None;
     }

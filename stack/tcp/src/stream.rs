@@ -104,8 +104,11 @@ impl<S: SendBuffer, R: ReceiveQueue> Stream<S, R> {
 
     /// Reads what has arrived, as much as fits into `out`; 0 if there is nothing, now or, if
     /// [`Connection::is_at_end`], for ever.
+    ///
+    /// What is urgent and what follows it are not read at once (RFC 9293 §3.9.1.3).
     pub fn read(&mut self, now_ns: u64, out: &mut [u8]) -> usize {
-        let bytes = self.connection.readable().min(out.len() as u64);
+        let urgent = self.connection.urgent_bytes().unwrap_or(u64::MAX);
+        let bytes = self.connection.readable().min(out.len() as u64).min(urgent);
         if bytes == 0 {
             return 0;
         }

@@ -158,9 +158,8 @@ impl Connection {
         } else if self.wants_tail_probe() {
             let due_ns = self.usage.last_sent_ns.max(self.timers.from_ns.min(now_ns))
                 + self.tail_probe_after_ns();
-            if due_ns < timeout_ns {
-                next = (Cause::TailProbe, due_ns);
-            }
+            // RFC 8985 §7.2: a probe in place of the time-out, if that would be earlier.
+            next = (Cause::TailProbe, due_ns.min(timeout_ns));
         }
         self.timers.retransmission = Some(next);
     }
@@ -232,6 +231,7 @@ impl Connection {
         if self.rtt.backoff() >= BLACK_HOLE_TIMEOUTS
             && self.recovery.phase() == Phase::Loss
             && self.state.is_synchronised()
+            && self.send.window > 0
             && self.front_is_full()
             && self.path.black_hole(now_ns)
         {

@@ -4,7 +4,7 @@ use base_wire::tcp_flag;
 
 use crate::connection::{Connection, State, TICK_NS};
 use crate::options::{Options, Timestamps};
-use crate::recovery::Phase;
+use crate::recovery::{Doubt, Phase};
 use crate::segment::Ecn;
 use crate::tail::TailProbe;
 use crate::timers::Cause;
@@ -58,6 +58,8 @@ pub(crate) struct Pending {
     /// The first SYN.
     pub(crate) open: bool,
     reset: Option<(u32, Option<u32>)>,
+    /// An acknowledgment without our SYN, before that is acknowledged (RFC 5961 §3.2).
+    pub(crate) question: bool,
     pub(crate) tail_probe: bool,
     pub(crate) window_probe: bool,
     pub(crate) alive_probe: bool,
@@ -71,6 +73,7 @@ impl Pending {
 
     pub(crate) const fn quiet(&mut self) {
         self.open = false;
+        self.question = false;
         self.tail_probe = false;
         self.window_probe = false;
         self.alive_probe = false;
@@ -115,6 +118,9 @@ impl Connection {
         }
         match self.state {
             State::Closed => return None,
+            State::SynReceived if std::mem::take(&mut self.pending.question) => {
+                return Some(self.empty(now_ns, self.map.end()));
+            }
             State::SynSent | State::SynReceived => return self.poll_open(now_ns),
             _ => {}
         }
@@ -199,10 +205,9 @@ impl Connection {
         }
         // Past: no deadline any more.
         self.timers.pace_ns = 0;
-        if self.recovery.new_first
-            && let Some(new) = self.new_data(now_ns)
-        {
-            return Some(new);
+        if self.recovery.frto == Doubt::Tested {
+            // Old data would be mistaken for its own answer.
+            return self.new_data(now_ns);
         }
         self.old_data(now_ns).or_else(|| self.new_data(now_ns))
     }
@@ -236,7 +241,11 @@ impl Connection {
             return None;
         }
         // What the window no longer covers is not sent again (MUST-34).
-        let edge = (self.map.start() + self.send.window.max(segment)).max(range.start + 1);
+        let at_front = range.start == self.map.start();
+        let edge = self.map.start() + self.send.window.max(segment);
+        if range.start >= edge && !at_front {
+            return None;
+        }
         let end = range
             .end
             .min(edge)
@@ -244,7 +253,6 @@ impl Connection {
             .min(range.start + self.unit_bytes(segment));
         let bytes = end - range.start;
         let segments = bytes.div_ceil(segment).max(1) as u16;
-        let at_front = range.start == self.map.start();
         self.note_again(now_ns, range.start..end, segments);
         if at_front {
             self.timers.start(now_ns);
@@ -320,22 +328,9 @@ impl Connection {
         self.usage.last_sent_ns = now_ns;
         self.receive.answered(now_ns, self.config.ack_delay_ns);
         self.note_usage(false);
-        self.fin_sent(now_ns, end);
         let sent = self.payload(now_ns, start, end, true);
         self.arm_retransmission(now_ns);
         sent
-    }
-
-    /// States after CLOSE (RFC 9293 §3.10.4).
-    fn fin_sent(&mut self, now_ns: u64, end: Position) {
-        if !self.send.fin || end <= self.send.written {
-            return;
-        }
-        match self.state {
-            State::Established => self.enter(now_ns, State::FinWait1),
-            State::CloseWait => self.enter(now_ns, State::LastAck),
-            _ => {}
-        }
     }
 
     /// How much new data may go, and whether it is worth a segment.
@@ -351,7 +346,12 @@ impl Connection {
             self.arm_persist(now_ns);
         }
         let room = self.window_room();
-        let limit = open.min(room).min(self.unit_bytes(segment));
+        let mut limit = open.min(room).min(self.unit_bytes(segment));
+        if self.recovery.frto == Doubt::Tested {
+            // RFC 5682 §2.1, step 2b: two segments bring the answer.
+            let sent = start - self.recovery.high.min(start);
+            limit = limit.min((2 * segment).saturating_sub(sent));
+        }
         let mut bytes = unsent.min(limit);
         if bytes < unsent || !self.may_send_small(start + bytes, segment, bytes) {
             bytes -= bytes % segment;
@@ -464,7 +464,9 @@ impl Connection {
             if entry.number > self.send.departed {
                 return None;
             }
-            let from = last.max(end.before(segment));
+            // The last of the segments that it was sent in.
+            let whole = (end - last).saturating_sub(1) / segment * segment;
+            let from = last + whole;
             self.recovery.tail = Some(TailProbe { end, again: true });
             self.note_again(now_ns, from..end, 1);
             self.payload(now_ns, from, end, false)
@@ -565,7 +567,7 @@ impl Connection {
         if self.send.sack && (self.receive.has_gaps() || self.receive.owes_report()) {
             options.sack = self.receive.report();
         }
-        if self.ecn.on && self.ecn.echo {
+        if self.ecn.hears && self.ecn.echo {
             flags |= tcp_flag::ECE;
         }
         let window = self.receive.announce(true);

@@ -70,7 +70,13 @@ impl Endpoint {
         self.connection().state() == State::Closed
     }
 
-    pub(crate) fn on_segment(&mut self, now_ns: u64, segment: &Segment, payload: &[u8]) -> bool {
+    /// A segment arrived; if it opens a new connection, at which number.
+    pub(crate) fn on_segment(
+        &mut self,
+        now_ns: u64,
+        segment: &Segment,
+        payload: &[u8],
+    ) -> Option<u32> {
         let reopens = self.stream.on_segment(now_ns, segment, payload).reopens;
         self.was_open |= self.connection().state().is_synchronised();
         reopens
@@ -82,6 +88,11 @@ impl Endpoint {
             0 => [&[]; 2],
             bytes => self.stream.send.parts(transmit.offset, bytes),
         }
+    }
+
+    /// That it ended is nobody's fault.
+    pub(crate) const fn forgive(&mut self) {
+        self.told = true;
     }
 
     /// The error of the connection, once.

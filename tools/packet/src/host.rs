@@ -62,6 +62,18 @@ enum Role {
     Connects(Box<Endpoint>),
 }
 
+impl Socket {
+    /// Its connection in TIME-WAIT between these ends gives way to a new one.
+    fn forget(&mut self, local: (Ipv4Addr, u16), remote: (Ipv4Addr, u16), now_ns: u64) {
+        if let Role::Connects(endpoint) = &mut self.role
+            && (endpoint.local, endpoint.remote) == (local, remote)
+        {
+            endpoint.stream.connection.abort(now_ns);
+            endpoint.forgive();
+        }
+    }
+}
+
 #[derive(Debug)]
 struct Listening {
     listener: Listener<Ipv4Addr>,
@@ -253,14 +265,19 @@ impl Host {
         result
     }
 
-    /// Marks the end of what was written as urgent, as `MSG_OOB` does.
+    /// `send` with `MSG_OOB`: what is written is urgent.
     ///
     /// # Errors
     ///
-    /// Without a connection.
-    pub fn mark_urgent(&mut self, fd: Fd) -> Result<(), Errno> {
-        self.endpoint(fd, Errno::Pipe)?.stream.connection.mark_urgent();
-        Ok(())
+    /// As on Linux.
+    pub fn write_urgent(&mut self, fd: Fd, bytes: &[u8]) -> Result<usize, Errno> {
+        let endpoint = self.endpoint(fd, Errno::Pipe)?;
+        let result = endpoint.write(bytes, false);
+        if result.is_ok() {
+            endpoint.stream.connection.mark_urgent();
+        }
+        self.transmit();
+        result
     }
 
     /// How far what is to be read is urgent (`SIOCATMARK` and `MSG_OOB` in one).
@@ -453,10 +470,12 @@ impl Host {
         let endpoint = self
             .endpoints_mut()
             .find(|end| (end.local, end.remote) == (local, remote) && !end.is_over());
-        if let Some(endpoint) = endpoint
-            && !endpoint.on_segment(now_ns, segment, payload)
-        {
-            return;
+        let mut above = None;
+        if let Some(endpoint) = endpoint {
+            above = endpoint.on_segment(now_ns, segment, payload);
+            if above.is_none() {
+                return;
+            }
         }
         let listening = self.sockets.values_mut().find_map(|socket| match &mut socket.role {
             Role::Listens(listening) if socket.local == Some(local) => {
@@ -465,6 +484,10 @@ impl Host {
             _ => None,
         });
         let Some((listening, choices)) = listening else {
+            if above.is_some() {
+                // Nobody listens: TIME-WAIT goes on.
+                return;
+            }
             if let Some(reset) = reset_for(segment) {
                 self.send(local, remote, 0, &reset, [&[]; 2]);
             }
@@ -472,6 +495,16 @@ impl Host {
         };
         let full = listening.open.len() > listening.backlog;
         let from = (address(remote), remote.0);
+        if let Some(number) = above {
+            if !full {
+                listening.listener.reopen(now_ns, from, segment, full, number);
+                self.orphans.retain(|end| (end.local, end.remote) != (local, remote));
+                for socket in self.sockets.values_mut() {
+                    socket.forget(local, remote, now_ns);
+                }
+            }
+            return;
+        }
         if let Some(connection) = listening.listener.on_segment(now_ns, from, segment, full) {
             let mut endpoint = Endpoint::new(local, remote, connection, choices);
             endpoint.on_segment(now_ns, segment, payload);

@@ -16,8 +16,9 @@
 //! - Time is virtual: only what the engine decides can be late, so the tolerance is for its granularity.
 //! - A packet that was sent and that no line expects fails the script, at the next line that is not
 //!   its own.
-//! - A line may expect one packet with more payload than a frame holds; several frames in a row that
-//!   amount to it will do, for cutting is the link's affair.
+//! - A line may expect one packet with more payload than a frame holds; several frames that left
+//!   together and amount to it will do, if all but the last are of one size, for cutting is the link's
+//!   affair.
 //! - Payload is checked: the byte at offset `n` of a stream is what [`byte_at`] says.
 //! - The code between `%{` and `}%` is the part of Python that assertions need.
 

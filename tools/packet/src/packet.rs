@@ -79,7 +79,8 @@ impl Numbers {
             urgent: U16::new(tcp.urgent.unwrap_or(0)),
         };
         let mut segment = [header.as_bytes(), &options].concat();
-        let first = u64::from(tcp.sequence).wrapping_sub(1);
+        let syn = u64::from(tcp.flags & tcp_flag::SYN != 0);
+        let first = (u64::from(tcp.sequence) + syn).wrapping_sub(1);
         segment.extend((0..u64::from(tcp.bytes)).map(|at| byte_at(first.wrapping_add(at))));
         let ecn = match tcp.ecn {
             Some(EcnField::Is(bits)) => bits,

@@ -224,14 +224,17 @@ impl Player {
         let numbers = self.numbers.entry(ports).or_default();
         let mut left = numbers.left(&sent.packet, expected).ok_or("what left is no segment")?;
         // Several frames amount to one line.
-        while left.bytes < expected.bytes && left.flags & tcp_flag::SYN == 0 {
+        let full = left.bytes;
+        while left.bytes < expected.bytes && left.flags & tcp_flag::SYN == 0 && full > 0 {
             let Some(next) = self.host.next_sent().cloned() else { break };
             let numbers = self.numbers.entry(ports).or_default();
             let Some(more) = numbers.left(&next.packet, expected) else { break };
             let follows = ports_of(&next.packet) == Some(ports)
                 && more.sequence == left.sequence.wrapping_add(left.bytes)
                 && left.bytes + more.bytes <= expected.bytes
-                && more.bytes > 0;
+                && left.bytes.is_multiple_of(full)
+                && (1..=full).contains(&more.bytes)
+                && next.at_ns == sent.at_ns;
             if !follows {
                 break;
             }

@@ -1,6 +1,7 @@
 //! CUBIC (RFC 9438), in integers.
 
 use super::hystart::HyStart;
+use super::reno::slow_start;
 use super::{Acked, Congestion, Window, remains};
 
 /// Grows with the cube of the time since the last congestion: fast, then hardly at all around the
@@ -108,9 +109,15 @@ impl Congestion for Cubic {
             }
             return;
         }
-        let bytes =
-            if window.is_slow_start() { self.hystart.acked(window, acked) } else { acked.bytes };
-        if bytes > 0 {
+        let bytes = match (window.is_slow_start(), window.threshold) {
+            (false, _) => acked.bytes,
+            // RFC 9406 §4.3: only where nothing is known of the path yet.
+            (true, u64::MAX) => self.hystart.acked(window, acked),
+            (true, _) => slow_start(window, acked.bytes),
+        };
+        // Time counts from the first acknowledgment on, although it may not grow the window.
+        let begins = self.curve.epoch.is_none() && !window.is_slow_start();
+        if bytes > 0 || begins {
             self.avoid(window, acked, bytes);
         }
     }

@@ -50,7 +50,7 @@ impl HyStart {
             self.credit = all % Self::GROWTH_DIVISOR;
         }
         let rest = super::reno::slow_start(window, bytes);
-        if self.conservative.as_ref().is_some_and(|css| css.rounds > Self::ROUNDS) {
+        if self.conservative.as_ref().is_some_and(|css| css.rounds >= Self::ROUNDS) {
             window.threshold = window.bytes;
         }
         rest

@@ -49,7 +49,7 @@ impl Window {
 pub struct Acked {
     /// When this was heard.
     pub now_ns: u64,
-    /// How many.
+    /// How many; none with the acknowledgment that ends a reduction.
     pub bytes: u64,
     /// Round-trip time of this acknowledgment, if it gives one.
     pub rtt_ns: Option<u64>,

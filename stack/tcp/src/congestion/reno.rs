@@ -21,10 +21,10 @@ impl Congestion for Reno {
         let bytes = slow_start(window, acked.bytes);
         self.credit += bytes;
         // Appropriate byte counting (RFC 3465), so delayed acknowledgments do not slow it down.
+        // By one segment at a time, whatever a single one acknowledges.
         if bytes > 0 && self.credit >= window.bytes {
-            let windows = self.credit / window.bytes;
-            self.credit -= windows * window.bytes;
-            window.bytes += windows * window.segment;
+            self.credit = (self.credit - window.bytes).min(window.bytes);
+            window.bytes += window.segment;
         }
     }
 

@@ -58,7 +58,11 @@ impl Player {
     fn attempt(&mut self, call: &Call) -> Result<Returned, String> {
         let host = &mut self.host;
         Ok(match call.name.as_str() {
-            "socket" => Ok(i64::from(host.socket())),
+            "socket" => {
+                let fd = host.socket();
+                self.begins(fd);
+                Ok(i64::from(fd))
+            }
             "bind" => {
                 let fd = descriptor(call, 0)?;
                 host.bind(fd, super::OUR_PORT).map(|()| 0)
@@ -69,6 +73,7 @@ impl Player {
             }
             "accept" | "accept4" => host.accept(descriptor(call, 0)?).map(|(fd, _)| {
                 self.subject = fd;
+                self.begins(fd);
                 i64::from(fd)
             }),
             "connect" => self.connect(descriptor(call, 0)?),
@@ -95,6 +100,12 @@ impl Player {
             "poll" => self.poll(call)?,
             other => return Err(format!("the call {other} is not known")),
         })
+    }
+
+    /// A descriptor is used anew.
+    fn begins(&mut self, fd: Fd) {
+        self.written.remove(&fd);
+        self.read.remove(&fd);
     }
 
     fn connect(&mut self, fd: Fd) -> Returned {
@@ -137,12 +148,12 @@ impl Player {
         let has = |flag: &str| flags.iter().any(|name| name == flag);
         let from = self.written.get(&fd).copied().unwrap_or(0);
         let content: Vec<u8> = (from..from + bytes).map(byte_at).collect();
-        let returned = self.host.write(fd, &content, has("MSG_MORE"));
+        let returned = match has("MSG_OOB") {
+            true => self.host.write_urgent(fd, &content),
+            false => self.host.write(fd, &content, has("MSG_MORE")),
+        };
         if let Ok(taken) = returned {
             *self.written.entry(fd).or_default() += taken as u64;
-            if has("MSG_OOB") {
-                self.host.mark_urgent(fd).map_err(|error| error.to_string())?;
-            }
         }
         Ok(returned.map(|taken| taken as i64))
     }
