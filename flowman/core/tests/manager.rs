@@ -804,3 +804,14 @@ fn a_damaged_segment_to_nobody_is_not_answered() {
     script.drain();
     assert!(script.frames.is_empty());
 }
+
+#[test]
+fn a_port_that_calls_can_be_listened_at() {
+    let mut script = Script::new();
+    let client = script.client(0);
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    assert!(matches!(script.connect(client, 4000, 80), Some(Reply::Opened { .. })));
+    assert!(matches!(script.connect(client, 4000, 0), Some(Reply::Opened { .. })), "MUST-42");
+    assert!(matches!(script.connect(client, 4000, 81), Some(Reply::Opened { .. })));
+    assert!(matches!(refused(script.connect(client, 4000, 0)), Refusal::InUse { .. }));
+}

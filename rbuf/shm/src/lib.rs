@@ -21,6 +21,7 @@ mod connection;
 mod copy;
 mod doorbell;
 mod futex;
+mod transfer;
 
 pub use arena::{Access, Arena, ArenaError, ShmData, ShmWords};
 pub use connection::{
@@ -28,6 +29,7 @@ pub use connection::{
 };
 pub use doorbell::{Doorbell, Ringer};
 pub use futex::Futex;
+pub use transfer::RANGES_MAX;
 
 /// Nanoseconds of the monotonic clock, the only clock of the system.
 pub fn monotonic_ns() -> u64 {

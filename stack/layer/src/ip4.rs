@@ -21,6 +21,8 @@ pub struct Ip4<L> {
     source: Ipv4Addr,
     /// Longest packet that the link cuts; 0 if it cuts none.
     unit_bytes: u16,
+    /// Service class, in the upper six bits.
+    service: u8,
     id: u16,
     damaged: u64,
 }
@@ -31,7 +33,7 @@ impl<L: Layer> Ip4<L> {
         let (source, remote) = addresses(fib)?;
         let header = Ipv4::new(source, remote.unwrap_or(Ipv4Addr::UNSPECIFIED), protocol, 0);
         let unit_bytes = unit_bytes(fib);
-        Some(Self { lower, header, remote, source, unit_bytes, id: 0, damaged: 0 })
+        Some(Self { lower, header, remote, source, unit_bytes, service: 0, id: 0, damaged: 0 })
     }
 
     pub(crate) fn set_endpoints(&mut self, fib: &Fib) -> bool {
@@ -55,6 +57,16 @@ impl<L: Layer> Ip4<L> {
         self.remote
     }
 
+    /// How many routers a packet may pass (RFC 9293 MUST-49).
+    pub const fn set_ttl(&mut self, ttl: u8) {
+        self.header.ttl = ttl;
+    }
+
+    /// The service class of what is sent (RFC 2474, RFC 9293 MUST-48): 0 to 63.
+    pub const fn set_service(&mut self, class: u8) {
+        self.service = class << 2;
+    }
+
     /// Longest packet that the link cuts, in bytes; 0 if it cuts none.
     pub const fn unit_bytes(&self) -> u16 {
         self.unit_bytes
@@ -73,7 +85,8 @@ impl<L: Layer> Ip4<L> {
         let destination = self.destination(&packet.hop)?;
         let mut header = Ipv4::new(self.source, destination, self.header.protocol, bytes as u16);
         header.id = U16::new(self.id);
-        header.tos = packet.tos;
+        header.tos = self.service | packet.tos;
+        header.ttl = self.header.ttl;
         header.fill_checksum();
         Ok(header)
     }

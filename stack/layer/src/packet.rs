@@ -5,8 +5,9 @@ use core::net::Ipv4Addr;
 use base_wire::{Mac, Protocol, checksum};
 use rbuf_channel::{Buffer, Data, Pair};
 
-/// Most header bytes of all layers together.
-pub const HEAD_BYTES_MAX: usize = 128;
+/// Most header bytes of all layers together: tagged Ethernet, and IP and TCP with all the options they can
+/// have.
+pub const HEAD_BYTES_MAX: usize = 144;
 
 /// A packet to be sent: payload in the data area, headers in private memory until it leaves.
 #[derive(Debug)]

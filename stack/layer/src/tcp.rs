@@ -31,6 +31,8 @@ pub enum Arrived {
     Segment(Received),
     /// A router, or the peer's host, says what became of a segment of ours.
     RouterError {
+        /// To whom it was.
+        to: SocketAddr,
         /// Its sequence number.
         sequence: u32,
         /// What became of it.
@@ -152,8 +154,8 @@ impl<L: Layer> Tcp<L> {
                 let word = self.read_control(&packet);
                 self.damaged += u64::from(word.is_none());
                 self.lower.give_back(packet)?;
-                if let Some((sequence, error)) = word {
-                    return Ok(Some(Arrived::RouterError { sequence, error }));
+                if let Some((to, sequence, error)) = word {
+                    return Ok(Some(Arrived::RouterError { to, sequence, error }));
                 }
                 continue;
             }
@@ -170,7 +172,7 @@ impl<L: Layer> Tcp<L> {
     }
 
     /// Reads a control message (RFC 792): it quotes the head of a packet that we sent.
-    fn read_control(&self, packet: &Incoming<L::Area>) -> Option<(u32, RouterError)> {
+    fn read_control(&self, packet: &Incoming<L::Area>) -> Option<(SocketAddr, u32, RouterError)> {
         let (icmp, quote) = Icmp::split(packet.head()).filter(|_| packet.verify(0))?;
         let (ip, _) = Ipv4::split(quote)?;
         let quoted = quote.get(ip.header_bytes()..)?.first_chunk::<8>()?;
@@ -182,7 +184,8 @@ impl<L: Layer> Tcp<L> {
             && source == self.local_port
             && self.remote_port.is_none_or(|port| port == destination);
         let error = RouterError::from_icmp_v4(icmp.kind, icmp.code, icmp.sequence.get())?;
-        ours.then_some((u32::from_be_bytes(sequence), error))
+        let to = SocketAddr::new(ip.destination().into(), destination);
+        ours.then_some((to, u32::from_be_bytes(sequence), error))
     }
 
     /// Gives the buffer of a received packet back.

@@ -177,7 +177,7 @@ fn a_router_is_heard_if_it_quotes_a_segment_of_this_flow() {
     ] {
         two.deliver(&control(kind, code, 1400, &quote));
         let heard = two.stack.receive().unwrap();
-        let Some(Arrived::RouterError { sequence, error }) = heard else { panic!("{heard:?}") };
+        let Some(Arrived::RouterError { sequence, error, .. }) = heard else { panic!("{heard:?}") };
         assert_eq!((sequence, error), (77_777, expected));
     }
     // Another port, a cut quote, a wrong checksum.
@@ -190,4 +190,64 @@ fn a_router_is_heard_if_it_quotes_a_segment_of_this_flow() {
     two.deliver(&damaged);
     assert!(two.stack.receive().unwrap().is_none());
     assert_eq!(two.stack.damaged(), 3);
+}
+
+/// A segment of the peer whose IP header has `options`.
+fn with_ip_options(options: &[u8], tcp_options: &[u8]) -> Vec<u8> {
+    use base_wire::{Protocol, checksum, pseudo_header};
+    let mut tcp =
+        [&5000u16.to_be_bytes()[..], &4000u16.to_be_bytes(), &[0, 0, 0, 9, 0, 0, 0, 7]].concat();
+    tcp.extend([((20 + tcp_options.len()) / 4 << 4) as u8, 0x10, 1, 0, 0, 0, 0, 0]);
+    tcp.extend(tcp_options);
+    tcp.extend(b"text");
+    let pseudo =
+        pseudo_header(THEIRS.into(), OURS.into(), Protocol::TCP, tcp.len() as u32).unwrap();
+    let sum = checksum::finish(pseudo + checksum::sum(&tcp));
+    tcp[16..18].copy_from_slice(&sum.to_be_bytes());
+    let header_bytes = 20 + options.len();
+    let mut ip = vec![0x40 | (header_bytes / 4) as u8, 0];
+    ip.extend(((header_bytes + tcp.len()) as u16).to_be_bytes());
+    ip.extend([0, 1, 0x40, 0, 64, 6, 0, 0]);
+    ip.extend(THEIRS.octets());
+    ip.extend(OURS.octets());
+    ip.extend(options);
+    let sum = checksum::finish(checksum::sum(&ip));
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    [&US.0[..], &PEER.0, &[8, 0], &ip, &tcp].concat()
+}
+
+#[test]
+fn ip_options_of_any_length_keep_no_segment_away() {
+    let mut two = two();
+    // Record route, a loose source route, an unknown option, and as many as fit.
+    let route = [7, 7, 4, 0, 0, 0, 0, 0];
+    let source_route = [131, 7, 4, 10, 77, 0, 9, 0];
+    let unknown = [0x9e, 4, 1, 2];
+    for options in [&route[..], &source_route, &unknown, &[1; 40]] {
+        for tcp_options in [&[][..], &[1; 40]] {
+            two.deliver(&with_ip_options(options, tcp_options));
+            let Some(Arrived::Segment(received)) = two.stack.receive().unwrap() else {
+                panic!("{options:?}")
+            };
+            assert_eq!((received.segment.sequence, received.payload.len), (9, 4));
+            two.stack.release(received.buffer).unwrap();
+        }
+    }
+}
+
+#[test]
+fn every_segment_has_the_time_to_live_and_the_service_class_that_were_chosen() {
+    let mut two = two();
+    two.stack.lower().set_ttl(5);
+    two.stack.lower().set_service(46);
+    let none = [Pair { offset: 0, len: 0 }; 2];
+    for ecn in [Ecn::NotCapable, Ecn::Capable] {
+        let segment = Segment { flags: 0x10, ecn, ..Segment::default() };
+        two.stack.send(&segment, Peer::Connected, none, 0).unwrap();
+        let frame = two.sent();
+        let packet = SlicedPacket::from_ethernet(&frame).unwrap();
+        let Some(etherparse::NetSlice::Ipv4(ip)) = &packet.net else { panic!("not IPv4") };
+        assert_eq!((ip.header().ttl(), ip.header().dcp().value()), (5, 46));
+        assert_eq!(ip.header().ecn().value(), ecn.bits());
+    }
 }

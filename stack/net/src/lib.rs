@@ -29,6 +29,8 @@ mod host;
 mod options;
 mod rpc;
 mod tcp;
+#[cfg(feature = "tokio")]
+pub mod tokio;
 mod udp;
 
 pub use base_flow::{
@@ -44,5 +46,5 @@ pub use options::Options;
 pub use rbuf_channel::Wait;
 pub use stack_layer as layer;
 pub use stack_tcp as engine;
-pub use tcp::{Incoming, TcpListener, TcpStream};
+pub use tcp::{DUMP_VARIABLE, Dump, Incoming, TcpListener, TcpStream};
 pub use udp::{Datagram, SendBuffer, Udp};

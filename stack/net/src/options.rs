@@ -21,6 +21,7 @@ pub struct Options {
     pub(crate) send_bytes: u32,
     pub(crate) receive_bytes: u32,
     pub(crate) backlog: u32,
+    pub(crate) local: Option<SocketAddr>,
     host: Option<Host>,
 }
 
@@ -34,6 +35,7 @@ impl Default for Options {
             send_bytes: 1 << 18,
             receive_bytes: 1 << 20,
             backlog: 128,
+            local: None,
             host: None,
         }
     }
@@ -95,6 +97,13 @@ impl Options {
     #[must_use]
     pub const fn wait(mut self, wait: Wait) -> Self {
         self.wait = wait;
+        self
+    }
+
+    /// Our end of a TCP stream: one of our addresses, and a port, or 0 for any.
+    #[must_use]
+    pub const fn local(mut self, local: SocketAddr) -> Self {
+        self.local = Some(local);
         self
     }
 

@@ -14,6 +14,7 @@ use std::net::SocketAddr;
 
 use base_wire::tcp_flag;
 
+use crate::application::RouterError;
 use crate::config::Config;
 use crate::connection::{Connection, Identity, State, TICK_NS};
 use crate::options::{Options, Timestamps};
@@ -144,6 +145,23 @@ impl<W: Copy> Listener<W> {
         number: u32,
     ) {
         self.on_syn(now_ns, (remote, way), syn, full, Some(number));
+    }
+
+    /// A router says what became of a SYN-ACK to `remote` (RFC 9293 MUST-54).
+    pub fn on_router_error(
+        &mut self,
+        now_ns: u64,
+        remote: SocketAddr,
+        sequence: u32,
+        error: RouterError,
+    ) {
+        if let Some((connection, _)) = self.half_open.get_mut(&remote) {
+            connection.on_router_error(now_ns, sequence, error);
+            if connection.state() == State::Closed {
+                self.counts.abandoned += 1;
+                self.half_open.remove(&remote);
+            }
+        }
     }
 
     fn on_half_open(

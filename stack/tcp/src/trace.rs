@@ -43,6 +43,31 @@ pub enum Event {
     Refused = 14,
 }
 
+impl Event {
+    /// All of them.
+    pub const ALL: [Self; 14] = [
+        Self::Received,
+        Self::Sent,
+        Self::SentAgain,
+        Self::State,
+        Self::TimedOut,
+        Self::Lost,
+        Self::RecoveryBegan,
+        Self::RecoveryEnded,
+        Self::Undone,
+        Self::Probed,
+        Self::PeerWindow,
+        Self::Marked,
+        Self::Mtu,
+        Self::Refused,
+    ];
+
+    /// The event of a [`Record`], by its number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Self::ALL.into_iter().find(|event| *event as u8 == number)
+    }
+}
+
 /// Why an arrived segment was not processed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]

@@ -272,3 +272,19 @@ fn a_mark_halts_growth_once_a_round_trip_and_is_echoed_until_it_was_heard() {
     let silent = sent(&mut b, S + S);
     assert!(silent.iter().all(|ack| !ack.segment.has(tcp_flag::ECE)));
 }
+
+#[test]
+fn a_batch_of_segments_is_answered_by_one_acknowledgment_of_all() {
+    let (mut ours, mut peer) = pair();
+    peer.write(5 * 1460, false).unwrap();
+    let batch = sent(&mut peer, 5 * MS);
+    assert!(batch.len() >= 5);
+    for transmit in &batch {
+        ours.on_segment(6 * MS, &transmit.segment);
+    }
+    let answers = sent(&mut ours, 6 * MS);
+    let end =
+        batch.last().map(|last| last.segment.sequence.wrapping_add(last.segment.payload_bytes));
+    assert_eq!(answers.len(), 1, "MUST-58, MUST-59: {answers:?}");
+    assert_eq!(Some(answers[0].segment.acknowledgment), end);
+}

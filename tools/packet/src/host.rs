@@ -518,7 +518,14 @@ impl Host {
         let now_ns = self.now_ns;
         let endpoint = self.endpoints_mut().find(|end| (end.local, end.remote) == (local, remote));
         if let Some(endpoint) = endpoint {
-            endpoint.stream.connection.on_router_error(now_ns, sequence, error);
+            return endpoint.stream.connection.on_router_error(now_ns, sequence, error);
+        }
+        for socket in self.sockets.values_mut() {
+            if let Role::Listens(listening) = &mut socket.role
+                && socket.local == Some(local)
+            {
+                listening.listener.on_router_error(now_ns, address(remote), sequence, error);
+            }
         }
     }
 

@@ -42,6 +42,8 @@ pub enum Command {
     ///
     /// The exit status is 1 if a band is missed.
     Experiment(Experiment),
+    /// Read what TCP connections that met trouble did last.
+    Trace(Trace),
     /// Measure Plumb beside the kernel, in a lab.
     Bench(Bench),
     /// Connect standard input and output to a TCP stream or a UDP flow.
@@ -104,6 +106,20 @@ pub struct Demo {
     /// Run on a simulated wire in virtual time, as where no lab can be made.
     #[arg(long)]
     pub sim: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Trace {
+    /// Dumps of TCP connections: those that $PLUMB_TCP_TRACE, a folder, got from applications in whose
+    /// environment it was set.
+    #[arg(long, required = true)]
+    pub tcp: bool,
+    /// One object of JSON for each record.
+    #[arg(long)]
+    pub json: bool,
+    /// Files, or folders of them.
+    #[arg(required = true)]
+    pub paths: Vec<PathBuf>,
 }
 
 #[derive(Debug, Args)]

@@ -19,6 +19,7 @@ mod process;
 mod roles;
 mod signals;
 mod top;
+mod trace;
 mod up;
 
 use std::process::ExitCode;
@@ -37,6 +38,7 @@ fn main() -> ExitCode {
         Command::Flows(arguments) => flows::run(&arguments),
         Command::Top(arguments) => top::run(&arguments),
         Command::Experiment(arguments) => experiment::run(&arguments),
+        Command::Trace(arguments) => trace::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Nc(arguments) => nc::run(&arguments),
         Command::Ping(arguments) => ping::run(&arguments),

@@ -2,7 +2,7 @@
 
 mod in_lab;
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener as KernelListener, TcpStream as KernelStream};
 use std::os::fd::BorrowedFd;
 use std::process::{Command, Stdio};
@@ -341,5 +341,139 @@ fn descriptors_say_what_a_socket_is_ready_for() {
         assert!(ready(listener.acceptable_fd().unwrap(), 10_000));
         listener.accept().unwrap();
         assert!(!ready(listener.acceptable_fd().unwrap(), 0));
+    });
+}
+
+#[test]
+fn a_file_is_sent_and_received_without_passing_through_the_application() {
+    in_lab("a_file_is_sent_and_received_without_passing_through_the_application", &RATE, || {
+        let (ours, kernel) = opened(7000);
+        let content = bytes(3, 3 << 20);
+        let memory = || {
+            let flags = rustix::fs::MemfdFlags::CLOEXEC;
+            std::fs::File::from(rustix::fs::memfd_create("content", flags).unwrap())
+        };
+        let mut file = memory();
+        file.write_all(&content).unwrap();
+        file.rewind().unwrap();
+        let received = thread::scope(|scope| {
+            let reader = scope.spawn(|| {
+                let mut received = Vec::new();
+                (&mut &kernel).read_to_end(&mut received).unwrap();
+                received
+            });
+            while ours.send_from(&file, 100_000).unwrap() > 0 {}
+            ours.shutdown(Shutdown::Write).unwrap();
+            reader.join().unwrap()
+        });
+        assert!(received == content);
+
+        let mut copy = memory();
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                (&mut &kernel).write_all(&content).unwrap();
+                kernel.shutdown(Shutdown::Write).unwrap();
+            });
+            while ours.receive_to(&copy, 100_000).unwrap() > 0 {}
+        });
+        copy.rewind().unwrap();
+        let mut back = Vec::new();
+        copy.read_to_end(&mut back).unwrap();
+        assert!(back == content);
+    });
+}
+
+#[test]
+fn a_connection_that_we_closed_first_waits_although_its_flow_is_gone() {
+    in_lab("a_connection_that_we_closed_first_waits_although_its_flow_is_gone", &RATE, || {
+        let flows = || host().query_flows().unwrap().len();
+        let before = flows();
+        let (ours, kernel) = opened(7000);
+        let local = ours.local_addr().unwrap();
+        ours.shutdown(Shutdown::Write).unwrap();
+        assert_eq!((&mut &kernel).read(&mut [0]).unwrap(), 0);
+        kernel.shutdown(Shutdown::Write).unwrap();
+        assert_eq!((&mut &ours).read(&mut [0]).unwrap(), 0);
+        drop(ours);
+        eventually("the flow is closed", || flows() == before);
+        // Nobody else gets its ends, and it may call from others.
+        let again = options().local(local).connect_tcp((THEIRS, 7000)).unwrap_err();
+        assert_eq!(again.kind(), ErrorKind::AddrInUse);
+        let listener = kernel_listener(7001);
+        options().local(local).connect_tcp((THEIRS, 7001)).unwrap();
+        drop(listener);
+    });
+}
+
+#[test]
+fn urgent_bytes_are_told_apart_on_both_sides() {
+    in_lab("urgent_bytes_are_told_apart_on_both_sides", &RATE, || {
+        let (ours, kernel) = opened(7000);
+        (&mut &ours).write_all(b"plain").unwrap();
+        assert_eq!(ours.write_urgent(b"!").unwrap(), 1);
+        // The kernel keeps the urgent byte apart.
+        let mut out = [0; 5];
+        (&mut &kernel).read_exact(&mut out).unwrap();
+        assert_eq!(&out, b"plain");
+        let mut urgent = [0; 1];
+        eventually("the urgent byte is there", || {
+            rustix::net::recv(&kernel, &mut urgent, rustix::net::RecvFlags::OOB).is_ok()
+        });
+        assert_eq!(&urgent, b"!");
+
+        (&mut &kernel).write_all(b"calm").unwrap();
+        rustix::net::send(&kernel, b"help", rustix::net::SendFlags::OOB).unwrap();
+        let fd = ours.urgent_fd().unwrap();
+        poll(&mut [PollFd::from_borrowed_fd(fd, PollFlags::IN)], None).unwrap();
+        let urgent = ours.urgent_bytes().unwrap();
+        assert!((1..=8).contains(&urgent), "{urgent}");
+        let mut all = vec![0; urgent as usize];
+        (&mut &ours).read_exact(&mut all).unwrap();
+        assert!(b"calmhelp".starts_with(&all));
+        assert_eq!(ours.urgent_bytes(), None);
+    });
+}
+
+#[test]
+fn streams_wait_on_tokio_as_others_do() {
+    in_lab("streams_wait_on_tokio_as_others_do", &RATE, || {
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build().unwrap();
+        runtime.block_on(async {
+            let listener = plumb_net::tokio::TcpListener::from_std(listen(7001)).unwrap();
+            let kernels = thread::spawn(|| {
+                let all: Vec<KernelStream> =
+                    (0..20).map(|_| kernel_connect(7001).unwrap()).collect();
+                for (index, kernel) in all.iter().enumerate().rev() {
+                    kernel.set_read_timeout(SOON).unwrap();
+                    (&mut &*kernel).write_all(&[index as u8; 5000]).unwrap();
+                    kernel.shutdown(Shutdown::Write).unwrap();
+                }
+                all.iter().enumerate().all(|(index, kernel)| {
+                    let mut echo = Vec::new();
+                    (&mut &*kernel).read_to_end(&mut echo).unwrap();
+                    echo == vec![index as u8; 5000]
+                })
+            });
+            let mut served = Vec::new();
+            for _ in 0..20 {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                served.push(async move {
+                    let mut said = Vec::new();
+                    stream.read_to_end(&mut said).await.unwrap();
+                    stream.write_all(&said).await.unwrap();
+                    stream.shutdown().await.unwrap();
+                    stream
+                });
+            }
+            // In the order of accepting, while they speak in the other one.
+            let mut streams = Vec::new();
+            for one in served {
+                streams.push(one.await);
+            }
+            assert!(kernels.join().unwrap(), "each hears what it said");
+            let refused = plumb_net::tokio::TcpStream::connect((THEIRS, 9).into()).await;
+            assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        });
     });
 }

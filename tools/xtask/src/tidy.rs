@@ -141,10 +141,8 @@ fn architecture(root: &Path, crates: &[Member], wrong: &mut Vec<String>) -> Resu
     Ok(())
 }
 
-/// Every promise in `specs/paper.md` says where it is kept and where it is tested, and those
-/// places exist.
+/// Every promise in `specs` says where it is kept and where it is tested, and those places exist.
 fn promises(root: &Path, wrong: &mut Vec<String>) -> Result<()> {
-    let text = std::fs::read_to_string(root.join("specs/paper.md")).context("specs/paper.md")?;
     let sources: Vec<(String, String)> = files(root, "rs")?
         .into_iter()
         .filter_map(|file| {
@@ -154,20 +152,31 @@ fn promises(root: &Path, wrong: &mut Vec<String>) -> Result<()> {
             ))
         })
         .collect();
-    for section in text.split("\n### ").skip(1) {
-        let title = section.lines().next().unwrap_or_default();
-        for (what, marker) in [("Kept", "Kept: "), ("Tested", "Tested: ")] {
-            let Some(line) = section.lines().find_map(|line| line.strip_prefix(marker)) else {
-                wrong.push(format!("specs/paper.md, {title}: no line `{what}:`"));
-                continue;
-            };
-            for place in line.split('`').skip(1).step_by(2) {
-                let found = sources
-                    .iter()
-                    .any(|(name, text)| name == place || text.contains(&format!("fn {place}(")));
-                if !found {
+    let scripts: Vec<String> = files(root, "pkt")?
+        .iter()
+        .filter_map(|file| Some(file.file_name()?.to_string_lossy().into_owned()))
+        .collect();
+    let exists = |place: &str| {
+        let function = format!("fn {place}(");
+        let generic = format!("fn {place}<");
+        let in_source = |(name, text): &(String, String)| {
+            name == place || text.contains(&function) || text.contains(&generic)
+        };
+        scripts.iter().any(|script| script == place) || sources.iter().any(in_source)
+    };
+    for spec in files(&root.join("specs"), "md")? {
+        let text = std::fs::read_to_string(&spec)?;
+        let name = spec.strip_prefix(root).unwrap_or(&spec).display().to_string();
+        for section in text.split("\n### ").skip(1) {
+            let title = section.lines().next().unwrap_or_default();
+            for marker in ["Kept:", "Tested:"] {
+                let Some(line) = section.lines().find_map(|line| line.strip_prefix(marker)) else {
+                    wrong.push(format!("{name}, {title}: no line `{marker}`"));
+                    continue;
+                };
+                for place in line.split('`').skip(1).step_by(2).filter(|place| !exists(place)) {
                     wrong.push(format!(
-                        "specs/paper.md, {title}: `{place}` is neither a file nor a function"
+                        "{name}, {title}: `{place}` is neither a file, a function nor a script"
                     ));
                 }
             }

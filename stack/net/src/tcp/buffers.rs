@@ -2,8 +2,11 @@
 //! the driver put them in.
 
 use std::collections::VecDeque;
+use std::io;
+use std::os::fd::BorrowedFd;
 
 use rbuf_channel::{Buffer, Data, Pair};
+use rbuf_shm::{RANGES_MAX, ShmData};
 use stack_tcp::{Keep, ReceiveQueue, ReceiveRing, SendBuffer};
 
 /// What was written and not acknowledged: a ring in the transmit data area, from which it is sent and
@@ -38,6 +41,16 @@ impl<D: Data> SendArea<D> {
     }
 }
 
+impl SendArea<ShmData> {
+    /// Appends what `file` gives, `bytes` at most and as much as there is room for.
+    pub(crate) fn fill_from(&mut self, file: BorrowedFd<'_>, bytes: usize) -> io::Result<usize> {
+        let bytes = bytes.min(self.room());
+        let taken = self.data.fill_from(&self.parts(self.end, bytes as u32), file)?;
+        self.end += taken as u64;
+        Ok(taken)
+    }
+}
+
 impl<D: Data> SendBuffer for SendArea<D> {
     fn room(&self) -> usize {
         let floor = self.in_driver.map_or(self.released, |oldest| oldest.min(self.released));
@@ -56,6 +69,32 @@ impl<D: Data> SendBuffer for SendArea<D> {
 
     fn release(&mut self, below: u64) {
         self.released = below.clamp(self.released, self.end);
+    }
+}
+
+impl Frames<ShmData> {
+    /// Writes up to `bytes` of what can be read to `file`, from where it lies, and does not forget
+    /// them.
+    pub(crate) fn drain_to(&self, file: BorrowedFd<'_>, bytes: u64) -> io::Result<usize> {
+        let mut left = bytes;
+        let mut ranges = Vec::with_capacity(RANGES_MAX);
+        for kept in self.kept.iter().take(RANGES_MAX) {
+            let Some((_, at)) = kept.frame else { break };
+            let skip = self.read.saturating_sub(kept.offset) as u32;
+            let len = u64::from(kept.bytes - skip).min(left) as u32;
+            left -= u64::from(len);
+            ranges.push(Pair { offset: at + skip, len });
+            if left == 0 {
+                break;
+            }
+        }
+        if !ranges.is_empty() {
+            return self.data.drain_to(&ranges, file);
+        }
+        // It was copied once, and is so again.
+        let mut copied = vec![0; bytes.min(1 << 16) as usize];
+        self.peek(&mut copied);
+        Ok(rustix::io::write(file, &copied)?)
     }
 }
 

@@ -304,17 +304,24 @@ impl State {
                 return;
             }
         }
+        let mut handed_over = Vec::new();
         loop {
             match self.stack.receive() {
-                Ok(Some(Arrived::Segment(received))) => self.arrive(door, now_ns, received),
-                // Half-open connections are not worth believing strangers about.
-                Ok(Some(Arrived::RouterError { .. })) => {}
+                Ok(Some(Arrived::Segment(received))) => {
+                    handed_over.extend(self.arrive(door, now_ns, received));
+                }
+                Ok(Some(Arrived::RouterError { to, sequence, error })) => {
+                    self.listener.on_router_error(now_ns, to, sequence, error);
+                }
                 Ok(None) => break,
                 Err(fault) => {
                     self.failed.get_or_insert_with(|| fault.to_string());
                     return;
                 }
             }
+        }
+        for socket in handed_over {
+            socket.answer();
         }
         let _ = self.stack.lower().lower().lower().reap();
         while let Some((address, mac, segment)) = self.listener.poll_transmit(now_ns) {
@@ -324,7 +331,9 @@ impl State {
         door.shared.kick(self.stack.lower().lower().lower());
     }
 
-    fn arrive(&mut self, door: &Door, now_ns: u64, received: Received) {
+    /// Takes a segment in, and returns the accepted connection that it is for, which is to answer
+    /// when all have been taken in (MUST-59).
+    fn arrive(&mut self, door: &Door, now_ns: u64, received: Received) -> Option<Arc<Socket>> {
         let Received { segment, from, station, buffer, payload } = received;
         let full = self.waiting.len() >= door.options.backlog as usize;
         // Segments that were on their way here when their connection was given its own flow.
@@ -334,7 +343,8 @@ impl State {
             None => self.listener.on_segment(now_ns, (from, station), &segment, full),
         };
         let fresh = connection.and_then(|connection| self.open(door, from, connection));
-        if let Some(socket) = known.or(fresh) {
+        let socket = known.or(fresh);
+        if let Some(socket) = &socket {
             let mut bytes = vec![0; payload.len as usize];
             door.shared.areas.1.read(payload.offset, &mut bytes);
             socket.hand_over(&segment, &bytes);
@@ -342,6 +352,7 @@ impl State {
         if let Err(fault) = self.stack.release(buffer) {
             self.failed.get_or_insert_with(|| fault.to_string());
         }
+        socket
     }
 
     /// Gives a connection a flow of its own.

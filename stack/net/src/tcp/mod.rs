@@ -4,12 +4,14 @@
 //! call; by the service thread of the link's arenas (`service`), while no thread is.
 
 mod buffers;
+mod dump;
 mod listener;
 mod readiness;
 mod service;
 mod socket;
 mod stream;
 
+pub use dump::{DUMP_VARIABLE, Dump};
 pub use listener::{Incoming, TcpListener};
 pub(crate) use service::{Service, Services};
 pub use stream::TcpStream;

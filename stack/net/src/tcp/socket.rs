@@ -18,10 +18,12 @@ use rbuf_channel::{Buffer, Park, Wait};
 use rbuf_shm::{Futex, ShmData, monotonic_ns};
 use stack_layer::{Arrived, Ether, HEAD_BYTES_MAX, Peer, Tcp};
 use stack_tcp::{
-    Algorithm, Config, Connection, Segment, State as TcpState, Stream, Transmit, WriteError,
+    Algorithm, Config, Connection, Segment, SendBuffer as _, State as TcpState, Stream, Transmit,
+    WriteError,
 };
 
 use super::buffers::{Frames, Payload, SendArea};
+use super::dump;
 use super::readiness::Condition;
 use super::service::{Outcome, Served, Service};
 use crate::Error;
@@ -76,6 +78,7 @@ pub(super) struct Socket {
     listed: AtomicBool,
     readable: Condition,
     writable: Condition,
+    urgent: Condition,
 }
 
 impl core::fmt::Debug for Socket {
@@ -105,11 +108,17 @@ pub(super) struct State {
     /// Whether the error of the connection was told.
     told: bool,
     read_shut: bool,
+    /// Time-outs up to which what happened was written down.
+    dumped_timeouts: u64,
 }
 
 impl Drop for State {
-    /// The flow manager waits in our place until no segment can be in the network any more.
+    /// What went wrong is kept for whoever asks, and the flow manager waits in our place until no segment
+    /// can be in the network any more.
     fn drop(&mut self) {
+        if self.stream.connection.error().is_some() {
+            dump::write(&self.flow, &self.stream.connection);
+        }
         if let Some(left) = self.stream.connection.time_wait(monotonic_ns()) {
             let stack_tcp::TimeWait { sequence, acknowledgment, clocks } = left;
             self.flow.shared.leave(TimeWait { sequence, acknowledgment, clocks });
@@ -197,6 +206,7 @@ impl Socket {
                 starved: false,
                 told: false,
                 read_shut: false,
+                dumped_timeouts: 0,
             }),
             shared,
             service,
@@ -210,6 +220,7 @@ impl Socket {
             listed: AtomicBool::new(false),
             readable: Condition::default(),
             writable: Condition::default(),
+            urgent: Condition::default(),
         });
         let served: Arc<dyn Served> = socket.clone();
         socket.service.add(&served);
@@ -248,10 +259,12 @@ impl Socket {
     /// Shows what the socket is ready for to whoever watches it. Such an application is not in a call
     /// when something arrives, so the driver is to say at once that it has.
     fn signal(&self, state: &mut State) {
-        if !self.readable.is_watched() && !self.writable.is_watched() {
+        let all = [&self.readable, &self.writable, &self.urgent];
+        if !all.into_iter().any(Condition::is_watched) {
             return;
         }
         state.arm(&self.shared);
+        self.urgent.set(state.stream.connection.urgent_bytes().is_some());
         self.readable.set(state.is_readable());
         self.writable.set(state.is_writable());
     }
@@ -261,6 +274,13 @@ impl Socket {
         self.readable.descriptor()?;
         self.with(|_, _| ());
         self.readable.descriptor()
+    }
+
+    /// A descriptor that is readable while something urgent is to be read, or to come.
+    pub(super) fn urgent(&self) -> io::Result<BorrowedFd<'_>> {
+        self.urgent.descriptor()?;
+        self.with(|_, _| ());
+        self.urgent.descriptor()
     }
 
     /// A descriptor that is readable while a write would not wait.
@@ -341,11 +361,8 @@ impl Socket {
 
     /// Waits until the connection is open.
     pub(super) fn wait_open(&self, deadline_ns: u64) -> io::Result<()> {
-        let opened = self.wait_for(deadline_ns, false, |state, _| {
-            state.check()?;
-            let state = state.stream.connection.state();
-            Ok(state.is_synchronised().then_some(()))
-        });
+        let opened =
+            self.wait_for(deadline_ns, false, |state, _| Ok(state.opened()?.then_some(())));
         opened.map_err(timed_out)
     }
 
@@ -365,6 +382,38 @@ impl Socket {
         let deadline_ns = Self::deadline(&self.write_timeout_ns);
         let nonblocking = self.nonblocking.load(Ordering::Relaxed);
         self.wait_for(deadline_ns, nonblocking, |state, _| state.write(parts, follows))
+    }
+
+    /// As [`Self::write`], of what is urgent.
+    pub(super) fn write_urgent(&self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        let deadline_ns = Self::deadline(&self.write_timeout_ns);
+        let nonblocking = self.nonblocking.load(Ordering::Relaxed);
+        self.wait_for(deadline_ns, nonblocking, |state, _| {
+            let taken = state.write(&[bytes], false)?;
+            if taken.is_some() {
+                state.stream.connection.mark_urgent();
+            }
+            Ok(taken)
+        })
+    }
+
+    /// As [`Self::write`], from a file; 0 at its end.
+    pub(super) fn send_from(&self, file: BorrowedFd<'_>, bytes: usize) -> io::Result<usize> {
+        let deadline_ns = Self::deadline(&self.write_timeout_ns);
+        let nonblocking = self.nonblocking.load(Ordering::Relaxed);
+        self.wait_for(deadline_ns, nonblocking, |state, _| state.send_from(file, bytes))
+    }
+
+    /// As [`Self::read`], to a file; 0 at the stream's end.
+    pub(super) fn receive_to(&self, file: BorrowedFd<'_>, bytes: usize) -> io::Result<usize> {
+        let deadline_ns = Self::deadline(&self.read_timeout_ns);
+        let nonblocking = self.nonblocking.load(Ordering::Relaxed);
+        self.wait_for(deadline_ns, nonblocking, |state, now_ns| {
+            state.receive_to(now_ns, file, bytes)
+        })
     }
 
     /// The application has let go.
@@ -406,9 +455,13 @@ impl Socket {
 
     /// A segment that arrived at the listener after the connection had been made.
     pub(super) fn hand_over(&self, segment: &Segment, payload: &[u8]) {
-        self.with(|state, now_ns| {
-            state.stream.on_segment(now_ns, segment, Payload::Bytes(payload));
-        });
+        let mut state = self.lock();
+        state.stream.on_segment(monotonic_ns(), segment, Payload::Bytes(payload));
+    }
+
+    /// Sends what follows from that.
+    pub(super) fn answer(&self) {
+        self.with(|_, _| ());
     }
 }
 
@@ -467,7 +520,7 @@ impl State {
                     let payload = Payload::Frame(received.buffer, received.payload);
                     self.stream.on_segment(now_ns, &received.segment, payload);
                 }
-                Ok(Some(Arrived::RouterError { sequence, error })) => {
+                Ok(Some(Arrived::RouterError { sequence, error, .. })) => {
                     self.stream.connection.on_router_error(now_ns, sequence, error);
                 }
                 Ok(None) => break,
@@ -559,6 +612,11 @@ impl State {
                 }
             }
         }
+        let timeouts = self.stream.connection.counts().timeouts;
+        if timeouts > self.dumped_timeouts {
+            self.dumped_timeouts = timeouts;
+            dump::write(&self.flow, &self.stream.connection);
+        }
         self.stream.send.in_driver = self.in_driver.iter().filter_map(|packet| packet.offset).min();
         shared.kick(self.stack.lower().lower().lower());
     }
@@ -630,6 +688,11 @@ impl State {
         if total > 0 {
             return Ok(Some(total));
         }
+        self.nothing_to_read()
+    }
+
+    /// The end of the stream, or why there is nothing, or nothing yet.
+    fn nothing_to_read(&mut self) -> io::Result<Option<usize>> {
         // What arrived before an error is read before it is told.
         self.check()?;
         let connection = &self.stream.connection;
@@ -642,11 +705,51 @@ impl State {
         Ok(None)
     }
 
-    fn write(&mut self, parts: &[&[u8]], follows: bool) -> io::Result<Option<usize>> {
+    /// Whether the connection is open, or why it will not be.
+    pub(super) fn opened(&mut self) -> io::Result<bool> {
         self.check()?;
-        if !self.stream.connection.state().is_synchronised()
-            && self.stream.connection.state() != TcpState::Closed
-        {
+        Ok(self.stream.connection.state().is_synchronised())
+    }
+
+    fn receive_to(
+        &mut self,
+        now_ns: u64,
+        file: BorrowedFd<'_>,
+        bytes: usize,
+    ) -> io::Result<Option<usize>> {
+        let urgent = self.stream.connection.urgent_bytes().unwrap_or(u64::MAX);
+        let bytes = self.stream.connection.readable().min(bytes as u64).min(urgent);
+        if self.read_shut || bytes == 0 {
+            return if self.read_shut { Ok(Some(0)) } else { self.nothing_to_read() };
+        }
+        let taken = self.stream.receive.drain_to(file, bytes)?;
+        self.stream.skip(now_ns, taken as u64);
+        Ok(Some(taken))
+    }
+
+    fn send_from(&mut self, file: BorrowedFd<'_>, bytes: usize) -> io::Result<Option<usize>> {
+        if !self.can_write()? {
+            return Ok(None);
+        }
+        let ended = |_: WriteError| io::Error::from(io::ErrorKind::BrokenPipe);
+        self.stream.connection.write(0, true).map_err(ended)?;
+        if self.stream.send.room() == 0 {
+            return Ok(None);
+        }
+        let taken = self.stream.send.fill_from(file, bytes)?;
+        self.stream.connection.write(taken as u64, false).map_err(ended)?;
+        Ok(Some(taken))
+    }
+
+    /// Whether there is a connection that could be written to, or was.
+    fn can_write(&mut self) -> io::Result<bool> {
+        self.check()?;
+        let state = self.stream.connection.state();
+        Ok(state.is_synchronised() || state == TcpState::Closed)
+    }
+
+    fn write(&mut self, parts: &[&[u8]], follows: bool) -> io::Result<Option<usize>> {
+        if !self.can_write()? {
             return Ok(None);
         }
         let mut total = 0;
@@ -690,6 +793,19 @@ impl State {
             connection.shut_down(now_ns);
         }
         Ok(())
+    }
+
+    /// What routers say of the peer, which may pass.
+    pub(super) fn soft_error(&self) -> Option<io::Error> {
+        self.stream.connection.soft_error().map(io_error)
+    }
+
+    pub(super) fn set_ttl(&mut self, ttl: u8) {
+        self.stack.lower().set_ttl(ttl);
+    }
+
+    pub(super) fn set_service(&mut self, class: u8) {
+        self.stack.lower().set_service(class);
     }
 
     pub(super) fn take_error(&mut self) -> Option<io::Error> {

@@ -2,7 +2,7 @@
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -80,8 +80,16 @@ impl TcpStream {
             Some(_) => monotonic_ns().saturating_add(nanos(timeout)?),
             None => NEVER,
         };
+        let stream = Self::begin(options, remote)?;
+        stream.socket().wait_open(deadline_ns)?;
+        Ok(stream)
+    }
+
+    /// A connection that is yet to open: see [`Self::opened`].
+    pub(crate) fn begin(options: &Options, remote: SocketAddr) -> io::Result<Self> {
         let remote = first(remote)?;
-        let local = if remote.is_ipv4() { Sap::any_v4(0) } else { Sap::any_v6(0) };
+        let any = if remote.is_ipv4() { Sap::any_v4(0) } else { Sap::any_v6(0) };
+        let local = options.local.map_or(any, Sap::from);
         let transport = Transport::Tcp;
         let (flow, stack) =
             open(options, Endpoints { transport, local, remote: Some(remote.into()) })?;
@@ -90,10 +98,20 @@ impl TcpStream {
         let now_ns = monotonic_ns();
         let identity = secret().identity(now_ns, local, remote);
         let connection = Connection::connect(now_ns, config(options, &flow), identity);
-        let socket = Socket::new(options, flow, stack, connection)?;
-        let stream = Self::of(socket);
-        stream.socket().wait_open(deadline_ns)?;
+        let stream = Self::of(Socket::new(options, flow, stack, connection)?);
+        // The SYN leaves.
+        stream.socket().with(|_, _| ());
         Ok(stream)
+    }
+
+    /// Whether it is open.
+    ///
+    /// # Errors
+    ///
+    /// Why it will not be.
+    #[cfg(feature = "tokio")]
+    pub(crate) fn opened(&self) -> io::Result<bool> {
+        self.socket().with(|state, _| state.opened())
     }
 
     pub(super) fn of(socket: Arc<Socket>) -> Self {
@@ -167,6 +185,84 @@ impl TcpStream {
     /// `TimedOut`, or why the connection ended before.
     pub fn finish(&self, timeout: Duration) -> io::Result<()> {
         self.socket().finish(monotonic_ns().saturating_add(nanos(Some(timeout))?))
+    }
+
+    /// Sends up to `bytes` of what `file` gives, without copying them in this process: the kernel puts
+    /// them where they are sent from. 0 at the end of the file. The stream is locked meanwhile, so
+    /// this is for files, and for descriptors that do not wait.
+    ///
+    /// # Errors
+    ///
+    /// As [`Write::write`], and what the file says.
+    pub fn send_from(&self, file: impl AsFd, bytes: usize) -> io::Result<usize> {
+        self.socket().send_from(file.as_fd(), bytes)
+    }
+
+    /// Receives up to `bytes` into `file`, without copying them in this process: the kernel takes them from
+    /// the buffers in which they arrived. 0 at the end of the stream. As [`Self::send_from`], for
+    /// files and for descriptors that do not wait.
+    ///
+    /// # Errors
+    ///
+    /// As [`Read::read`], and what the file says.
+    pub fn receive_to(&self, file: impl AsFd, bytes: usize) -> io::Result<usize> {
+        self.socket().receive_to(file.as_fd(), bytes)
+    }
+
+    /// Writes what the peer should know of before it has read all that was sent before (RFC 9293 §3.8.5;
+    /// RFC 6093 advises against it).
+    ///
+    /// # Errors
+    ///
+    /// As [`Write::write`].
+    pub fn write_urgent(&self, bytes: &[u8]) -> io::Result<usize> {
+        self.socket().write_urgent(bytes)
+    }
+
+    /// How far the stream is urgent, in bytes from the next one that will be read; a read does not pass
+    /// the end of them. More than has arrived, if the peer has announced it.
+    pub fn urgent_bytes(&self) -> Option<u64> {
+        self.socket().with(|state, _| state.stream.connection.urgent_bytes())
+    }
+
+    /// A descriptor for `poll` and `epoll` that is *readable* while [`Self::urgent_bytes`] is something.
+    ///
+    /// # Errors
+    ///
+    /// Out of descriptors.
+    pub fn urgent_fd(&self) -> io::Result<BorrowedFd<'_>> {
+        self.socket().urgent()
+    }
+
+    /// How many routers a packet may pass.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for 0 and for more than 255.
+    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
+        match u8::try_from(ttl) {
+            Ok(ttl @ 1..) => self.socket().with(|state, _| state.set_ttl(ttl)),
+            _ => return Err(io::ErrorKind::InvalidInput.into()),
+        }
+        Ok(())
+    }
+
+    /// The service class of what is sent: a code point of 0 to 63 (RFC 2474).
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for more.
+    pub fn set_service_class(&self, class: u8) -> io::Result<()> {
+        if class > 63 {
+            return Err(io::ErrorKind::InvalidInput.into());
+        }
+        self.socket().with(|state, _| state.set_service(class));
+        Ok(())
+    }
+
+    /// What routers say of the peer, if anything: it may pass, and ends nothing.
+    pub fn soft_error(&self) -> Option<io::Error> {
+        self.socket().with(|state, _| state.soft_error())
     }
 
     /// Reads without forgetting.
