@@ -197,7 +197,7 @@ fn with_ip_options(options: &[u8], tcp_options: &[u8]) -> Vec<u8> {
     use base_wire::{Protocol, checksum, pseudo_header};
     let mut tcp =
         [&5000u16.to_be_bytes()[..], &4000u16.to_be_bytes(), &[0, 0, 0, 9, 0, 0, 0, 7]].concat();
-    tcp.extend([((20 + tcp_options.len()) / 4 << 4) as u8, 0x10, 1, 0, 0, 0, 0, 0]);
+    tcp.extend([(((20 + tcp_options.len()) / 4) << 4) as u8, 0x10, 1, 0, 0, 0, 0, 0]);
     tcp.extend(tcp_options);
     tcp.extend(b"text");
     let pseudo =

@@ -34,7 +34,7 @@ pub struct Sent {
     pub packet: Vec<u8>,
 }
 
-/// A host; see the [module](self).
+/// A host in virtual time, with the engine in it.
 #[derive(Debug)]
 pub struct Host {
     now_ns: u64,
