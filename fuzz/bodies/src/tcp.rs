@@ -177,9 +177,11 @@ impl Victim {
         }
         if let Some(keep) = keep {
             assert!(keep.skip + keep.bytes <= payload_bytes, "{keep:?}");
+            // What comes with a SYN begins behind it.
+            let first = segment.sequence.wrapping_add(u32::from(opening));
             assert_eq!(
                 self.initial.wrapping_add(1 + keep.offset as u32),
-                segment.sequence.wrapping_add(keep.skip),
+                first.wrapping_add(keep.skip),
             );
             for offset in keep.offset..keep.offset + u64::from(keep.bytes) {
                 assert!(self.kept.insert(offset), "byte {offset} was kept twice");

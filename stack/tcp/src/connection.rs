@@ -430,6 +430,11 @@ impl Connection {
         self.receive.readable()
     }
 
+    /// Bytes that arrived in order, read or not.
+    pub fn received(&self) -> u64 {
+        self.receive.received()
+    }
+
     /// Whether the peer has closed and everything it sent was read: the end of the stream.
     pub fn is_at_end(&self) -> bool {
         self.receive.is_finished() && self.receive.readable() == 0

@@ -84,6 +84,11 @@ impl<W: Copy> Listener<W> {
         }
     }
 
+    /// What connections are told that begin from now on.
+    pub fn set_config(&mut self, config: Config) {
+        self.config = config;
+    }
+
     /// Half-open connections.
     pub fn half_open(&self) -> usize {
         self.half_open.len()

@@ -135,6 +135,11 @@ impl Receiver {
         self.tuning.window_end = self.next;
     }
 
+    /// Bytes of the stream that arrived in order.
+    pub(crate) fn received(&self) -> u64 {
+        self.read - (self.initial + 1).min(self.read) + self.readable()
+    }
+
     pub(crate) const fn next(&self) -> Position {
         self.next
     }

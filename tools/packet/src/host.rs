@@ -338,9 +338,15 @@ impl Host {
     pub fn set(&mut self, fd: Fd, option: SocketOption) -> Result<(), Errno> {
         let socket = self.get(fd)?;
         socket.choices.set(option);
-        if let Role::Connects(endpoint) = &mut socket.role {
-            socket.choices.apply(&mut endpoint.stream.connection);
-            endpoint.type_of_service = socket.choices.type_of_service;
+        match &mut socket.role {
+            Role::Connects(endpoint) => {
+                socket.choices.apply(&mut endpoint.stream.connection);
+                endpoint.type_of_service = socket.choices.type_of_service;
+            }
+            Role::Listens(listening) => {
+                listening.listener.set_config(socket.choices.settings.config.clone());
+            }
+            Role::None => {}
         }
         self.transmit();
         Ok(())
@@ -364,10 +370,12 @@ impl Host {
     ///
     /// Without such a descriptor.
     pub fn information(&mut self, fd: Fd) -> Result<Information, Errno> {
-        Ok(match &self.get(fd)?.role {
+        let socket = self.get(fd)?;
+        let asked = socket.choices.settings.config.mss_max.map_or(536, u64::from);
+        Ok(match &socket.role {
             Role::Connects(endpoint) => Information::of(endpoint.connection()),
-            Role::Listens(_) => Information::listening(),
-            Role::None => Information::closed(),
+            Role::Listens(_) => Information { snd_mss: asked, ..Information::listening() },
+            Role::None => Information { snd_mss: asked, ..Information::closed() },
         })
     }
 
@@ -531,7 +539,7 @@ impl Host {
 
     /// Sends what is to be sent now.
     fn transmit(&mut self) {
-        let now_ns = self.now_ns;
+        let (now_ns, whole) = (self.now_ns, self.settings.whole_segments);
         let mut out = Vec::new();
         for socket in self.sockets.values_mut() {
             let (Role::Listens(listening), Some(local)) = (&mut socket.role, socket.local) else {
@@ -545,7 +553,8 @@ impl Host {
         }
         for endpoint in self.endpoints_mut() {
             while let Some(transmit) = endpoint.stream.poll_transmit(now_ns) {
-                for frame in transmit.frames() {
+                let frames = (!whole).then(|| transmit.frames()).into_iter().flatten();
+                for frame in whole.then_some(transmit).into_iter().chain(frames) {
                     let bytes = packet(
                         (endpoint.local.0, endpoint.remote.0),
                         (endpoint.local.1, endpoint.remote.1),

@@ -59,6 +59,14 @@ information! {
     snd_ssthresh "tcpi_snd_ssthresh";
     /// Congestion window, in segments.
     snd_cwnd "tcpi_snd_cwnd";
+    /// Segments sent again, and neither acknowledged nor lost again.
+    retrans "tcpi_retrans";
+    /// Bytes received.
+    bytes_received "tcpi_bytes_received";
+    /// Bytes sent, again or not.
+    bytes_sent "tcpi_bytes_sent";
+    /// Segments that arrived at the peer, the SYN included.
+    delivered "tcpi_delivered";
     /// Retransmissions in all.
     total_retrans "tcpi_total_retrans";
     /// Bytes acknowledged.
@@ -147,6 +155,13 @@ impl Information {
             rttvar: micros(info.rtt_variation_ns),
             snd_ssthresh: info.threshold_bytes.map_or(INFINITE_THRESHOLD, |bytes| bytes / segment),
             snd_cwnd: info.window_bytes / segment,
+            // Not told apart by the engine.
+            retrans: 0,
+            bytes_received: connection.received(),
+            bytes_sent: connection.acknowledged() + outstanding + counts.retransmitted_bytes,
+            delivered: u64::from(info.state != State::SynSent)
+                + segments(connection.acknowledged())
+                + segments(info.sacked_bytes),
             total_retrans: counts.retransmissions,
             bytes_acked: connection.acknowledged(),
             bytes_retrans: counts.retransmitted_bytes,

@@ -9,6 +9,8 @@ pub struct Settings {
     pub config: Config,
     /// Bytes of a new socket's send buffer.
     pub send_bytes: u32,
+    /// Segments leave as the engine hands them over, cut or not.
+    pub whole_segments: bool,
     /// How connections are probed whose application asks for it.
     pub keepalive: Keepalive,
 }
@@ -16,7 +18,12 @@ pub struct Settings {
 impl Default for Settings {
     /// The engine's own, on a link of 1500 bytes.
     fn default() -> Self {
-        Self { config: Config::default(), send_bytes: 4 << 20, keepalive: Keepalive::DEFAULT }
+        Self {
+            config: Config::default(),
+            send_bytes: 4 << 20,
+            whole_segments: false,
+            keepalive: Keepalive::DEFAULT,
+        }
     }
 }
 

@@ -1,0 +1,383 @@
+//! The host that scripts are played against, its clock, and calls that wait.
+//!
+//! packetdrill makes calls that wait from a thread of their own, while another one lets time pass. Time
+//! passes only in [`World::pass`] and [`World::next_packet`], which let every waiting call look again
+//! before they go on, so a run is always the same.
+//!
+//! packetdrill, and Python for it, close descriptors that they think are the kernel's. So each socket's
+//! number is that of a real descriptor, of `/dev/null`.
+
+use std::collections::{HashMap, HashSet};
+use std::ffi::c_int;
+use std::fs::File;
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
+use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use tools_packet::{Errno, Fd, Host, LOCAL, Sent, Settings};
+
+use crate::socket;
+
+/// What the clock shows at the beginning, in microseconds.
+const EPOCH_US: i64 = 1_000_000_000_000;
+
+/// Nine words about memory.
+const SO_MEMINFO: i32 = 55;
+
+/// Facts about the congestion control.
+const TCP_CC_INFO: i32 = 26;
+
+/// The host, and who waits for it.
+pub(crate) struct World {
+    inner: Mutex<Inner>,
+    changed: Condvar,
+}
+
+struct Inner {
+    host: Host,
+    /// Descriptors by the numbers that packetdrill knows.
+    known: HashMap<c_int, (Fd, File)>,
+    nonblocking: HashSet<Fd>,
+    /// Calls that wait, and those of them that have looked since the last change.
+    waiting: usize,
+    looked: usize,
+    change: u64,
+}
+
+/// The one host of this process.
+pub(crate) fn world() -> &'static World {
+    static WORLD: OnceLock<World> = OnceLock::new();
+    WORLD.get_or_init(|| World {
+        inner: Mutex::new(Inner {
+            host: Host::new(LOCAL, Settings::default()),
+            known: HashMap::new(),
+            nonblocking: HashSet::new(),
+            waiting: 0,
+            looked: 0,
+            change: 0,
+        }),
+        changed: Condvar::new(),
+    })
+}
+
+/// The settings of this network namespace.
+fn settings() -> Settings {
+    let mut settings = Settings { whole_segments: true, ..Settings::default() };
+    settings.config.super_segment_bytes = 65_000;
+    let names = [
+        "timestamps",
+        "sack",
+        "window_scaling",
+        "ecn",
+        "mtu_probing",
+        "fin_timeout",
+        "keepalive_time",
+        "keepalive_intvl",
+        "keepalive_probes",
+        "rmem",
+        "wmem",
+        "congestion_control",
+    ];
+    for name in names {
+        if let Ok(value) = std::fs::read_to_string(format!("/proc/sys/net/ipv4/tcp_{name}")) {
+            settings.set(&format!("net.ipv4.tcp_{name}"), value.trim());
+        }
+    }
+    settings
+}
+
+impl Inner {
+    fn own(&self, fd: c_int) -> Result<Fd, i32> {
+        self.known.get(&fd).map(|(own, _)| *own).ok_or(libc::EBADF)
+    }
+
+    /// The number by which packetdrill is to know a descriptor.
+    fn name(&mut self, own: Fd) -> Result<c_int, i32> {
+        let file = File::open("/dev/null").map_err(|error| error.raw_os_error().unwrap_or(0))?;
+        let fd = file.as_raw_fd();
+        self.known.insert(fd, (own, file));
+        Ok(fd)
+    }
+}
+
+impl World {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets every waiting call look at what has changed.
+    fn settle<'a>(&self, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        inner.change += 1;
+        inner.looked = 0;
+        self.changed.notify_all();
+        while inner.looked < inner.waiting {
+            inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+        }
+        inner
+    }
+
+    /// Calls until the call does not have to wait; once, if it may not.
+    fn call<T>(
+        &self,
+        waits: impl Fn(&Inner) -> bool,
+        mut attempt: impl FnMut(&mut Inner) -> Result<T, Errno>,
+    ) -> Result<T, i32> {
+        let mut inner = self.lock();
+        let mut counted = false;
+        loop {
+            let result = attempt(&mut inner);
+            let again = matches!(result, Err(Errno::Again | Errno::InProgress));
+            if !again || !waits(&inner) {
+                if counted {
+                    inner.waiting -= 1;
+                    self.changed.notify_all();
+                }
+                return result.map_err(Errno::number);
+            }
+            if counted {
+                inner.looked += 1;
+                self.changed.notify_all();
+            } else {
+                inner.waiting += 1;
+                inner.looked += 1;
+                counted = true;
+            }
+            let seen = inner.change;
+            while inner.change == seen {
+                inner = self.changed.wait(inner).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    fn now<T>(
+        &self,
+        fd: c_int,
+        act: impl FnOnce(&mut Host, Fd) -> Result<T, Errno>,
+    ) -> Result<T, i32> {
+        let mut inner = self.lock();
+        let own = inner.own(fd)?;
+        act(&mut inner.host, own).map_err(Errno::number)
+    }
+
+    fn own(&self, fd: c_int) -> Result<Fd, i32> {
+        self.lock().own(fd)
+    }
+
+    pub(crate) fn has(&self, fd: c_int) -> bool {
+        self.lock().known.contains_key(&fd)
+    }
+
+    pub(crate) fn socket(&self, kind: i32) -> Result<c_int, i32> {
+        let mut inner = self.lock();
+        inner.host.settings = settings();
+        let own = inner.host.socket();
+        inner.nonblocking.remove(&own);
+        if kind & libc::SOCK_NONBLOCK != 0 {
+            inner.nonblocking.insert(own);
+        }
+        inner.name(own)
+    }
+
+    pub(crate) fn bind(&self, fd: c_int, address: Option<(Ipv4Addr, u16)>) -> Result<i32, i32> {
+        let (_, port) = address.ok_or(libc::EAFNOSUPPORT)?;
+        self.now(fd, |host, fd| host.bind(fd, port).map(|()| 0))
+    }
+
+    pub(crate) fn listen(&self, fd: c_int, backlog: i32) -> Result<i32, i32> {
+        self.now(fd, |host, fd| host.listen(fd, usize::try_from(backlog).unwrap_or(0)).map(|()| 0))
+    }
+
+    pub(crate) fn accept(&self, fd: c_int) -> Result<(c_int, (Ipv4Addr, u16)), i32> {
+        let fd = self.own(fd)?;
+        let waits = |inner: &Inner| !inner.nonblocking.contains(&fd);
+        let (own, from) = self.call(waits, |inner| inner.host.accept(fd))?;
+        let mut inner = self.lock();
+        inner.nonblocking.remove(&own);
+        Ok((inner.name(own)?, from))
+    }
+
+    pub(crate) fn connect(&self, fd: c_int, to: Option<(Ipv4Addr, u16)>) -> Result<i32, i32> {
+        let (fd, to) = (self.own(fd)?, to.ok_or(libc::EAFNOSUPPORT)?);
+        let mut begun = false;
+        let waits = |inner: &Inner| !inner.nonblocking.contains(&fd);
+        self.call(waits, |inner| {
+            if begun {
+                return inner.host.connected(fd).map(|()| 0);
+            }
+            begun = true;
+            inner.host.connect(fd, to).map(|()| 0)
+        })
+    }
+
+    pub(crate) fn read(&self, fd: c_int, out: &mut [u8], flags: i32) -> Result<usize, i32> {
+        let fd = self.own(fd)?;
+        let dont_wait = flags & libc::MSG_DONTWAIT != 0;
+        let waits = |inner: &Inner| !inner.nonblocking.contains(&fd) && !dont_wait;
+        self.call(waits, |inner| inner.host.read(fd, out, flags & libc::MSG_PEEK != 0))
+    }
+
+    pub(crate) fn write(&self, fd: c_int, bytes: &[u8], flags: i32) -> Result<usize, i32> {
+        let fd = self.own(fd)?;
+        let dont_wait = flags & libc::MSG_DONTWAIT != 0;
+        let waits = |inner: &Inner| !inner.nonblocking.contains(&fd) && !dont_wait;
+        let mut done = 0;
+        self.call(waits, |inner| {
+            let blocking = waits(inner);
+            let result = match flags & libc::MSG_OOB != 0 {
+                true => inner.host.write_urgent(fd, &bytes[done..]),
+                false => inner.host.write(fd, &bytes[done..], flags & libc::MSG_MORE != 0),
+            };
+            done += result?;
+            // A call that waits is over when all is written.
+            if done < bytes.len() && blocking { Err(Errno::Again) } else { Ok(done) }
+        })
+    }
+
+    pub(crate) fn fcntl(&self, fd: c_int, command: i32, argument: i64) -> Result<i32, i32> {
+        let mut inner = self.lock();
+        let fd = inner.own(fd)?;
+        let nonblocking = inner.nonblocking.contains(&fd);
+        match command {
+            libc::F_GETFL if nonblocking => Ok(libc::O_RDWR | libc::O_NONBLOCK),
+            libc::F_GETFL => Ok(libc::O_RDWR),
+            libc::F_SETFL => {
+                if argument & i64::from(libc::O_NONBLOCK) != 0 {
+                    inner.nonblocking.insert(fd);
+                } else {
+                    inner.nonblocking.remove(&fd);
+                }
+                Ok(0)
+            }
+            _ => Err(libc::EINVAL),
+        }
+    }
+
+    pub(crate) fn ioctl(&self, fd: c_int, request: u64) -> Result<i32, i32> {
+        const SIOCOUTQ: u64 = 0x5411;
+        const SIOCINQ: u64 = 0x541b;
+        const SIOCATMARK: u64 = 0x8905;
+        self.now(fd, |host, fd| match request {
+            SIOCINQ => host.queued(fd).map(|(readable, _)| readable as i32),
+            SIOCOUTQ => host.queued(fd).map(|(_, written)| written as i32),
+            SIOCATMARK => host.urgent_bytes(fd).map(|urgent| i32::from(urgent == Some(1))),
+            _ => Err(Errno::Invalid),
+        })
+    }
+
+    pub(crate) fn close(&self, fd: c_int) -> Result<i32, i32> {
+        let closed = self.now(fd, |host, fd| host.close(fd).map(|()| 0));
+        self.lock().known.remove(&fd);
+        closed
+    }
+
+    pub(crate) fn shut_down(&self, fd: c_int, how: i32) -> Result<i32, i32> {
+        let (reading, writing) = match how {
+            libc::SHUT_RD => (true, false),
+            libc::SHUT_WR => (false, true),
+            libc::SHUT_RDWR => (true, true),
+            _ => return Err(libc::EINVAL),
+        };
+        self.now(fd, |host, fd| host.shut_down(fd, reading, writing).map(|()| 0))
+    }
+
+    pub(crate) fn set_option(
+        &self,
+        fd: c_int,
+        level: i32,
+        name: i32,
+        value: &[u8],
+    ) -> Result<i32, i32> {
+        let option = socket::option(level, name, value)?;
+        self.now(fd, |host, fd| match option {
+            Some(option) => host.set(fd, option).map(|()| 0),
+            None => Ok(0),
+        })
+    }
+
+    pub(crate) fn get_option(&self, fd: c_int, level: i32, name: i32) -> Result<Vec<u8>, i32> {
+        let mut inner = self.lock();
+        let fd = inner.own(fd)?;
+        let host = &mut inner.host;
+        let info = host.information(fd).map_err(Errno::number)?;
+        let number = match (level, name) {
+            (libc::IPPROTO_TCP, libc::TCP_INFO) => return Ok(socket::tcp_info(&info)),
+            // There is nothing to tell.
+            (libc::IPPROTO_TCP, TCP_CC_INFO) => return Ok(Vec::new()),
+            (libc::IPPROTO_TCP, libc::TCP_MAXSEG) => info.snd_mss as i32,
+            // No memory is the kernel's.
+            (libc::SOL_SOCKET, SO_MEMINFO) => return Ok(vec![0; 36]),
+            (libc::SOL_SOCKET, libc::SO_ERROR) => {
+                host.take_error(fd).map_err(Errno::number)?.map_or(0, Errno::number)
+            }
+            _ => return Err(libc::ENOPROTOOPT),
+        };
+        Ok(number.to_ne_bytes().to_vec())
+    }
+
+    pub(crate) fn poll(&self, fds: &mut [libc::pollfd], timeout_ms: i32) -> Result<i32, i32> {
+        let end_ns = match u64::try_from(timeout_ms) {
+            Ok(timeout) => self.lock().host.now_ns() + timeout * 1_000_000,
+            Err(_) => u64::MAX,
+        };
+        let waits = |inner: &Inner| inner.host.now_ns() < end_ns;
+        let result = self.call(waits, |inner| {
+            let mut ready = 0;
+            for entry in fds.iter_mut() {
+                entry.revents = events(inner, entry.fd, entry.events);
+                ready += i32::from(entry.revents != 0);
+            }
+            if ready == 0 { Err(Errno::Again) } else { Ok(ready) }
+        });
+        if result == Err(libc::EAGAIN) { Ok(0) } else { result }
+    }
+
+    /// A packet arrives.
+    pub(crate) fn arrive(&self, packet: &[u8]) {
+        let mut inner = self.lock();
+        inner.host.arrive(packet);
+        drop(self.settle(inner));
+    }
+
+    /// The next packet that leaves, and when; time goes on to that. `None` if none ever will.
+    pub(crate) fn next_packet(&self) -> Option<(Vec<u8>, i64)> {
+        let mut inner = self.lock();
+        loop {
+            if let Some(Sent { at_ns, packet }) = inner.host.take_sent() {
+                return Some((packet, EPOCH_US + (at_ns / 1_000) as i64));
+            }
+            let next_ns = inner.host.next_deadline()?;
+            inner.host.step(next_ns);
+            inner = self.settle(inner);
+        }
+    }
+
+    /// Time passes.
+    pub(crate) fn pass(&self, micros: u64) {
+        let mut inner = self.lock();
+        let end_ns = inner.host.now_ns() + micros * 1_000;
+        while inner.host.step(end_ns) {
+            inner = self.settle(inner);
+        }
+        drop(self.settle(inner));
+    }
+
+    /// What the clock shows; looking at it takes a moment.
+    pub(crate) fn clock(&self) -> i64 {
+        let mut inner = self.lock();
+        let next_ns = inner.host.now_ns() + 1_000;
+        inner.host.step(next_ns);
+        EPOCH_US + (inner.host.now_ns() / 1_000) as i64
+    }
+}
+
+/// What `poll` says of a descriptor.
+fn events(inner: &mut Inner, fd: c_int, asked: i16) -> i16 {
+    let ready = inner.own(fd).map(|fd| inner.host.readiness(fd));
+    let Ok(Ok(ready)) = ready else { return libc::POLLNVAL };
+    let bit = |on: bool, bit: i16| if on { bit } else { 0 };
+    bit(ready.error, libc::POLLERR)
+        | bit(ready.hung_up, libc::POLLHUP)
+        | bit(ready.readable, libc::POLLIN) & asked
+        | bit(ready.writable, libc::POLLOUT) & asked
+        | bit(ready.peer_done, libc::POLLRDHUP) & asked
+}
