@@ -157,6 +157,16 @@ impl Netlink {
         self.call("bring interface up".into(), request, |_, _| ())
     }
 
+    /// Brings interface `index` down.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` without `CAP_NET_ADMIN`.
+    pub fn set_down(&self, index: u32) -> Result<(), NetlinkError> {
+        let request = Request::new(RTM_SETLINK, 0, &link_header(index, 0, IFF_UP));
+        self.call("bring interface down".into(), request, |_, _| ())
+    }
+
     /// Gives the kernel an address on interface `index`.
     ///
     /// # Errors

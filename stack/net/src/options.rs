@@ -22,6 +22,7 @@ pub struct Options {
     pub(crate) receive_bytes: u32,
     pub(crate) backlog: u32,
     pub(crate) local: Option<SocketAddr>,
+    pub(crate) ecn: bool,
     host: Option<Host>,
 }
 
@@ -36,6 +37,7 @@ impl Default for Options {
             receive_bytes: 1 << 20,
             backlog: 128,
             local: None,
+            ecn: false,
             host: None,
         }
     }
@@ -104,6 +106,13 @@ impl Options {
     #[must_use]
     pub const fn local(mut self, local: SocketAddr) -> Self {
         self.local = Some(local);
+        self
+    }
+
+    /// Offers explicit congestion notification for TCP (RFC 3168), and accepts it of others.
+    #[must_use]
+    pub const fn ecn(mut self, on: bool) -> Self {
+        self.ecn = on;
         self
     }
 

@@ -167,6 +167,7 @@ pub(super) fn config(options: &Options, flow: &Flow) -> Config {
         receive_bytes: options.receive_bytes.min(FIRST_RECEIVE_BYTES),
         receive_bytes_max: options.receive_bytes,
         congestion,
+        ecn: options.ecn,
         ..Config::default()
     }
 }

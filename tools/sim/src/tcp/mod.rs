@@ -3,10 +3,12 @@
 //! A [`Run`] is a [`Scenario`] played out. What each side sends is known byte by byte, so a byte that
 //! is lost, doubled, moved or changed on the way to the application is found where it is.
 
+mod checker;
 mod host;
 mod packet;
 mod scenario;
 
+pub use checker::Checker;
 pub use host::{Behaviour, Engine, Host, Progress, RawPacket};
 pub use packet::{packet, unwrap};
 pub use scenario::{Outcome, Run, Scenario, Stall};

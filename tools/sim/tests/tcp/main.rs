@@ -3,11 +3,14 @@
 
 mod peer;
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use base_flow::Rate;
 use driver_link::sim::Impairments;
 use peer::Smoltcp;
 use stack_tcp::{Algorithm, Config};
-use tools_sim::tcp::{Behaviour, Engine, Outcome, Run, Scenario};
+use tools_sim::tcp::{Behaviour, Checker, Engine, Outcome, Run, Scenario};
 
 fn delivered(outcome: &Outcome, bytes: u64) {
     assert!(outcome.finished, "{outcome:?}");
@@ -131,9 +134,16 @@ fn every_byte_arrives_once_in_order_or_a_reset_is_reported() {
     let mut wrong = Vec::new();
     for seed in seeds() {
         let scenario = Scenario::random(seed);
-        let mut run = scenario.engines();
+        let broken = Rc::new(RefCell::new(None));
+        let (mut checker, told) = (Checker::default(), Rc::clone(&broken));
+        let mut run = scenario.engines().observed(move |now_ns, _, packet| {
+            if let Err(rule) = checker.packet(now_ns, packet) {
+                told.borrow_mut().get_or_insert(rule);
+            }
+        });
         let outcome = run.play();
-        if let Err(what) = verdict(&scenario, &outcome) {
+        let broken = broken.borrow_mut().take().map_or(Ok(()), Err);
+        if let Err(what) = verdict(&scenario, &outcome).and(broken) {
             eprintln!("PLUMB_SEED={seed} PLUMB_SEEDS=1: {what}\n{scenario:?}\n{outcome:?}\n");
             for host in [&run.hosts.0, &run.hosts.1] {
                 eprintln!("{:?}", host.connection().map(|connection| connection.info()));

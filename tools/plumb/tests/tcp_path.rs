@@ -1,0 +1,246 @@
+//! TCP over flows against a Linux kernel on bad paths and under odd circumstances, with a checker that
+//! looks at every packet.
+
+mod in_lab;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener as KernelListener, TcpStream as KernelStream};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use driver_link::Link;
+use driver_link_packet::PacketLink;
+use in_lab::{OURS, THEIRS, eventually, host, in_lab, on_peer};
+use plumb_net::{Options, TcpStream};
+use rustix::net::sockopt::set_tcp_congestion;
+use tools_sim::tcp::Checker;
+
+const SOON: Option<Duration> = Some(Duration::from_secs(20));
+
+fn options() -> Options {
+    Options::new().host(&host())
+}
+
+fn bytes(seed: u64, count: usize) -> Vec<u8> {
+    let mut chance = fastrand::Rng::with_seed(seed);
+    (0..count).map(|_| chance.u8(..)).collect()
+}
+
+/// Sets a TCP setting of the peer's kernel.
+fn peer_setting(name: &str, value: &str) {
+    let file = format!("/proc/sys/net/ipv4/tcp_{name}");
+    on_peer(|| std::fs::write(&file, value).unwrap_or_else(|error| panic!("{file}: {error}")));
+}
+
+/// Both ends of a connection that one of us opened; the kernel's with `congestion`, if it lets others choose
+/// that.
+fn opened(
+    port: u16,
+    by_us: bool,
+    congestion: &str,
+    options: &Options,
+) -> (TcpStream, KernelStream) {
+    let (ours, kernel) = if by_us {
+        let listener = on_peer(|| KernelListener::bind((THEIRS, port)).unwrap());
+        let ours = options.connect_tcp((THEIRS, port)).unwrap();
+        (ours, listener.accept().unwrap().0)
+    } else {
+        let listener = options.listen((OURS, port)).unwrap();
+        let to = SocketAddr::from((OURS, port));
+        let kernel = on_peer(|| KernelStream::connect_timeout(&to, SOON.unwrap()).unwrap());
+        (listener.accept().unwrap().0, kernel)
+    };
+    if set_tcp_congestion(&kernel, congestion).is_err() {
+        eprintln!("this kernel lets nobody choose {congestion}; its own choice will do");
+    }
+    ours.set_read_timeout(SOON).unwrap();
+    kernel.set_read_timeout(SOON).unwrap();
+    (ours, kernel)
+}
+
+/// Both send at the same time, and each gets what the other sent.
+fn exchange(ours: &TcpStream, kernel: &KernelStream, there: &[u8], back: &[u8]) {
+    thread::scope(|scope| {
+        scope.spawn(|| {
+            (&mut &*ours).write_all(there).unwrap();
+            ours.shutdown(Shutdown::Write).unwrap();
+        });
+        scope.spawn(|| {
+            (&mut &*kernel).write_all(back).unwrap();
+            kernel.shutdown(Shutdown::Write).unwrap();
+        });
+        let received = scope.spawn(|| {
+            let mut received = Vec::new();
+            (&mut &*kernel).read_to_end(&mut received).unwrap();
+            received
+        });
+        let mut answer = Vec::new();
+        (&mut &*ours).read_to_end(&mut answer).unwrap();
+        assert!(answer == back, "what came back is not what was sent");
+        assert!(received.join().unwrap() == there, "what arrived there is not what was sent");
+    });
+}
+
+/// Does `work` while every packet is captured where it arrives, and checks what was captured.
+fn checked(work: impl FnOnce()) {
+    const SLOTS: usize = 1 << 15;
+    let open = |dev: &str| PacketLink::open_with_ring(dev, None, SLOTS).unwrap();
+    let mut links = [open("plumb0"), on_peer(|| open("plumb1"))];
+    let done = AtomicBool::new(false);
+    let mut captured = thread::scope(|scope| {
+        let capture = scope.spawn(|| {
+            let mut all: Vec<(u64, Vec<u8>)> = Vec::new();
+            loop {
+                let last = done.load(Ordering::Acquire);
+                let mut seen = 0;
+                for link in &mut links {
+                    seen += link.poll_stamped(256, &mut |arrival, at_ns| {
+                        all.push((at_ns, arrival.frame.to_vec()));
+                    });
+                    assert_eq!(link.take_overflow(), 0, "the capture lost packets");
+                }
+                if seen == 0 {
+                    if last {
+                        return all;
+                    }
+                    thread::yield_now();
+                }
+            }
+        });
+        work();
+        done.store(true, Ordering::Release);
+        capture.join().unwrap()
+    });
+    captured.sort_by_key(|(at_ns, _)| *at_ns);
+    let mut checker = Checker::beside(OURS);
+    for (at_ns, frame) in &captured {
+        // IPv4 and TCP.
+        if frame.get(12..14) == Some(&[8, 0][..]) && frame.get(23) == Some(&6) {
+            checker.packet(*at_ns, &frame[14..]).unwrap_or_else(|rule| panic!("{rule}"));
+        }
+    }
+    assert!(checker.segments > 100, "{} segments", checker.segments);
+}
+
+const BAD: [&str; 10] =
+    ["--rate", "1gbit", "--delay", "3ms", "--loss", "1%", "--reorder", "2%", "--duplicate", "1%"];
+
+#[test]
+fn on_a_path_that_loses_doubles_and_reorders_everything_arrives_whoever_opens() {
+    let name = "on_a_path_that_loses_doubles_and_reorders_everything_arrives_whoever_opens";
+    in_lab(name, &BAD, || {
+        checked(|| {
+            let (there, back) = (bytes(1, 1 << 20), bytes(2, 1 << 20));
+            for (port, by_us, congestion) in
+                [(7000, true, "cubic"), (7001, false, "reno"), (7002, true, "reno")]
+            {
+                let (ours, kernel) = opened(port, by_us, congestion, &options());
+                exchange(&ours, &kernel, &there, &back);
+                assert!(ours.counts().retransmissions > 0, "{:?}", ours.counts());
+            }
+        });
+    });
+}
+
+#[test]
+fn whatever_the_kernel_offers_and_leaves_out_streams_are_whole() {
+    in_lab(
+        "whatever_the_kernel_offers_and_leaves_out_streams_are_whole",
+        &["--rate", "1gbit"],
+        || {
+            let (there, back) = (bytes(3, 2 << 20), bytes(4, 2 << 20));
+            checked(|| {
+                for without in 0..16u16 {
+                    let on = |bit: u16| if without & 1 << bit == 0 { "1" } else { "0" };
+                    for (bit, name) in ["timestamps", "sack", "window_scaling"].iter().enumerate() {
+                        peer_setting(name, on(bit as u16));
+                    }
+                    peer_setting("ecn", on(3));
+                    let port = 7000 + without;
+                    let with_ecn = options().ecn(true);
+                    let (ours, kernel) = opened(port, without % 2 == 0, "reno", &with_ecn);
+                    exchange(&ours, &kernel, &there, &back);
+                    let info = ours.info();
+                    assert_eq!((info.timestamps, info.sack), (on(0) == "1", on(1) == "1"));
+                    assert_eq!(info.window_shifts != (0, 0), on(2) == "1");
+                    // A kernel that only accepts it offers nothing itself.
+                    assert_eq!(info.ecn, on(3) == "1", "{without}");
+                }
+            });
+        },
+    );
+}
+
+#[test]
+fn tiny_windows_on_both_sides_stop_nothing_for_ever() {
+    in_lab("tiny_windows_on_both_sides_stop_nothing_for_ever", &["--rate", "1gbit"], || {
+        peer_setting("rmem", "2304 2304 2304");
+        let small = options().receive_bytes(4096).receive_buffers(8);
+        checked(|| {
+            let (ours, kernel) = opened(7000, true, "reno", &small);
+            exchange(&ours, &kernel, &bytes(5, 60_000), &bytes(6, 60_000));
+        });
+    });
+}
+
+#[test]
+fn a_peer_that_says_nothing_ends_what_was_begun_in_its_time() {
+    in_lab(
+        "a_peer_that_says_nothing_ends_what_was_begun_in_its_time",
+        &["--rate", "1gbit"],
+        || {
+            let (ours, kernel) = opened(7000, true, "reno", &options());
+            // From now on the peer's kernel is deaf: it has lost its address.
+            let gone = on_peer(|| {
+                let netlink = driver_netlink::Netlink::open().unwrap();
+                netlink.set_down(netlink.interface("plumb1").unwrap().index)
+            });
+            gone.unwrap();
+            ours.set_user_timeout(Duration::from_millis(700));
+            ours.set_read_timeout(SOON).unwrap();
+            (&mut &ours).write_all(b"is anybody there?").unwrap();
+            let error = (&mut &ours).read(&mut [0]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::TimedOut);
+            assert!(ours.counts().timeouts > 0);
+            drop(kernel);
+            let soon = Duration::from_millis(300);
+            let error = options().connect_tcp_timeout(&(THEIRS, 7001).into(), soon).unwrap_err();
+            assert!(
+                matches!(error.kind(), ErrorKind::TimedOut | ErrorKind::HostUnreachable),
+                "{error:?}"
+            );
+        },
+    );
+}
+
+#[test]
+fn both_can_close_at_the_same_time_and_thousands_of_times() {
+    let name = "both_can_close_at_the_same_time_and_thousands_of_times";
+    in_lab(name, &["--rate", "1gbit", "--spin", "50us"], || {
+        let flows = || host().query_flows().unwrap().len();
+        let before = flows();
+        let listener = on_peer(|| KernelListener::bind((THEIRS, 7000)).unwrap());
+        let kernel = thread::spawn(move || {
+            for _ in 0..2000 {
+                let (mut stream, _) = listener.accept().unwrap();
+                stream.write_all(b"bye").unwrap();
+                stream.shutdown(Shutdown::Write).unwrap();
+                let mut all = Vec::new();
+                stream.read_to_end(&mut all).unwrap();
+                assert_eq!(all, b"bye");
+            }
+        });
+        let options = options();
+        for _ in 0..2000 {
+            let mut ours = options.connect_tcp((THEIRS, 7000)).unwrap();
+            ours.write_all(b"bye").unwrap();
+            ours.shutdown(Shutdown::Write).unwrap();
+            let mut all = Vec::new();
+            ours.read_to_end(&mut all).unwrap();
+            assert_eq!(all, b"bye");
+        }
+        kernel.join().unwrap();
+        eventually("all flows are closed", || flows() == before);
+    });
+}
