@@ -14,7 +14,8 @@ use crate::{Position, Segment};
 /// What to do with a segment's payload, and with the segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Arrival {
-    /// Payload to keep until it is read; the rest is of no use.
+    /// Payload to keep until it is read; the rest is of no use, but for what
+    /// [`Connection::more_of`] finds.
     pub keep: Option<Keep>,
     /// The segment opens a new connection between the same ends (RFC 6191), and this one, in TIME-WAIT,
     /// is in its way: give the segment to the listener, whose connection must begin at this number
@@ -476,6 +477,25 @@ impl Connection {
         }
         let placed = self.receive.place(start, bytes, fin);
         self.acknowledge_later(now_ns, segment, placed);
+        if self.receive.is_finished() {
+            self.fin_received(now_ns);
+        }
+        placed.keep
+    }
+
+    /// Another part of a segment's payload to keep, if it fills several gaps; to be asked until there is
+    /// none, before the next segment.
+    pub fn more_of(&mut self, now_ns: u64, segment: &Segment) -> Option<Keep> {
+        let open = matches!(self.state, State::Established | State::FinWait1 | State::FinWait2);
+        let first = segment.sequence.wrapping_add(u32::from(segment.has(tcp_flag::SYN)));
+        let start = self.receive.next().nearest(first);
+        if !open || start + u64::from(segment.payload_bytes) <= self.receive.next() {
+            return None;
+        }
+        let placed = self.receive.place_more(start, u64::from(segment.payload_bytes));
+        if placed.advanced {
+            self.receive.acks.now = true;
+        }
         if self.receive.is_finished() {
             self.fin_received(now_ns);
         }

@@ -62,7 +62,6 @@
 //! | 9293 §3.8.6.2.1 | a segment as large as the window allows | none larger than half of the largest window: two can then be under way, and none waits for a delayed acknowledgment |
 //! | 9293 §3.10.4 | a CLOSE in SYN-RECEIVED sends a FIN at once | the FIN waits for the handshake, as data does |
 //! | 9293 §3.10.7.4 | a RST ends TIME-WAIT | it is ignored, as RFC 1337 recommends |
-//! | 2883 §4 | of a segment that fills several gaps every part is new | the first one is kept, and the others come again: a payload is kept in one piece |
 //! | 5681 §4.1 | idle for a time-out, the window is the initial one | it halves for each time-out that passed, as RFC 2861 has it |
 //! | 1191 §6.4 | after a router's word one segment is sent again at a time | all that was too large, as far as the window allows |
 //! | 1191 §3 | any MTU down to 68 bytes | none below 552: every path carries that, and smaller ones are an attack |

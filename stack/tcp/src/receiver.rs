@@ -205,6 +205,22 @@ impl Receiver {
         placed
     }
 
+    /// Keeps the next part that is new of a payload of which [`Self::place`] has kept one.
+    pub(crate) fn place_more(&mut self, start: Position, bytes: u64) -> Placed {
+        let limit = self.edge.min(self.read + self.capacity).max(self.next);
+        let limit = self.fin.map_or(limit, |fin| limit.min(fin));
+        let range = start.max(self.next)..(start + bytes).min(limit);
+        let mut placed = Placed::default();
+        if range.start < range.end {
+            placed = self.keep(start, range);
+        }
+        if self.fin == Some(self.next) {
+            self.next += 1;
+            placed.advanced = true;
+        }
+        placed
+    }
+
     fn keep(&mut self, start: Position, range: Range<Position>) -> Placed {
         let Some(part) = self.held.missing(range.clone()) else {
             self.held.touch(range.start);

@@ -104,6 +104,10 @@ impl ReceiveRing {
 impl ReceiveQueue for ReceiveRing {
     type Payload<'a> = &'a [u8];
 
+    fn keep_part(&mut self, keep: Keep, payload: &&[u8]) {
+        self.keep(keep, payload);
+    }
+
     fn keep(&mut self, keep: Keep, payload: &[u8]) {
         let range = keep.skip as usize..(keep.skip + keep.bytes) as usize;
         if let Some(bytes) = payload.get(range) {

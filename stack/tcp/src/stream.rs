@@ -29,6 +29,10 @@ pub trait ReceiveQueue {
     /// further ahead of what was read than the capacity.
     fn keep(&mut self, keep: Keep, payload: Self::Payload<'_>);
 
+    /// Copies part of a payload of which another part will be taken over. As for [`Self::keep`], every
+    /// byte is given once.
+    fn keep_part(&mut self, keep: Keep, payload: &Self::Payload<'_>);
+
     /// Gives back a payload of which nothing is new.
     fn discard(&mut self, payload: Self::Payload<'_>);
 
@@ -75,7 +79,14 @@ impl<S: SendBuffer, R: ReceiveQueue> Stream<S, R> {
     ) -> Arrival {
         let arrival = self.connection.on_segment(now_ns, segment);
         match arrival.keep {
-            Some(keep) => self.receive.keep(keep, payload),
+            Some(mut keep) => {
+                // One that fills several gaps.
+                while let Some(more) = self.connection.more_of(now_ns, segment) {
+                    self.receive.keep_part(keep, &payload);
+                    keep = more;
+                }
+                self.receive.keep(keep, payload);
+            }
             None => self.receive.discard(payload),
         }
         self.send.release(self.connection.acknowledged());

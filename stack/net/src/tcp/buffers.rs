@@ -179,7 +179,16 @@ impl<D: Data> Frames<D> {
         self.insert(Kept { offset: keep.offset, bytes: keep.bytes, frame: None });
     }
 
-    fn copy(&self, kept: &Kept, skip: u32, out: &mut [u8]) {
+    /// Keeps part of a frame as a copy.
+    fn copy_part(&mut self, keep: Keep, pair: Pair) {
+        let mut bytes = std::mem::take(&mut self.scratch);
+        bytes.resize(pair.len as usize, 0);
+        self.data.read(pair.offset, &mut bytes);
+        self.spill(keep, &bytes);
+        self.scratch = bytes;
+    }
+
+    fn look(&self, kept: &Kept, skip: u32, out: &mut [u8]) {
         match (kept.frame, &self.spilt) {
             (Some((_, at)), _) => {
                 self.data.read(at + skip, out);
@@ -224,11 +233,7 @@ impl<D: Data> ReceiveQueue for Frames<D> {
         match payload {
             Payload::Bytes(bytes) => self.spill(keep, bytes),
             Payload::Frame(buffer, pair) if self.is_to_be_copied(keep.bytes) => {
-                let mut bytes = std::mem::take(&mut self.scratch);
-                bytes.resize(pair.len as usize, 0);
-                self.data.read(pair.offset, &mut bytes);
-                self.spill(keep, &bytes);
-                self.scratch = bytes;
+                self.copy_part(keep, pair);
                 self.free.push(buffer);
             }
             Payload::Frame(buffer, pair) => {
@@ -236,6 +241,13 @@ impl<D: Data> ReceiveQueue for Frames<D> {
                 let frame = Some((buffer, pair.offset + keep.skip));
                 self.insert(Kept { offset: keep.offset, bytes: keep.bytes, frame });
             }
+        }
+    }
+
+    fn keep_part(&mut self, keep: Keep, payload: &Payload<'_>) {
+        match payload {
+            Payload::Bytes(bytes) => self.spill(keep, bytes),
+            Payload::Frame(_, pair) => self.copy_part(keep, *pair),
         }
     }
 
@@ -248,7 +260,7 @@ impl<D: Data> ReceiveQueue for Frames<D> {
     fn read(&mut self, out: &mut [u8]) {
         let mut done = 0;
         self.advance(out.len() as u64, |all, kept, skip, bytes| {
-            all.copy(kept, skip, &mut out[done..done + bytes as usize]);
+            all.look(kept, skip, &mut out[done..done + bytes as usize]);
             done += bytes as usize;
         });
     }
@@ -258,7 +270,7 @@ impl<D: Data> ReceiveQueue for Frames<D> {
         for kept in &self.kept {
             let skip = self.read.saturating_sub(kept.offset) as u32;
             let bytes = (kept.bytes - skip).min((out.len() - done) as u32);
-            self.copy(kept, skip, &mut out[done..done + bytes as usize]);
+            self.look(kept, skip, &mut out[done..done + bytes as usize]);
             done += bytes as usize;
         }
     }

@@ -1,6 +1,7 @@
 //! Two engines over a wire that is as bad as it gets: every byte arrives once, in order, or a reset is
 //! reported.
 
+mod differential;
 mod peer;
 
 use std::cell::RefCell;
