@@ -185,7 +185,7 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         let mut worked_at = 0;
         loop {
             let received = self.driver.receive(monotonic_ns());
-            let mut worked = self.bill();
+            let mut worked = received > 0 && self.bill();
             let until = self.driver.transmit(monotonic_ns());
             self.driver.handed_over(monotonic_ns());
             worked |= self.bill();

@@ -99,8 +99,10 @@ pub(super) struct State {
     queued_bytes: u32,
     /// Why the flow is of no use any more.
     failed: Option<String>,
-    /// Threads that sleep.
+    /// Threads that sleep, until when one of them at least, and what they saw.
     sleepers: u32,
+    asleep_until_ns: u64,
+    seen: Sight,
     /// Whether an event is to come, or to be read.
     armed: bool,
     /// Whether there is more to send than the driver has room for.
@@ -124,6 +126,15 @@ impl Drop for State {
             self.flow.shared.leave(TimeWait { sequence, acknowledgment, clocks });
         }
     }
+}
+
+/// What a thread may wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+struct Sight {
+    readable: bool,
+    writable: bool,
+    delivered: bool,
+    open: bool,
 }
 
 struct InDriver {
@@ -203,6 +214,8 @@ impl Socket {
                 queued_bytes: 0,
                 failed: None,
                 sleepers: 0,
+                asleep_until_ns: 0,
+                seen: Sight::default(),
                 armed: false,
                 starved: false,
                 told: false,
@@ -244,10 +257,11 @@ impl Socket {
         result
     }
 
-    /// Gives the lock up; sleeping threads look again, for something may have changed.
+    /// Gives the lock up; sleeping threads look again if something has changed that they may wait for,
+    /// or if something is due before they would.
     fn leave(&self, mut state: MutexGuard<'_, State>) {
         self.signal(&mut state);
-        let sleepers = state.sleepers > 0;
+        let sleepers = state.sleepers > 0 && state.has_news_for_sleepers();
         drop(state);
         if sleepers {
             Futex::patient().wake(&self.shared.rx_words[0]);
@@ -341,6 +355,7 @@ impl Socket {
             let starved = state.starved || state.is_over();
             let starved_ns = if starved { now_ns + STARVED_NS } else { NEVER };
             let until = deadline_ns.min(due_ns).min(starved_ns).min(now_ns + NEWS_NS);
+            state.note_sleep(until);
             drop(state);
             if !Futex::until(until).sleep(&self.shared.rx_words[0], seen) {
                 self.shared.host().hear_notices();
@@ -635,6 +650,30 @@ impl State {
             self.take_in(shared, now_ns);
             self.send_out(shared, now_ns);
         }
+    }
+
+    fn sight(&self) -> Sight {
+        Sight {
+            readable: self.is_readable(),
+            writable: self.is_writable(),
+            delivered: self.is_delivered(),
+            open: self.stream.connection.state().is_synchronised(),
+        }
+    }
+
+    /// A thread is about to sleep.
+    fn note_sleep(&mut self, until_ns: u64) {
+        let earlier = if self.sleepers > 1 { self.asleep_until_ns } else { NEVER };
+        self.asleep_until_ns = until_ns.min(earlier);
+        self.seen = self.sight();
+    }
+
+    /// Whether threads that sleep see something else than when they went to sleep, or would be late.
+    fn has_news_for_sleepers(&mut self) -> bool {
+        let due_ns = self.stream.connection.next_deadline().unwrap_or(NEVER);
+        let late = due_ns < self.asleep_until_ns || self.starved;
+        let sight = self.sight();
+        std::mem::replace(&mut self.seen, sight) != sight || late
     }
 
     fn is_readable(&self) -> bool {

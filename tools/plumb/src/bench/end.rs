@@ -15,6 +15,9 @@ use crate::daemons::die_with_parent;
 /// Bytes written and read at a time.
 const CHUNK: usize = 1 << 18;
 
+/// Threads that connect at the same time.
+const CALLERS: u32 = 4;
+
 /// Does what it is told, and prints one number when that is done: bits a second received, connections
 /// a second, or bytes of memory for a connection.
 pub fn run(arguments: &cli::BenchEnd) -> Result<ExitCode> {
@@ -155,18 +158,27 @@ fn work<S: Stream>(arguments: &cli::BenchEnd) -> Result<f64> {
             Ok(received as f64 * 8.0 / begun.elapsed().as_secs_f64())
         }
         BenchDoes::Connect => {
-            for _ in 0..count {
-                let stream = S::connect(at, false)?;
-                stream.shut_down()?;
-                // The end of the other's stream: both have closed.
-                stream.read(&mut [0])?;
-            }
+            let some = || -> Result<()> {
+                for _ in 0..count / CALLERS {
+                    let stream = S::connect(at, false)?;
+                    stream.shut_down()?;
+                    // The end of the other's stream: both have closed.
+                    stream.read(&mut [0])?;
+                }
+                Ok(())
+            };
+            std::thread::scope(|scope| -> Result<()> {
+                let callers: Vec<_> = (0..CALLERS).map(|_| scope.spawn(some)).collect();
+                callers.into_iter().try_for_each(|caller| {
+                    caller.join().map_err(|_| anyhow::anyhow!("a caller failed"))?
+                })
+            })?;
             Ok(f64::from(count) / begun.elapsed().as_secs_f64())
         }
         BenchDoes::Accept => {
             let listener = S::listen(at, false)?;
             println!("ready");
-            for _ in 0..count {
+            for _ in 0..count / CALLERS * CALLERS {
                 let stream = S::accept(&listener)?;
                 stream.read(&mut [0])?;
             }

@@ -97,7 +97,7 @@ const FIGURES: [Figure; 7] = [
         by_us: false,
     },
     Figure {
-        name: "connects and closes",
+        name: "connects and closes, 4 at a time",
         unit: "a second",
         scale: 1.0,
         ours: "connect",
@@ -109,7 +109,7 @@ const FIGURES: [Figure; 7] = [
         by_us: true,
     },
     Figure {
-        name: "accepts and closes",
+        name: "accepts and closes, 4 at a time",
         unit: "a second",
         scale: 1.0,
         ours: "accept",

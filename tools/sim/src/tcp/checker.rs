@@ -53,7 +53,7 @@ struct Talk {
     over: bool,
 }
 
-/// The checker; see the [module](self).
+/// Looks at packets one after the other.
 #[derive(Debug, Default)]
 pub struct Checker {
     /// By both ends, the smaller one first.
