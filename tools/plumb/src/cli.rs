@@ -163,6 +163,9 @@ pub struct BenchEnd {
     /// How many connections.
     #[arg(long, default_value_t = 1)]
     pub count: u32,
+    /// How many threads connect at the same time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub callers: u32,
 }
 
 /// A stack to measure.

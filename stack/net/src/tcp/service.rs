@@ -12,6 +12,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
+use std::time::Duration;
 
 use rbuf_domain::Domain;
 use rbuf_shm::{Doorbell, Ringer, monotonic_ns};
@@ -23,6 +24,13 @@ use crate::host::WeakHost;
 
 /// How long a listed socket may wait.
 const TICK_NS: u64 = 2_000_000;
+
+/// So many orphans hold nobody up.
+const ORPHANS_EASY: usize = 128;
+
+/// How long each one more does, and for how many of them at most.
+const ORPHAN_TURN: Duration = Duration::from_micros(50);
+const ORPHAN_TURNS_MAX: u32 = 400;
 
 /// Something that a service thread looks after.
 pub(crate) trait Served: Send + Sync {
@@ -122,11 +130,20 @@ impl Service {
         lock(&self.all).remove(&slot);
     }
 
-    /// Keeps a socket until it has finished, for its application has gone.
+    /// Keeps a socket until it has finished, for its application has gone. Who lets go of many is held up
+    /// until there are fewer: each has its flow until it has finished.
     pub(super) fn adopt(&self, socket: Arc<dyn Served>) {
         let slot = socket.slot();
-        lock(&self.orphans).push(socket);
+        let count = {
+            let mut orphans = lock(&self.orphans);
+            orphans.push(socket);
+            orphans.len()
+        };
         self.list(slot);
+        if count > ORPHANS_EASY {
+            let turns = ((count - ORPHANS_EASY) as u32).min(ORPHAN_TURNS_MAX);
+            thread::sleep(ORPHAN_TURN * turns);
+        }
     }
 
     /// A thread has left a call on this socket.

@@ -15,9 +15,6 @@ use crate::daemons::die_with_parent;
 /// Bytes written and read at a time.
 const CHUNK: usize = 1 << 18;
 
-/// Threads that connect at the same time.
-const CALLERS: u32 = 4;
-
 /// Does what it is told, and prints one number when that is done: bits a second received, connections
 /// a second, or bytes of memory for a connection.
 pub fn run(arguments: &cli::BenchEnd) -> Result<ExitCode> {
@@ -126,7 +123,7 @@ fn options(bulk: bool) -> Options {
 }
 
 fn work<S: Stream>(arguments: &cli::BenchEnd) -> Result<f64> {
-    let (at, count) = (arguments.at, arguments.count);
+    let (at, count, callers) = (arguments.at, arguments.count, arguments.callers);
     let begun = Instant::now();
     match arguments.does {
         BenchDoes::Send => {
@@ -159,7 +156,7 @@ fn work<S: Stream>(arguments: &cli::BenchEnd) -> Result<f64> {
         }
         BenchDoes::Connect => {
             let some = || -> Result<()> {
-                for _ in 0..count / CALLERS {
+                for _ in 0..count / callers {
                     let stream = S::connect(at, false)?;
                     stream.shut_down()?;
                     // The end of the other's stream: both have closed.
@@ -168,8 +165,8 @@ fn work<S: Stream>(arguments: &cli::BenchEnd) -> Result<f64> {
                 Ok(())
             };
             std::thread::scope(|scope| -> Result<()> {
-                let callers: Vec<_> = (0..CALLERS).map(|_| scope.spawn(some)).collect();
-                callers.into_iter().try_for_each(|caller| {
+                let all: Vec<_> = (0..callers).map(|_| scope.spawn(some)).collect();
+                all.into_iter().try_for_each(|caller| {
                     caller.join().map_err(|_| anyhow::anyhow!("a caller failed"))?
                 })
             })?;
@@ -178,7 +175,7 @@ fn work<S: Stream>(arguments: &cli::BenchEnd) -> Result<f64> {
         BenchDoes::Accept => {
             let listener = S::listen(at, false)?;
             println!("ready");
-            for _ in 0..count / CALLERS * CALLERS {
+            for _ in 0..count / callers * callers {
                 let stream = S::accept(&listener)?;
                 stream.read(&mut [0])?;
             }

@@ -39,6 +39,7 @@ struct Figure {
     passive: bool,
     way: Way,
     count: u32,
+    callers: u32,
     /// Whether the kernel does the same.
     compared: bool,
     /// Whether the number is our end's.
@@ -47,7 +48,7 @@ struct Figure {
 
 const PLAIN: Way = Way { delay: Duration::ZERO, loss: 0, reorder: 0, duplicate: 0 };
 
-const FIGURES: [Figure; 7] = [
+const FIGURES: [Figure; 9] = [
     Figure {
         name: "sends",
         unit: "Gbit/s",
@@ -57,6 +58,7 @@ const FIGURES: [Figure; 7] = [
         passive: false,
         way: PLAIN,
         count: 1,
+        callers: 1,
         compared: true,
         by_us: false,
     },
@@ -69,6 +71,7 @@ const FIGURES: [Figure; 7] = [
         passive: true,
         way: PLAIN,
         count: 1,
+        callers: 1,
         compared: true,
         by_us: true,
     },
@@ -81,6 +84,7 @@ const FIGURES: [Figure; 7] = [
         passive: false,
         way: Way { delay: Duration::from_millis(10), ..PLAIN },
         count: 1,
+        callers: 1,
         compared: true,
         by_us: false,
     },
@@ -93,6 +97,33 @@ const FIGURES: [Figure; 7] = [
         passive: false,
         way: Way { delay: Duration::from_millis(10), loss: 10_000, ..PLAIN },
         count: 1,
+        callers: 1,
+        compared: true,
+        by_us: false,
+    },
+    Figure {
+        name: "connects and closes",
+        unit: "a second",
+        scale: 1.0,
+        ours: "connect",
+        theirs: "accept",
+        passive: false,
+        way: PLAIN,
+        count: 3_000,
+        callers: 1,
+        compared: true,
+        by_us: true,
+    },
+    Figure {
+        name: "accepts and closes",
+        unit: "a second",
+        scale: 1.0,
+        ours: "accept",
+        theirs: "connect",
+        passive: true,
+        way: PLAIN,
+        count: 3_000,
+        callers: 1,
         compared: true,
         by_us: false,
     },
@@ -105,6 +136,7 @@ const FIGURES: [Figure; 7] = [
         passive: false,
         way: PLAIN,
         count: 3_000,
+        callers: 4,
         compared: true,
         by_us: true,
     },
@@ -117,6 +149,7 @@ const FIGURES: [Figure; 7] = [
         passive: true,
         way: PLAIN,
         count: 3_000,
+        callers: 4,
         compared: true,
         by_us: false,
     },
@@ -129,6 +162,7 @@ const FIGURES: [Figure; 7] = [
         passive: false,
         way: PLAIN,
         count: 500,
+        callers: 1,
         compared: false,
         by_us: true,
     },
@@ -232,11 +266,12 @@ impl Figure {
         let program = this_program()?;
         let words = |does: &str, stack: Stack, at: &str| -> Vec<String> {
             let stack = if stack == Stack::Plumb { "plumb" } else { "kernel" };
-            let (seconds, count) = (seconds.to_string(), self.count.to_string());
+            let number = |number: u32| number.to_string();
             ["__bench-end", "--stack", stack, "--does", does, "--at", at]
                 .map(str::to_string)
                 .into_iter()
-                .chain(["--seconds".into(), seconds, "--count".into(), count])
+                .chain(["--seconds".into(), number(seconds), "--count".into(), number(self.count)])
+                .chain(["--callers".into(), number(self.callers)])
                 .collect()
         };
         let us = format!("10.77.0.1:{PORT}");
