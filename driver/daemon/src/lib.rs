@@ -14,6 +14,7 @@ mod arenas;
 mod confine;
 mod control;
 mod serve;
+mod thread_clock;
 
 pub use arenas::ShmArenas;
 pub use confine::ConfineError;

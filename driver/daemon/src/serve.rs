@@ -15,14 +15,15 @@ use driver_atropos::{Atropos, Line, Scheduler};
 use driver_core::{Driver, Limits, bill_words};
 use driver_link::Link;
 use rbuf_shm::{
-    Access, Arena, ArenaError, Connection, Doorbell, ShmWords, monotonic_ns,
-    raise_descriptor_limit, thread_cpu_ns,
+    Access, Arena, ArenaError, Connection, Doorbell, ShmWords, monotonic_ns, raise_descriptor_limit,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
+use rustix::net::sockopt::socket_error;
 
 use crate::arenas::ShmArenas;
 use crate::confine::{ConfineError, confine};
 use crate::control::{Change, Control};
+use crate::thread_clock::ThreadClock;
 
 /// How a driver process works.
 #[derive(Debug, Clone)]
@@ -79,8 +80,7 @@ const SLEEPER_LEAD_NS: u64 = 1_000_000;
 /// With work all the time, other things are looked after this often.
 const ROUNDS_MAX: u32 = 64;
 
-const LINK: u64 = u64::MAX;
-const CONTROL: u64 = u64::MAX - 1;
+const CONTROL: u64 = u64::MAX;
 
 /// Drives `link` for the flow manager at the other end of `connection`, until the process is
 /// killed. When the flow manager goes away, the flows go on.
@@ -153,6 +153,7 @@ struct Server<L, S> {
     /// The bells domains ring to wake us, kept open as long as they are watched.
     bells: HashMap<DomainId, Doorbell>,
     spin_ns: u64,
+    clock: ThreadClock,
     /// Processor time billed so far.
     billed_ns: u64,
 }
@@ -164,36 +165,40 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         spin_ns: u64,
     ) -> Result<Self, ServeError> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(os("epoll_create"))?;
-        let watch = |source: rustix::fd::BorrowedFd<'_>, data, flags| {
-            epoll::add(&epoll, source, epoll::EventData::new_u64(data), flags)
-                .map_err(os("epoll_ctl"))
-        };
-        watch(driver.link().as_fd(), LINK, epoll::EventFlags::IN | epoll::EventFlags::ET)?;
-        watch(connection.as_fd(), CONTROL, epoll::EventFlags::IN)?;
+        let data = epoll::EventData::new_u64(CONTROL);
+        epoll::add(&epoll, &connection, data, epoll::EventFlags::IN).map_err(os("epoll_ctl"))?;
+        let mut clock = ThreadClock::new(monotonic_ns());
+        let billed_ns = clock.read(monotonic_ns());
         Ok(Self {
             driver,
             control: Some(Control::new(connection)),
             epoll,
             bells: HashMap::new(),
             spin_ns,
-            billed_ns: thread_cpu_ns(),
+            clock,
+            billed_ns,
         })
     }
 
     fn run(&mut self) -> Result<(), ServeError> {
         let mut rounds = 0;
         let mut worked_at = 0;
+        let mut now = monotonic_ns();
         loop {
-            let received = self.driver.receive(monotonic_ns());
-            let mut worked = received > 0 && self.bill();
-            let until = self.driver.transmit(monotonic_ns());
-            self.driver.handed_over(monotonic_ns());
-            worked |= self.bill();
+            let received = self.driver.receive(now);
+            let mut worked = false;
+            if received > 0 {
+                now = monotonic_ns();
+                worked = self.bill(now);
+            }
+            let until = self.driver.transmit(now);
+            now = monotonic_ns();
+            self.driver.handed_over(now);
+            worked |= self.bill(now);
             if !worked {
-                self.bill_idle();
+                self.bill_idle(now);
             }
             self.report_faults();
-            let now = monotonic_ns();
             let wait_ns = until.map(|at| at.saturating_sub(now));
             if worked {
                 worked_at = now;
@@ -208,14 +213,15 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
             rounds = 0;
             self.driver.publish(self.billed_ns);
             self.wait(if busy { Some(0) } else { wait_ns })?;
+            now = monotonic_ns();
         }
     }
 
     /// All processor time is somebody's: what passed since the last bill, waiting and waking included,
     /// is for the work noted since then. Without any, it is left to the end of the
     /// round.
-    fn bill(&mut self) -> bool {
-        let used = thread_cpu_ns();
+    fn bill(&mut self, now_ns: u64) -> bool {
+        let used = self.clock.read(now_ns);
         let billed = self.driver.bill(used - self.billed_ns);
         if billed {
             self.billed_ns = used;
@@ -224,8 +230,8 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
     }
 
     /// Nothing was to be done in this round.
-    fn bill_idle(&mut self) {
-        let used = thread_cpu_ns();
+    fn bill_idle(&mut self, now_ns: u64) {
+        let used = self.clock.read(now_ns);
         self.driver.bill_idle(used - self.billed_ns);
         self.billed_ns = used;
     }
@@ -254,10 +260,20 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
                 tv_sec: (ns / 1_000_000_000) as i64,
                 tv_nsec: (ns % 1_000_000_000) as _,
             });
-            // Waiting for the epoll set itself gives a timeout in nanoseconds on every kernel.
-            match poll(&mut [PollFd::new(&self.epoll, PollFlags::IN)], timeout.as_ref()) {
+            // Waiting for the epoll set itself gives a timeout in nanoseconds on every kernel. The link
+            // is not in the set: each frame would tell it, also while nobody sleeps.
+            let link = self.driver.link().as_fd();
+            let mut watched = [
+                PollFd::new(&self.epoll, PollFlags::IN),
+                PollFd::from_borrowed_fd(link, PollFlags::IN),
+            ];
+            match poll(&mut watched, timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(os("ppoll")(errno)),
+            }
+            if watched[1].revents().contains(PollFlags::ERR) {
+                // Such as an interface that went down: reading the error clears it.
+                let _ = socket_error(link);
             }
         }
         self.driver.awake();
@@ -275,7 +291,6 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         for event in &events[..count] {
             match event.data.u64() {
                 CONTROL => control = true,
-                LINK => {}
                 domain => {
                     if let Some(bell) =
                         u32::try_from(domain).ok().and_then(|id| self.bells.get(&DomainId(id)))
@@ -287,7 +302,7 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         }
         if control || behind {
             self.obey()?;
-            let used = thread_cpu_ns();
+            let used = self.clock.read(monotonic_ns());
             self.driver.bill_control(used - self.billed_ns);
             self.billed_ns = used;
         }

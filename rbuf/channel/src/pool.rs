@@ -29,6 +29,14 @@ impl Pool {
         }
     }
 
+    /// Tiles what follows in the area too, until there are `count` buffers.
+    pub fn grow(&mut self, count: usize) {
+        let first = self.references.len();
+        let count = count.clamp(first, 1 << 16);
+        self.references.resize(count, 0);
+        self.free.splice(0..0, (first..count).rev().map(|index| index as u16));
+    }
+
     /// A free buffer, now busy with one reference; `None` if there is none.
     pub fn take(&mut self) -> Option<Buffer> {
         let index = self.free.pop()?;
@@ -78,6 +86,11 @@ impl Pool {
             && pair.end() <= whole.end()
     }
 
+    /// Bytes of a buffer.
+    pub const fn buffer_bytes(&self) -> u32 {
+        self.buffer_bytes
+    }
+
     /// Number of free buffers.
     pub fn free(&self) -> usize {
         self.free.len()
@@ -117,6 +130,17 @@ mod tests {
         pool.give(buffer).unwrap();
         assert_eq!(pool.free(), 2);
         assert!(!pool.share(buffer), "a free buffer cannot be shared");
+    }
+
+    #[test]
+    fn a_pool_grows_behind_what_it_has() {
+        let mut pool = Pool::new(2048, 1024);
+        let first = pool.take().unwrap();
+        pool.grow(4);
+        pool.grow(3);
+        assert_eq!((pool.len(), pool.free()), (4, 3));
+        assert_eq!(std::iter::from_fn(|| pool.take()).collect::<Vec<_>>(), [1, 2, 3].map(Buffer));
+        assert_eq!(pool.give(first), Ok(()));
     }
 
     #[test]

@@ -308,6 +308,12 @@ impl Domain {
         plan.give(&wanted, [layout.control_offset, layout.tx_data.offset, layout.rx_data.offset]);
     }
 
+    /// Whether most of what the arenas can hold is not in use.
+    pub fn is_roomy(&self) -> bool {
+        let [control, tx_data, rx_data] = self.in_use();
+        control < CONTROL_BYTES_MAX / 4 && tx_data.max(rx_data) < DATA_BYTES_MAX / 4
+    }
+
     /// Makes the arenas large enough for what is planned.
     fn grow(&self, plan: &Plan) -> Result<(), DomainError> {
         let grow = |arena: &Arena, regions: &Regions| {

@@ -46,22 +46,15 @@ impl<W: Words, D: Data> Device<W, D> {
     /// A [`Fault`] of the driver.
     pub fn new(ends: (End<W>, End<W>), areas: (D, D), mtu: u16) -> Result<Self, Fault> {
         let sending = Pool::new(areas.0.bytes(), Self::buffer_bytes(mtu));
-        Self::with_pool(ends, areas, mtu, sending, Self::buffer_bytes(mtu))
+        let mut device = Self::with_pool(ends, areas, mtu, sending, Self::buffer_bytes(mtu));
+        device.offer_buffers(device.receive_buffers_max())?;
+        Ok(device)
     }
 
     /// As [`Self::new`], but packets are formed from `headers` buffers of [`HEAD_BYTES_MAX`] bytes at
     /// the start of the transmit area; payload is sent from where it lies behind them
-    /// ([`Outgoing::attach`]).
-    ///
-    /// # Errors
-    ///
-    /// A [`Fault`] of the driver.
-    pub fn with_headers(
-        ends: (End<W>, End<W>),
-        areas: (D, D),
-        mtu: u16,
-        headers: u16,
-    ) -> Result<Self, Fault> {
+    /// ([`Outgoing::attach`]). Receive buffers are not offered yet ([`Self::offer_buffers`]).
+    pub fn with_headers(ends: (End<W>, End<W>), areas: (D, D), mtu: u16, headers: u16) -> Self {
         let sending = Pool::new(u32::from(headers) * Self::HEAD, Self::HEAD);
         Self::with_pool(ends, areas, mtu, sending, Self::HEAD)
     }
@@ -72,10 +65,10 @@ impl<W: Words, D: Data> Device<W, D> {
         mtu: u16,
         sending: Pool,
         send_bytes: u32,
-    ) -> Result<Self, Fault> {
-        let mut device = Self {
+    ) -> Self {
+        Self {
             sending,
-            receiving: Pool::new(rx_data.bytes(), Self::buffer_bytes(mtu)),
+            receiving: Pool::new(0, Self::buffer_bytes(mtu)),
             tx,
             rx,
             tx_data,
@@ -86,14 +79,34 @@ impl<W: Words, D: Data> Device<W, D> {
             broken: 0,
             tx_moved: false,
             rx_moved: false,
-        };
-        while let Some(buffer) = device.receiving.take() {
-            if !device.offer(buffer)? {
-                device.receiving.give(buffer)?;
-                break;
+        }
+    }
+
+    /// How many buffers the driver was offered, as far as the channel holds them.
+    pub fn receive_buffers(&self) -> usize {
+        self.receiving.len()
+    }
+
+    /// How many receive buffers the area holds.
+    pub fn receive_buffers_max(&self) -> usize {
+        (self.rx_data.bytes() / self.receiving.buffer_bytes()) as usize
+    }
+
+    /// Offers the driver more buffers, until it was offered `count` in all, or as many as the channel
+    /// holds: what is received at once can then be more, and more of the area is in use.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] of the driver.
+    pub fn offer_buffers(&mut self, count: usize) -> Result<(), Fault> {
+        self.receiving.grow(count.min(self.receive_buffers_max()));
+        while let Some(buffer) = self.receiving.take() {
+            if !self.offer(buffer)? {
+                return self.receiving.give(buffer);
             }
         }
-        Ok(device)
+        self.rx_moved = true;
+        Ok(())
     }
 
     fn offer(&mut self, buffer: Buffer) -> Result<bool, Fault> {

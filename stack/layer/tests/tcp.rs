@@ -49,7 +49,8 @@ fn two() -> Two {
     let ((tx, tx_peer), (rx, rx_peer)) = (pair(tx_bytes), pair(rx_bytes));
     let (tx_data, rx_data) = (HeapData::new(tx_bytes), HeapData::new(rx_bytes));
     let areas = (tx_data.clone(), rx_data.clone());
-    let device = Device::with_headers((tx, rx), areas, 1500, HEADERS).unwrap();
+    let mut device = Device::with_headers((tx, rx), areas, 1500, HEADERS);
+    device.offer_buffers(4).unwrap();
     let stack = Tcp::new(Ether::new(device, &fib), &fib).unwrap();
     Two { stack, tx: tx_peer, rx: rx_peer, tx_data, rx_data }
 }

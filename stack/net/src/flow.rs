@@ -96,7 +96,11 @@ impl Flow {
         };
         let mtu = info.facts.mtu;
         let domain = host.domain(link)?;
-        let layout = domain.lay_out(&options.shape(mtu, headers))?;
+        let shape = match headers {
+            Some(headers) => options.stream_shape(mtu, headers, domain.is_roomy()),
+            None => options.datagram_shape(mtu),
+        };
+        let layout = domain.lay_out(&shape)?;
         // The channels are ready before the driver hears of them: the first packet can be queued as
         // soon as the answer is here, and what arrives meanwhile finds buffers.
         let opened = domain.ends(&layout).map_err(Error::from).and_then(|ends| {
@@ -104,7 +108,11 @@ impl Flow {
             let words = (ends.tx.peer_words(), ends.rx.peer_words());
             let ends = (ends.tx, ends.rx);
             let device = match headers {
-                Some(headers) => Device::with_headers(ends, areas.clone(), mtu, headers)?,
+                Some(headers) => {
+                    let mut device = Device::with_headers(ends, areas.clone(), mtu, headers);
+                    device.offer_buffers(options.first_buffers(mtu))?;
+                    device
+                }
                 None => Device::new(ends, areas.clone(), mtu)?,
             };
             let request = Request::Open {

@@ -9,6 +9,7 @@ use rbuf_channel::Wait;
 use rbuf_domain::Shape;
 use stack_layer::{Device, HEAD_BYTES_MAX};
 
+use crate::tcp::FIRST_RECEIVE_BYTES;
 use crate::{Error, Flow, Host, TcpListener, TcpStream, Udp};
 
 /// Contract, buffers and waiting of a flow to be opened.
@@ -16,7 +17,7 @@ use crate::{Error, Flow, Host, TcpListener, TcpStream, Udp};
 pub struct Options {
     pub(crate) contract: Contract,
     pub(crate) send_buffers: u32,
-    pub(crate) receive_buffers: u32,
+    receive_buffers: Option<u32>,
     pub(crate) wait: Wait,
     pub(crate) send_bytes: u32,
     pub(crate) receive_bytes: u32,
@@ -31,7 +32,7 @@ impl Default for Options {
         Self {
             contract: Contract::BEST_EFFORT,
             send_buffers: 64,
-            receive_buffers: 128,
+            receive_buffers: None,
             wait: Wait::default(),
             send_bytes: 1 << 18,
             receive_bytes: 1 << 20,
@@ -47,7 +48,7 @@ impl Options {
     /// Buffers a channel can have.
     const BUFFERS_MAX: u32 = 16_384;
 
-    /// Best effort, 64 buffers to send and 128 to receive, spin a little and then sleep.
+    /// Best effort, 64 buffers to send, spin a little and then sleep.
     pub fn new() -> Self {
         Self::default()
     }
@@ -66,10 +67,11 @@ impl Options {
         self
     }
 
-    /// Packets that can have arrived and not been read; further ones are dropped, and counted.
+    /// Packets that can have arrived and not been read; further ones are dropped, and counted. Unless this
+    /// is given, 128 datagrams, and of a stream as many as its window needs: more as that grows.
     #[must_use]
     pub fn receive_buffers(mut self, buffers: u32) -> Self {
-        self.receive_buffers = buffers.clamp(2, Self::BUFFERS_MAX);
+        self.receive_buffers = Some(buffers.clamp(2, Self::BUFFERS_MAX));
         self
     }
 
@@ -127,21 +129,39 @@ impl Options {
         self.host.clone().map_or_else(Host::shared, Ok)
     }
 
-    /// Shape of the channels for packets of up to `mtu` bytes.
-    pub(crate) fn shape(&self, mtu: u16, headers: Option<u16>) -> Shape {
-        let buffer = Device::<rbuf_shm::ShmWords, rbuf_shm::ShmData>::buffer_bytes(mtu);
-        let (tx_words, tx_bytes) = match headers.map(u32::from) {
+    /// Shape of the channels for datagrams of up to `mtu` bytes.
+    pub(crate) fn datagram_shape(&self, mtu: u16) -> Shape {
+        let (send, receive) = (self.send_buffers, self.receive_buffers.unwrap_or(DATAGRAMS));
+        Shape {
             // A packet is one range, so two words.
-            None => (self.send_buffers * 2, self.send_buffers * buffer),
-            // Header, payload, and the rest of it if it wraps.
-            Some(headers) => (headers * 4, headers * HEAD_BYTES_MAX as u32 + self.send_bytes),
+            tx_words: (send * 2).next_power_of_two(),
+            tx_bytes: send * buffer_bytes(mtu),
+            ..receive_shape(mtu, receive)
+        }
+    }
+
+    /// Shape of the channels for a stream, whose segments are formed from `headers`; with as many receive
+    /// buffers as the largest window needs if the arenas are `roomy`. If not, what is too much for them
+    /// is copied on arrival.
+    pub(crate) fn stream_shape(&self, mtu: u16, headers: u16, roomy: bool) -> Shape {
+        let headers = u32::from(headers);
+        let needed = match self.receive_buffers {
+            None if roomy => stream_buffers(mtu, self.receive_bytes.into()),
+            _ => self.first_buffers(mtu),
         };
         Shape {
-            tx_words: tx_words.next_power_of_two(),
-            rx_words: (self.receive_buffers * 2).next_power_of_two(),
-            tx_bytes,
-            rx_bytes: self.receive_buffers * buffer,
+            // Header, payload, and the rest of it if it wraps.
+            tx_words: (headers * 4).next_power_of_two(),
+            tx_bytes: headers * HEAD_BYTES_MAX as u32 + self.send_bytes,
+            ..receive_shape(mtu, needed as u32)
         }
+    }
+
+    /// How many receive buffers a stream begins with.
+    pub(crate) fn first_buffers(&self, mtu: u16) -> usize {
+        let window = self.receive_bytes.min(FIRST_RECEIVE_BYTES);
+        self.receive_buffers
+            .map_or_else(|| stream_buffers(mtu, window.into()), |some| some as usize)
     }
 
     /// Opens a flow between `endpoints`.
@@ -218,6 +238,33 @@ impl Options {
         let (local, remote) = (Sap::from(first(local)?), Sap::from(first(remote)?));
         Udp::open(self, Endpoints { transport: Transport::Udp, local, remote: Some(remote) })
     }
+}
+
+/// Datagrams that can have arrived, unless somebody says otherwise.
+const DATAGRAMS: u32 = 128;
+
+/// Buffers of a stream beyond those that its window fills.
+const SPARE_BUFFERS: u64 = 64;
+
+/// Receive buffers of a stream whose window is `window` bytes: segments of two thirds of a packet fill it,
+/// and some are with the driver.
+pub(crate) const fn stream_buffers(mtu: u16, window: u64) -> usize {
+    let needed = SPARE_BUFFERS + window * 3 / 2 / (mtu as u64 + 1);
+    if needed > Options::BUFFERS_MAX as u64 {
+        Options::BUFFERS_MAX as usize
+    } else {
+        needed as usize
+    }
+}
+
+const fn buffer_bytes(mtu: u16) -> u32 {
+    Device::<rbuf_shm::ShmWords, rbuf_shm::ShmData>::buffer_bytes(mtu)
+}
+
+/// The receiving half of a shape. Buffers are offered in one range, so two words.
+fn receive_shape(mtu: u16, buffers: u32) -> Shape {
+    let rx_words = (buffers * 2).next_power_of_two();
+    Shape { tx_words: 0, tx_bytes: 0, rx_words, rx_bytes: buffers * buffer_bytes(mtu) }
 }
 
 pub(crate) fn first(address: impl ToSocketAddrs) -> Result<SocketAddr, Error> {

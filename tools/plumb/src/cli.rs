@@ -133,6 +133,9 @@ pub struct Bench {
     /// How long a transfer takes, in seconds.
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=600))]
     pub seconds: u32,
+    /// Only the figures whose name contains this.
+    #[arg(long, value_name = "NAME")]
+    pub only: Option<String>,
     /// One object of JSON for each figure.
     #[arg(long)]
     pub json: bool,

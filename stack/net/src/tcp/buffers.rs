@@ -118,8 +118,8 @@ pub(crate) struct Frames<D> {
     read: u64,
     capacity: u64,
     capacity_max: u64,
-    /// Buffers that may be held, and those that are.
-    frames_max: usize,
+    /// Buffers that the driver was offered or is to be, and those that are held.
+    buffers: usize,
     frames: usize,
     /// Buffers to be offered to the driver again.
     pub(crate) free: Vec<Buffer>,
@@ -136,7 +136,7 @@ struct Kept {
 }
 
 impl<D: Data> Frames<D> {
-    /// Payload smaller than this is copied when a quarter of the frames is held.
+    /// Payload smaller than this is copied when an eighth of the buffers is held.
     const SMALL_BYTES: u32 = 512;
 
     pub(crate) fn new(data: D, buffers: usize, capacity: u64, capacity_max: u64) -> Self {
@@ -147,16 +147,21 @@ impl<D: Data> Frames<D> {
             read: 0,
             capacity,
             capacity_max,
-            frames_max: buffers / 2,
+            buffers,
             frames: 0,
             free: Vec::new(),
             scratch: Vec::new(),
         }
     }
 
+    /// There are so many buffers from now on.
+    pub(crate) const fn set_buffers(&mut self, buffers: usize) {
+        self.buffers = buffers;
+    }
+
     const fn is_to_be_copied(&self, bytes: u32) -> bool {
         let small = bytes < Self::SMALL_BYTES;
-        self.frames >= self.frames_max || small && self.frames >= self.frames_max / 4
+        self.frames >= self.buffers / 4 * 3 || small && self.frames >= self.buffers / 8
     }
 
     fn insert(&mut self, kept: Kept) {
@@ -331,25 +336,15 @@ mod tests {
     #[test]
     fn buffers_are_held_until_they_run_low_and_small_payload_gives_way_first() {
         let mut frames = frames(16);
-        let parts = [
-            (0, 10),
-            (1, 20),
-            (2, 30),
-            (3, 1000),
-            (4, 1000),
-            (5, 1000),
-            (6, 1000),
-            (7, 1000),
-            (8, 1000),
-            (9, 1000),
-        ];
+        let parts: Vec<(u16, u32)> =
+            [(0, 10), (1, 20), (2, 30)].into_iter().chain((3..14).map(|at| (at, 1000))).collect();
         let mut offset = 0;
-        for (buffer, bytes) in parts {
+        for &(buffer, bytes) in &parts {
             frames.keep(Keep { offset, skip: 0, bytes }, frame(buffer, bytes));
             offset += u64::from(bytes);
         }
-        // Of eight, two small ones are held; the third is copied, and what comes when eight are.
-        assert_eq!(frames.free, [Buffer(2), Buffer(9)]);
+        // Of twelve, two small ones are held; the third is copied, and what comes when eight are.
+        assert_eq!(frames.free, [Buffer(2), Buffer(13)]);
         frames.grow(100_000);
         let whole: Vec<u8> =
             parts.iter().flat_map(|&(buffer, bytes)| expected(buffer.into(), 0, bytes)).collect();

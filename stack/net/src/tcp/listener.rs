@@ -17,7 +17,7 @@ use stack_tcp::{Connection, ListenCounts, Listener};
 use super::readiness::Condition;
 use super::secret;
 use super::service::{Outcome, Served, Service};
-use super::socket::{Layers, NEVER, Socket, config, open};
+use super::socket::{Layers, NEVER, Socket, config, device, open};
 use super::stream::TcpStream;
 use crate::flow::{Flow, Shared};
 use crate::{Error, Options};
@@ -239,7 +239,7 @@ impl Door {
                 self.leave(state);
                 return Err(io::ErrorKind::WouldBlock.into());
             }
-            let seen = state.stack.lower().lower().lower().rx().await_published(1);
+            let seen = device(&mut state.stack).rx().await_published(1);
             let Ok(Some(seen)) = seen else { continue };
             state.sleepers += 1;
             let until_ns = state.listener.next_deadline().unwrap_or(NEVER).min(now_ns + NEWS_NS);
@@ -250,7 +250,7 @@ impl Door {
             let mut state = self.lock();
             state.sleepers -= 1;
             if state.sleepers == 0 {
-                state.stack.lower().lower().lower().rx().awake();
+                device(&mut state.stack).rx().awake();
             }
         }
     }
@@ -289,7 +289,7 @@ impl State {
             return;
         }
         self.armed = true;
-        if self.stack.lower().lower().lower().rx().arm() != Ok(false) {
+        if device(&mut self.stack).rx().arm() != Ok(false) {
             self.work(door, monotonic_ns());
         }
     }
@@ -323,12 +323,12 @@ impl State {
         for socket in handed_over {
             socket.answer();
         }
-        let _ = self.stack.lower().lower().lower().reap();
+        let _ = device(&mut self.stack).reap();
         while let Some((address, mac, segment)) = self.listener.poll_transmit(now_ns) {
             // What cannot be sent now is asked for again.
             let _ = self.stack.send(&segment, Peer::At { address, mac }, NO_PAYLOAD, 0);
         }
-        door.shared.kick(self.stack.lower().lower().lower());
+        door.shared.kick(device(&mut self.stack));
     }
 
     /// Takes a segment in, and returns the accepted connection that it is for, which is to answer

@@ -14,6 +14,7 @@ mod stream;
 pub use dump::{DUMP_VARIABLE, Dump};
 pub use listener::{Incoming, TcpListener};
 pub(crate) use service::{Service, Services};
+pub(crate) use socket::FIRST_RECEIVE_BYTES;
 pub use stream::TcpStream;
 
 /// The key of this process's numbers (RFC 6528).

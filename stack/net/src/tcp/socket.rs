@@ -18,8 +18,8 @@ use rbuf_channel::{Buffer, Park, Wait};
 use rbuf_shm::{Futex, ShmData, monotonic_ns};
 use stack_layer::{Arrived, Ether, HEAD_BYTES_MAX, Peer, Tcp};
 use stack_tcp::{
-    Algorithm, Config, Connection, Segment, SendBuffer as _, State as TcpState, Stream, Transmit,
-    WriteError,
+    Algorithm, Config, Connection, ReceiveQueue as _, Segment, SendBuffer as _, State as TcpState,
+    Stream, Transmit, WriteError,
 };
 
 use super::buffers::{Frames, Payload, SendArea};
@@ -28,7 +28,7 @@ use super::readiness::Condition;
 use super::service::{Outcome, Served, Service};
 use crate::Error;
 use crate::flow::{Flow, FlowDevice, Shared};
-use crate::options::Options;
+use crate::options::{Options, stream_buffers};
 
 /// Headers that can be on their way to the wire.
 const HEADERS: u16 = 128;
@@ -47,7 +47,7 @@ const QUEUED_BYTES_MAX: u32 = 256 << 10;
 const CUT_BYTES_MIN: u32 = 256;
 
 /// What can be received before it is known how fast the application reads.
-const FIRST_RECEIVE_BYTES: u32 = 65_536;
+pub(crate) const FIRST_RECEIVE_BYTES: u32 = 65_536;
 
 /// For ever.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -93,6 +93,8 @@ pub(super) struct State {
     stack: Layers,
     pub(super) stream: Stream<SendArea<ShmData>, Frames<ShmData>>,
     flow: Flow,
+    /// The window for which the driver was offered buffers.
+    offered_for: u64,
     /// Packets that the driver has, oldest first.
     in_driver: VecDeque<InDriver>,
     /// Payload of these.
@@ -161,6 +163,11 @@ pub(super) fn layers(flow: &mut Flow) -> Result<Layers, Error> {
         .ok_or_else(|| Error::Address("only IPv4 has a TCP layer yet".into()))
 }
 
+/// The bottom of these layers.
+pub(super) const fn device(stack: &mut Layers) -> &mut FlowDevice {
+    stack.lower().lower().lower()
+}
+
 /// What a connection of this flow is told.
 pub(super) fn config(options: &Options, flow: &Flow) -> Config {
     let contract = flow.contract();
@@ -188,7 +195,7 @@ impl Socket {
     pub(super) fn new(
         options: &Options,
         flow: Flow,
-        stack: Layers,
+        mut stack: Layers,
         connection: Connection,
     ) -> io::Result<Arc<Self>> {
         let shared = Arc::clone(&flow.shared);
@@ -200,7 +207,7 @@ impl Socket {
         let send = SendArea::new(tx_data, u32::from(HEADERS) * HEAD_BYTES_MAX as u32);
         let receive = Frames::new(
             rx_data,
-            options.receive_buffers as usize,
+            device(&mut stack).receive_buffers(),
             options.receive_bytes.min(FIRST_RECEIVE_BYTES).into(),
             options.receive_bytes.into(),
         );
@@ -210,6 +217,7 @@ impl Socket {
                 stack,
                 stream: Stream::new(connection, send, receive),
                 flow,
+                offered_for: options.receive_bytes.min(FIRST_RECEIVE_BYTES).into(),
                 in_driver: VecDeque::new(),
                 queued_bytes: 0,
                 failed: None,
@@ -348,7 +356,7 @@ impl Socket {
                 std::hint::spin_loop();
                 continue;
             }
-            let seen = state.stack.lower().lower().lower().rx().await_published(1);
+            let seen = device(&mut state.stack).rx().await_published(1);
             let Ok(Some(seen)) = seen else { continue };
             state.sleepers += 1;
             let due_ns = state.stream.connection.next_deadline().unwrap_or(NEVER);
@@ -363,7 +371,7 @@ impl Socket {
             let mut state = self.lock();
             state.sleepers -= 1;
             if state.sleepers == 0 {
-                state.stack.lower().lower().lower().rx().awake();
+                device(&mut state.stack).rx().awake();
             }
         }
     }
@@ -546,7 +554,18 @@ impl State {
         self.give_back(now_ns);
     }
 
+    /// Offers buffers that were read; and more of them, if there is to be room for more.
     fn give_back(&mut self, now_ns: u64) {
+        let capacity = self.stream.receive.capacity();
+        if capacity > self.offered_for {
+            self.offered_for = capacity;
+            let count = stream_buffers(self.flow.fib().mtu, capacity);
+            if let Err(fault) = device(&mut self.stack).offer_buffers(count) {
+                return self.fail(now_ns, &fault.into());
+            }
+            let count = device(&mut self.stack).receive_buffers();
+            self.stream.receive.set_buffers(count);
+        }
         while let Some(buffer) = self.stream.receive.free.pop() {
             if let Err(fault) = self.stack.release(buffer) {
                 return self.fail(now_ns, &fault.into());
@@ -579,7 +598,7 @@ impl State {
         self.give_back(now_ns);
         let (in_driver, queued_bytes) = (&mut self.in_driver, &mut self.queued_bytes);
         let mut departed = 0;
-        let reaped = self.stack.lower().lower().lower().reap_each(|buffer| {
+        let reaped = device(&mut self.stack).reap_each(|buffer| {
             while let Some(first) = in_driver.pop_front() {
                 departed = departed.max(first.number);
                 *queued_bytes -= first.bytes;
@@ -596,7 +615,7 @@ impl State {
         }
         self.starved = false;
         while self.failed.is_none() {
-            let (_, free) = self.stack.lower().lower().lower().send_buffers();
+            let (_, free) = device(&mut self.stack).send_buffers();
             if free < usize::from(FRAMES_MAX) || self.queued_bytes > QUEUED_BYTES_MAX {
                 self.starved = true;
                 break;
@@ -634,7 +653,7 @@ impl State {
             dump::write(&self.flow, &self.stream.connection);
         }
         self.stream.send.in_driver = self.in_driver.iter().filter_map(|packet| packet.offset).min();
-        shared.kick(self.stack.lower().lower().lower());
+        shared.kick(device(&mut self.stack));
     }
 
     /// Asks the driver for an event when something arrives; what came before that was asked is taken in.
@@ -644,7 +663,7 @@ impl State {
         }
         self.armed = true;
         // What came before it was armed is found by looking once more.
-        if self.stack.lower().lower().lower().rx().arm() != Ok(false) {
+        if device(&mut self.stack).rx().arm() != Ok(false) {
             // Later: what was sent a moment ago may be answered already.
             let now_ns = monotonic_ns();
             self.take_in(shared, now_ns);

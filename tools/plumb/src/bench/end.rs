@@ -7,7 +7,6 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use plumb_net::{Options, TcpListener, TcpStream};
-use rustix::net::sockopt::set_tcp_congestion;
 
 use crate::cli::{self, BenchDoes, Stack};
 use crate::daemons::die_with_parent;
@@ -21,10 +20,24 @@ pub fn run(arguments: &cli::BenchEnd) -> Result<ExitCode> {
     die_with_parent()?;
     let number = match arguments.stack {
         Stack::Plumb => work::<TcpStream>(arguments),
-        Stack::Kernel => work::<KernelStream>(arguments),
+        Stack::Kernel => {
+            choose_cubic();
+            work::<KernelStream>(arguments)
+        }
     }?;
     println!("{number}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Ours is CUBIC; the defaults of hosts differ. It is chosen for the namespace, before there are sockets:
+/// one that began with BBR is paced for ever.
+fn choose_cubic() {
+    if std::fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "cubic").is_err() {
+        eprintln!(
+            "plumb bench: the kernel does not let others choose cubic; as root, \
+             `sysctl net.ipv4.tcp_allowed_congestion_control=\"reno cubic\"` lets them"
+        );
+    }
 }
 
 /// A stream of either stack.
@@ -52,15 +65,7 @@ impl Stream for KernelStream {
     }
 
     fn connect(to: SocketAddr, _bulk: bool) -> Result<Self> {
-        let stream = Self::connect(to)?;
-        // Ours is CUBIC; hosts differ.
-        if set_tcp_congestion(&stream, "cubic").is_err() {
-            eprintln!(
-                "plumb bench: the kernel does not let others choose cubic; as root, \
-                 `sysctl net.ipv4.tcp_allowed_congestion_control=\"reno cubic\"` lets them"
-            );
-        }
-        Ok(stream)
+        Ok(Self::connect(to)?)
     }
 
     fn write(&self, bytes: &[u8]) -> std::io::Result<()> {

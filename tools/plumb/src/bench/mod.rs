@@ -182,6 +182,12 @@ pub fn run(arguments: &cli::Bench) -> Result<ExitCode> {
     match arguments.what {
         cli::BenchWhat::Tcp => {}
     }
+    let only = arguments.only.as_deref().unwrap_or_default();
+    let figures: Vec<_> = FIGURES.iter().filter(|figure| figure.name.contains(only)).collect();
+    if figures.is_empty() {
+        let names: Vec<_> = FIGURES.iter().map(|figure| figure.name).collect();
+        bail!("no figure is called `{only}`; there are: {}", names.join("; "));
+    }
     lab::enter().map_err(|refused| anyhow::anyhow!("{refused}"))?;
     let asked = Asked::listen()?;
     if !arguments.json {
@@ -191,7 +197,7 @@ pub fn run(arguments: &cli::Bench) -> Result<ExitCode> {
             arguments.runs, arguments.seconds
         );
     }
-    for figure in &FIGURES {
+    for figure in figures {
         let (name, unit) = (figure.name, figure.unit);
         let mut measured = Measured { name, unit, plumb: Vec::new(), kernel: Vec::new() };
         for _ in 0..arguments.runs {
@@ -250,7 +256,6 @@ impl Measured {
 impl Figure {
     fn measure(&self, stack: Stack, seconds: u32) -> Result<f64> {
         lab::another().map_err(|refused| anyhow::anyhow!("{refused}"))?;
-        allow_cubic();
         let pace = Pace { lead: None, spin: Duration::from_micros(50), frame_cost: Duration::ZERO };
         let lab = match stack {
             Stack::Plumb => Lab::start(&Shape {
@@ -298,12 +303,6 @@ impl Figure {
         let number = if of_listener { listener.number()? } else { opener.number()? };
         Ok(number / self.scale)
     }
-}
-
-/// Only the first network namespace may say which congestion controls others may use; where it does not
-/// allow this one, the kernel's own default is measured.
-fn allow_cubic() {
-    let _ = std::fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "cubic");
 }
 
 /// A process at one end.
