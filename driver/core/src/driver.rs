@@ -24,11 +24,13 @@ pub struct Limits {
     /// Least that a frame is charged, in nanoseconds: the driver's own time for it, so that contracts
     /// hold where that and not the wire is what runs out.
     pub frame_cost_ns: u64,
+    /// Whether flows may hand over segments for the link to cut, if it can.
+    pub units: bool,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { flows_max: 65_536, burst: 64, events: 256, frame_cost_ns: 0 }
+        Self { flows_max: 65_536, burst: 64, events: 256, frame_cost_ns: 0, units: true }
     }
 }
 
@@ -124,7 +126,10 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         counters: W,
         secret: [u64; 2],
     ) -> Option<Self> {
-        let facts = link.facts();
+        let mut facts = link.facts();
+        if !limits.units {
+            facts.unit_bytes = facts.mtu;
+        }
         let (unit_bytes, unit_ns) = unit(&facts, rate);
         let line = Line::new(rate, facts.frame_bytes_max(), lead_ns)
             .with_units(unit_ns)

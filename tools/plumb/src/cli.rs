@@ -269,7 +269,7 @@ pub struct Wire {
 }
 
 /// How closely the driver follows the wire.
-#[derive(Debug, Clone, Args)]
+#[derive(Debug, Clone, Default, Args)]
 pub struct Pace {
     /// Hand frames to the device at most this long ahead of the wire, as in `250us`; longer means
     /// fewer wake-ups and later deadlines.
@@ -283,6 +283,9 @@ pub struct Pace {
     /// that contracts hold for floods of small frames too.
     #[arg(long, default_value = "0us", value_parser = duration)]
     pub frame_cost: Duration,
+    /// Take frames from applications and nothing larger, also where the kernel would cut it.
+    #[arg(long)]
+    pub frame_by_frame: bool,
 }
 
 impl Pace {
@@ -293,6 +296,9 @@ impl Pace {
             vec!["--spin".into(), ns(self.spin), "--frame-cost".into(), ns(self.frame_cost)];
         if let Some(lead) = self.lead {
             all.extend(["--lead".into(), ns(lead)]);
+        }
+        if self.frame_by_frame {
+            all.push("--frame-by-frame".into());
         }
         all
     }

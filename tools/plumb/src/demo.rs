@@ -55,7 +55,7 @@ pub fn run(arguments: &cli::Demo) -> Result<ExitCode> {
         return finish(&report, arguments.json);
     }
     let asked = Asked::listen()?;
-    let pace = cli::Pace { lead: Some(LEAD), spin: Duration::ZERO, frame_cost: Duration::ZERO };
+    let pace = cli::Pace { lead: Some(LEAD), ..cli::Pace::default() };
     let lab = Lab::start(&Shape {
         rate: RATE,
         mtu: 1500,

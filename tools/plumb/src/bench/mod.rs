@@ -40,6 +40,8 @@ struct Figure {
     way: Way,
     count: u32,
     callers: u32,
+    /// Whether no segments are left for the kernel to cut.
+    frame_by_frame: bool,
     /// Whether the kernel does the same.
     compared: bool,
     /// Whether the number is our end's.
@@ -48,7 +50,7 @@ struct Figure {
 
 const PLAIN: Way = Way { delay: Duration::ZERO, loss: 0, reorder: 0, duplicate: 0 };
 
-const FIGURES: [Figure; 9] = [
+const FIGURES: [Figure; 10] = [
     Figure {
         name: "sends",
         unit: "Gbit/s",
@@ -59,6 +61,21 @@ const FIGURES: [Figure; 9] = [
         way: PLAIN,
         count: 1,
         callers: 1,
+        frame_by_frame: false,
+        compared: true,
+        by_us: false,
+    },
+    Figure {
+        name: "sends, frame by frame",
+        unit: "Gbit/s",
+        scale: 1e9,
+        ours: "send",
+        theirs: "receive",
+        passive: false,
+        way: PLAIN,
+        count: 1,
+        callers: 1,
+        frame_by_frame: true,
         compared: true,
         by_us: false,
     },
@@ -72,6 +89,7 @@ const FIGURES: [Figure; 9] = [
         way: PLAIN,
         count: 1,
         callers: 1,
+        frame_by_frame: false,
         compared: true,
         by_us: true,
     },
@@ -85,6 +103,7 @@ const FIGURES: [Figure; 9] = [
         way: Way { delay: Duration::from_millis(10), ..PLAIN },
         count: 1,
         callers: 1,
+        frame_by_frame: false,
         compared: true,
         by_us: false,
     },
@@ -98,6 +117,7 @@ const FIGURES: [Figure; 9] = [
         way: Way { delay: Duration::from_millis(10), loss: 10_000, ..PLAIN },
         count: 1,
         callers: 1,
+        frame_by_frame: false,
         compared: true,
         by_us: false,
     },
@@ -111,6 +131,7 @@ const FIGURES: [Figure; 9] = [
         way: PLAIN,
         count: 3_000,
         callers: 1,
+        frame_by_frame: false,
         compared: true,
         by_us: true,
     },
@@ -124,6 +145,7 @@ const FIGURES: [Figure; 9] = [
         way: PLAIN,
         count: 3_000,
         callers: 1,
+        frame_by_frame: false,
         compared: true,
         by_us: false,
     },
@@ -137,6 +159,7 @@ const FIGURES: [Figure; 9] = [
         way: PLAIN,
         count: 3_000,
         callers: 4,
+        frame_by_frame: false,
         compared: true,
         by_us: true,
     },
@@ -150,6 +173,7 @@ const FIGURES: [Figure; 9] = [
         way: PLAIN,
         count: 3_000,
         callers: 4,
+        frame_by_frame: false,
         compared: true,
         by_us: false,
     },
@@ -163,6 +187,7 @@ const FIGURES: [Figure; 9] = [
         way: PLAIN,
         count: 500,
         callers: 1,
+        frame_by_frame: false,
         compared: false,
         by_us: true,
     },
@@ -256,7 +281,8 @@ impl Measured {
 impl Figure {
     fn measure(&self, stack: Stack, seconds: u32) -> Result<f64> {
         lab::another().map_err(|refused| anyhow::anyhow!("{refused}"))?;
-        let pace = Pace { lead: None, spin: Duration::from_micros(50), frame_cost: Duration::ZERO };
+        let spin = Duration::from_micros(50);
+        let pace = Pace { spin, frame_by_frame: self.frame_by_frame, ..Pace::default() };
         let lab = match stack {
             Stack::Plumb => Lab::start(&Shape {
                 rate: Rate::mbit(RATE_MBIT),

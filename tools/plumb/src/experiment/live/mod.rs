@@ -163,13 +163,13 @@ impl Live<'_> {
 /// How a driver is paced that has a processor for itself: it hands frames over just in time.
 fn spinning() -> cli::Pace {
     let lead = Some(Duration::from_micros(5));
-    cli::Pace { lead, spin: Duration::from_millis(500), frame_cost: Duration::ZERO }
+    cli::Pace { lead, spin: Duration::from_millis(500), ..cli::Pace::default() }
 }
 
 /// How a driver is paced that shares the machine and may be late.
 fn sleeping() -> cli::Pace {
     let lead = Some(Duration::from_millis(4));
-    cli::Pace { lead, spin: Duration::ZERO, frame_cost: Duration::ZERO }
+    cli::Pace { lead, ..cli::Pace::default() }
 }
 
 /// Memory this process has.
