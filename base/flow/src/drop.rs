@@ -63,6 +63,8 @@ reasons! {
     ChannelClosed = "channel_closed",
     /// Received: the link's own ring was full, because the driver did not run for too long.
     RingOverflow = "ring_overflow",
+    /// Received: several frames that the kernel merged into one; turn off gro and lro of the interface.
+    Merged = "merged",
     /// Sent: the flow has no endpoints attached yet.
     NotAttached = "not_attached",
     /// Sent: shorter than the headers its flow must have.

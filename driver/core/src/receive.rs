@@ -30,7 +30,10 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         let Self { link, demux, flows, bills, touched, faults, last_resort, limits, .. } = self;
         let mut table = Table { flows, bills, touched, faults, last_resort: *last_resort };
         let count = link.poll_rx(limits.burst, &mut |arrival| {
-            let verdict = demux.classify(arrival.frame, arrival.vlan);
+            let verdict = match arrival.missing {
+                0 => demux.classify(arrival.frame, arrival.vlan),
+                _ => Verdict::Drop(DropReason::Merged),
+            };
             table.deliver(&arrival, verdict, now_ns);
         });
         let lost = link.take_overflow();
@@ -44,7 +47,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
 
     /// Treats `frame` as if it had just arrived on the link.
     pub(crate) fn inject(&mut self, frame: &[u8], now_ns: u64) {
-        let arrival = Arrival { frame, vlan: None, checksum: Checksum::Unverified };
+        let arrival = Arrival { frame, vlan: None, checksum: Checksum::Unverified, missing: 0 };
         let verdict = self.demux.classify(frame, None);
         let Self { flows, bills, touched, faults, last_resort, .. } = self;
         let mut table = Table { flows, bills, touched, faults, last_resort: *last_resort };

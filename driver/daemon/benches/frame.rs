@@ -59,7 +59,8 @@ impl Bench {
         let words = bill_words(flows);
         let counters =
             Arena::create("bench", words as u64 * 8, words as u64 * 8, Access::Read).unwrap();
-        let limits = Limits { flows_max: flows, burst: BURST, events: 1 << 17, ..Limits::default() };
+        let limits =
+            Limits { flows_max: flows, burst: BURST, events: 1 << 17, ..Limits::default() };
         let rate = Rate::bits(Rate::MAX_BITS_PER_S).unwrap();
         let link = NullLink::new(US, 1500);
         let words = counters.words(0, words).unwrap();

@@ -87,6 +87,7 @@ impl Ring {
                 let frame = unsafe { std::slice::from_raw_parts(slot.wrapping_add(start), length) };
                 let stamp_ns = u64::from(header.tp_sec) * 1_000_000_000 + u64::from(header.tp_nsec);
                 let arrival = Arrival {
+                    missing: header.tp_len.saturating_sub(header.tp_snaplen),
                     frame,
                     vlan: (flags & libc::TP_STATUS_VLAN_VALID != 0).then_some(header.tp_vlan_tci),
                     checksum: if flags & libc::TP_STATUS_CSUMNOTREADY != 0 {

@@ -60,6 +60,9 @@ pub struct Arrival<'a> {
     pub vlan: Option<u16>,
     /// What is known about its checksum.
     pub checksum: Checksum,
+    /// Bytes of it that are not here, for it was longer than what the link keeps: several frames that the
+    /// kernel has merged.
+    pub missing: u32,
 }
 
 /// A network interface.

@@ -296,7 +296,7 @@ impl Link for SimLink {
         self.fill();
         for count in 0..budget {
             let Some(frame) = self.ring.pop_front() else { return count };
-            sink(Arrival { frame: &frame, vlan: None, checksum: Checksum::Unverified });
+            sink(Arrival { frame: &frame, vlan: None, checksum: Checksum::Unverified, missing: 0 });
         }
         budget
     }

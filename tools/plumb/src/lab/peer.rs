@@ -59,7 +59,7 @@ pub fn no_offloads(netlink: &Netlink, dev: &str) {
         "tx-generic-segmentation",
         "rx-gro",
     ] {
-        let _ = netlink.turn_off(dev, &[feature]);
+        let _ = netlink.turn(dev, &[feature], false);
     }
 }
 
