@@ -37,6 +37,14 @@ pub fn monotonic_ns() -> u64 {
     (now.tv_sec as u64).wrapping_mul(1_000_000_000).wrapping_add(now.tv_nsec as u64)
 }
 
+/// Calls `last_words` when the process ends in order: when `main` returns, or by [`std::process::exit`];
+/// other threads still run then. `false` if there is no room for more such functions.
+pub fn at_exit(last_words: extern "C" fn()) -> bool {
+    // SAFETY: a function of this program is there as long as the program is, and may be called from any
+    // thread.
+    unsafe { libc::atexit(last_words) == 0 }
+}
+
 /// Nanoseconds of processor time the calling thread has used.
 pub fn thread_cpu_ns() -> u64 {
     let used = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);

@@ -477,3 +477,43 @@ fn streams_wait_on_tokio_as_others_do() {
         });
     });
 }
+
+#[test]
+fn a_process_may_end_when_it_has_written() {
+    const NAME: &str = "a_process_may_end_when_it_has_written";
+    const WRITES: &str = "PLUMB_TEST_WRITES";
+    const BYTES: usize = 200_000;
+    if let Ok(how) = std::env::var(WRITES) {
+        let stream = options().connect_tcp((THEIRS, 7460)).unwrap();
+        (&mut &stream).write_all(&bytes(7, BYTES)).unwrap();
+        match how.as_str() {
+            "dropped" => drop(stream),
+            "held" => std::mem::forget(stream),
+            _ => {
+                stream.set_linger(Some(Duration::ZERO));
+                std::mem::forget(stream);
+            }
+        }
+        std::process::exit(0);
+    }
+    in_lab(NAME, &["--rate", "1gbit", "--delay", "20ms"], || {
+        let listener = kernel_listener(7460);
+        for how in ["dropped", "held", "reset"] {
+            let mut writer = Command::new(std::env::current_exe().unwrap());
+            let mut writer =
+                writer.args(["--exact", NAME, "--nocapture"]).env(WRITES, how).spawn().unwrap();
+            let (mut kernel, _) = listener.accept().unwrap();
+            kernel.set_read_timeout(SOON).unwrap();
+            let mut received = Vec::new();
+            let read = kernel.read_to_end(&mut received);
+            if how == "reset" {
+                assert_eq!(read.unwrap_err().kind(), ErrorKind::ConnectionReset);
+            } else {
+                read.unwrap();
+                assert!(received == bytes(7, BYTES), "{how}: {} bytes came", received.len());
+            }
+            drop(kernel);
+            assert!(writer.wait().unwrap().success());
+        }
+    });
+}

@@ -5,6 +5,7 @@
 
 mod buffers;
 mod dump;
+mod last_words;
 mod listener;
 mod readiness;
 mod service;

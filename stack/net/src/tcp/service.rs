@@ -19,6 +19,7 @@ use rbuf_shm::{Doorbell, Ringer, monotonic_ns};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
+use super::last_words;
 use crate::Host;
 use crate::host::WeakHost;
 
@@ -42,6 +43,14 @@ pub(crate) trait Served: Send + Sync {
 
     /// The driver's event was read: the flow may be armed again.
     fn event_read(&self);
+
+    /// The process ends: what was written is the last.
+    fn leave(&self) {}
+
+    /// Whether nothing has to be waited for when the process ends.
+    fn is_delivered(&self) -> bool {
+        true
+    }
 }
 
 /// What is to become of a socket that was served.
@@ -108,6 +117,7 @@ impl Service {
             listed: Mutex::default(),
             dormant: AtomicBool::new(true),
         });
+        last_words::include(&service);
         let mut sleeper = Sleeper {
             domain: Arc::clone(domain),
             bell,
@@ -159,6 +169,11 @@ impl Service {
         let mut orphans = lock(&self.orphans);
         let index = orphans.iter().position(|orphan| orphan.slot() == slot)?;
         Some(orphans.swap_remove(index))
+    }
+
+    /// All that there are.
+    pub(super) fn sockets(&self) -> Vec<Arc<dyn Served>> {
+        lock(&self.all).values().filter_map(Weak::upgrade).collect()
     }
 
     fn get(&self, slot: u32) -> Option<Arc<dyn Served>> {

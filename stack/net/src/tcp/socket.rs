@@ -443,15 +443,8 @@ impl Socket {
     /// The application has let go.
     pub(super) fn close(self: &Arc<Self>) {
         let linger_ns = self.linger_ns.load(Ordering::Relaxed);
-        let finished = self.with(|state, now_ns| {
-            if linger_ns == 0 {
-                state.stream.connection.abort(now_ns);
-            } else {
-                state.stream.connection.close(now_ns);
-            }
-            state.is_over() && state.in_driver.is_empty()
-        });
-        if finished {
+        self.end();
+        if self.with(|state, _| state.is_over() && state.in_driver.is_empty()) {
             return;
         }
         if linger_ns != NEVER {
@@ -463,6 +456,15 @@ impl Socket {
             }
         }
         self.service.adopt(self.clone());
+    }
+
+    /// Sends the last word: that nothing follows, or, if closing is to wait for nothing, a reset.
+    fn end(&self) {
+        let at_once = self.linger_ns.load(Ordering::Relaxed) == 0;
+        self.with(|state, now_ns| match at_once {
+            true => state.stream.connection.abort(now_ns),
+            false => state.stream.connection.close(now_ns),
+        });
     }
 
     /// Closes the writing half and waits until the peer has everything.
@@ -518,6 +520,14 @@ impl Served for Socket {
 
     fn event_read(&self) {
         self.lock().armed = false;
+    }
+
+    fn leave(&self) {
+        self.end();
+    }
+
+    fn is_delivered(&self) -> bool {
+        self.lock().is_delivered()
     }
 }
 
