@@ -100,7 +100,7 @@ impl Flow {
             Some(headers) => options.stream_shape(mtu, headers, domain.is_roomy()),
             None => options.datagram_shape(mtu),
         };
-        let layout = domain.lay_out(&shape)?;
+        let layout = host.lay_out(&domain, &shape)?;
         // The channels are ready before the driver hears of them: the first packet can be queued as
         // soon as the answer is here, and what arrives meanwhile finds buffers.
         let opened = domain.ends(&layout).map_err(Error::from).and_then(|ends| {
@@ -173,6 +173,11 @@ impl Flow {
     pub fn contract(&self) -> Contract {
         // Somebody else may have changed it.
         self.shared.host.hear_notices();
+        self.known_contract()
+    }
+
+    /// As [`Self::contract`], as far as this process has heard.
+    pub(crate) fn known_contract(&self) -> Contract {
         self.shared.latest().contract
     }
 
@@ -305,13 +310,19 @@ impl Shared {
         Ok(latest.fib.take())
     }
 
-    fn close(&self) -> Result<Bill, Error> {
+    /// What to say when the flow is closed: once.
+    fn last_request(&self) -> Option<Request> {
         if self.closed.swap(true, Ordering::AcqRel) {
-            return Err(Error::Lost("the flow is closed".into()));
+            return None;
         }
         self.host.unregister(self.id);
-        let time_wait = self.latest().time_wait;
-        let reply = self.host.call(Request::Close { flow: self.id, time_wait });
+        Some(Request::Close { flow: self.id, time_wait: self.latest().time_wait })
+    }
+
+    fn close(&self) -> Result<Bill, Error> {
+        let request =
+            self.last_request().ok_or_else(|| Error::Lost("the flow is closed".into()))?;
+        let reply = self.host.call(request);
         // Whatever the answer, the driver uses the memory no more: it has let go, or is gone. If
         // the flow manager alone is gone, the driver may still write there: keep it.
         if !matches!(reply, Err(Error::FlowManagerGone)) {
@@ -326,7 +337,9 @@ impl Shared {
 
 impl Drop for Flow {
     fn drop(&mut self) {
-        // Nobody is left to hear of a failure.
-        let _ = self.shared.close();
+        // Nobody is left to hear of a failure, or of the bill.
+        if let Some(request) = self.shared.last_request() {
+            self.shared.host.close_later(request, &self.shared.domain, self.shared.layout);
+        }
     }
 }

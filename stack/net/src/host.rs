@@ -8,11 +8,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use base_flow::{Contract, FlowId};
 use base_rpc::{
-    FlowInfo, JoinOffer, LinkInfo, NeighbourInfo, Query, QueryReply, Reply, Request, RouteInfo,
-    StatusInfo,
+    Answer, FlowInfo, FlowLayout, JoinOffer, LinkInfo, NeighbourInfo, Query, QueryReply, Reply,
+    Request, RouteInfo, StatusInfo,
 };
 use base_wire::Mac;
-use rbuf_domain::{Domain, Offer};
+use rbuf_domain::{Domain, DomainError, Offer, Shape};
 use rbuf_shm::Connection;
 
 use crate::flow::{Flow, News, Shared};
@@ -42,6 +42,8 @@ struct Inner {
     flows_max: u32,
     domains: Mutex<HashMap<u16, Arc<Domain>>>,
     flows: Mutex<HashMap<FlowId, Weak<Shared>>>,
+    /// Memory of flows that are being closed, by the tag of the call.
+    closing: Mutex<HashMap<u32, (Arc<Domain>, FlowLayout)>>,
     services: Services,
 }
 
@@ -107,6 +109,7 @@ impl Host {
             flows_max,
             domains: Mutex::default(),
             flows: Mutex::default(),
+            closing: Mutex::default(),
             services: Services::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -174,10 +177,43 @@ impl Host {
         lock(&self.inner.flows).remove(&flow);
     }
 
-    /// Hands call-backs that have come to the flows they are for.
+    /// Closes a flow and does not wait. Its memory can be used again when the answer is here, whatever it
+    /// is: the driver has let go, or is gone. If the flow manager alone is gone, there is none, and the
+    /// driver may still write there.
+    pub(crate) fn close_later(&self, request: Request, domain: &Arc<Domain>, layout: FlowLayout) {
+        self.inner.rpc.call_unattended(request, |tag| {
+            lock(&self.inner.closing).insert(tag, (Arc::clone(domain), layout));
+        });
+    }
+
+    /// Room for a flow's channels; waits for flows that are being closed if there is none.
+    pub(crate) fn lay_out(&self, domain: &Domain, shape: &Shape) -> Result<FlowLayout, Error> {
+        self.heed(self.inner.rpc.known_notices());
+        match domain.lay_out(shape) {
+            Err(DomainError::Slots(_) | DomainError::Full) => {
+                self.inner.rpc.settle()?;
+                self.heed(self.inner.rpc.known_notices());
+                Ok(domain.lay_out(shape)?)
+            }
+            found => Ok(found?),
+        }
+    }
+
+    /// Hears what the flow manager has said.
     pub(crate) fn hear_notices(&self) {
-        for notice in self.inner.rpc.notices() {
-            let (flow, notice) = match notice {
+        self.heed(self.inner.rpc.notices());
+    }
+
+    /// Hands call-backs to the flows they are for, and takes back the memory of closed ones.
+    fn heed(&self, notices: Vec<Answer>) {
+        for Answer { tag, reply } in notices {
+            if tag != 0 {
+                if let Some((domain, layout)) = lock(&self.inner.closing).remove(&tag) {
+                    domain.give_back(&layout);
+                }
+                continue;
+            }
+            let (flow, notice) = match reply {
                 Reply::Lost { flow, reason } => (flow, News::Lost(reason)),
                 Reply::Reorganised { fib } => (fib.flow, News::Fib(fib)),
                 Reply::Recontracted { flow, contract } => (flow, News::Contract(contract)),

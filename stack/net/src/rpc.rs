@@ -1,12 +1,12 @@
 //! Calls to the flow manager: any thread may call, and whoever waits reads for all.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use base_rpc::{Answer, Call, MESSAGE_BYTES_MAX, Reply, Request, decode, encode};
-use rbuf_shm::{Connection, ReceiveError};
+use rbuf_shm::{Connection, ReceiveError, Received};
 
 use crate::Error;
 
@@ -15,10 +15,14 @@ type Answered = (Reply, Vec<OwnedFd>);
 #[derive(Debug, Default)]
 struct State {
     answers: HashMap<u32, Answered>,
-    /// Call-backs nobody has looked at yet.
-    notices: Vec<Reply>,
+    /// Calls whose answers nobody waits for.
+    unattended: HashSet<u32>,
+    /// Call-backs, and answers that nobody waited for, which nobody has looked at yet.
+    notices: Vec<Answer>,
     /// Whether some thread is reading.
     reading: bool,
+    /// Threads that wait until another has read.
+    waiting: u32,
     gone: bool,
 }
 
@@ -49,34 +53,66 @@ impl Rpc {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn new_tag(&self) -> u32 {
+        // Tag 0 is for call-backs.
+        match self.tag.fetch_add(1, Ordering::Relaxed) {
+            0 => self.tag.fetch_add(1, Ordering::Relaxed),
+            tag => tag,
+        }
+    }
+
+    fn send(&self, tag: u32, request: Request, descriptors: &[BorrowedFd<'_>]) {
+        if self.connection.send(&encode(&Call { tag, request }), descriptors).is_err() {
+            self.state().gone = true;
+        }
+    }
+
     /// Asks, and waits for the answer. A refusal is an error.
     pub(crate) fn call(
         &self,
         request: Request,
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Answered, Error> {
-        // Tag 0 is for call-backs.
-        let tag = match self.tag.fetch_add(1, Ordering::Relaxed) {
-            0 => self.tag.fetch_add(1, Ordering::Relaxed),
-            tag => tag,
-        };
-        let message = encode(&Call { tag, request });
-        if self.connection.send(&message, descriptors).is_err() {
-            self.state().gone = true;
+        let tag = self.new_tag();
+        self.send(tag, request, descriptors);
+        match self.read_until(|state| state.answers.remove(&tag))? {
+            (Reply::Refused(refusal), _) => Err(refusal.into()),
+            answered => Ok(answered),
         }
+    }
+
+    /// Asks for something whose answer is to be found among the notices. `known` hears by which tag, before
+    /// anybody can find it.
+    pub(crate) fn call_unattended(&self, request: Request, known: impl FnOnce(u32)) {
+        let tag = self.new_tag();
+        known(tag);
+        self.state().unattended.insert(tag);
+        self.send(tag, request, &[]);
+    }
+
+    /// Waits until everything that was asked is answered.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FlowManagerGone`].
+    pub(crate) fn settle(&self) -> Result<(), Error> {
+        self.read_until(|state| state.unattended.is_empty().then_some(()))
+    }
+
+    /// Reads, or waits while another thread reads, until `look` finds what it looks for.
+    fn read_until<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> Result<T, Error> {
         let mut state = self.state();
         loop {
-            if let Some((reply, descriptors)) = state.answers.remove(&tag) {
-                return match reply {
-                    Reply::Refused(refusal) => Err(refusal.into()),
-                    reply => Ok((reply, descriptors)),
-                };
+            if let Some(found) = look(&mut state) {
+                return Ok(found);
             }
             if state.gone {
                 return Err(Error::FlowManagerGone);
             }
             if state.reading {
+                state.waiting += 1;
                 state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state.waiting -= 1;
                 continue;
             }
             state.reading = true;
@@ -84,53 +120,55 @@ impl Rpc {
             let received = self.connection.receive(MESSAGE_BYTES_MAX);
             state = self.state();
             state.reading = false;
-            match received {
-                Ok(received) => {
-                    if let Err(error) = state.take(&received.bytes, received.descriptors) {
-                        state.gone = true;
-                        self.changed.notify_all();
-                        return Err(error);
-                    }
-                }
-                Err(ReceiveError::WouldBlock) => {}
-                Err(_) => state.gone = true,
-            }
+            let taken = state.take(received);
+            self.tell_others(&state);
+            taken?;
+        }
+    }
+
+    /// What was read may be for another thread, or another is to read now.
+    fn tell_others(&self, state: &State) {
+        if state.waiting > 0 {
             self.changed.notify_all();
         }
     }
 
-    /// Call-backs that have come; never waits.
-    pub(crate) fn notices(&self) -> Vec<Reply> {
+    /// Call-backs that have come, by tag 0, and answers that nobody waited for; never waits.
+    pub(crate) fn notices(&self) -> Vec<Answer> {
         let mut state = self.state();
-        if !state.reading && !state.gone {
-            loop {
+        if !state.reading {
+            while !state.gone {
                 match self.connection.try_receive(MESSAGE_BYTES_MAX) {
-                    Ok(received) => {
-                        if state.take(&received.bytes, received.descriptors).is_err() {
-                            state.gone = true;
-                            break;
-                        }
-                    }
                     Err(ReceiveError::WouldBlock) => break,
-                    Err(_) => {
-                        state.gone = true;
-                        break;
-                    }
+                    received => _ = state.take(received),
                 }
             }
-            self.changed.notify_all();
+            self.tell_others(&state);
         }
         std::mem::take(&mut state.notices)
+    }
+
+    /// Those that were read by the way; asks nobody.
+    pub(crate) fn known_notices(&self) -> Vec<Answer> {
+        std::mem::take(&mut self.state().notices)
     }
 }
 
 impl State {
-    fn take(&mut self, bytes: &[u8], descriptors: Vec<OwnedFd>) -> Result<(), Error> {
-        let Answer { tag, reply } = decode(bytes)?;
-        if tag == 0 {
-            self.notices.push(reply);
+    fn take(&mut self, received: Result<Received, ReceiveError>) -> Result<(), Error> {
+        let received = match received {
+            Ok(received) => received,
+            Err(ReceiveError::WouldBlock) => return Ok(()),
+            Err(_) => {
+                self.gone = true;
+                return Ok(());
+            }
+        };
+        let answer: Answer = decode(&received.bytes).inspect_err(|_| self.gone = true)?;
+        if answer.tag == 0 || self.unattended.remove(&answer.tag) {
+            self.notices.push(answer);
         } else {
-            self.answers.insert(tag, (reply, descriptors));
+            self.answers.insert(answer.tag, (answer.reply, received.descriptors));
         }
         Ok(())
     }

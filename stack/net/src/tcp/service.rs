@@ -122,6 +122,7 @@ impl Service {
             domain: Arc::clone(domain),
             bell,
             notices: Some(host.descriptor().try_clone_to_owned()?),
+            is_told: true,
             deadlines: Deadlines::default(),
             tick_ns: None,
         };
@@ -222,6 +223,8 @@ struct Sleeper {
     bell: Doorbell,
     /// Readable when the flow manager has something to say; `None` when it has gone.
     notices: Option<OwnedFd>,
+    /// Whether it may have said something.
+    is_told: bool,
     deadlines: Deadlines,
     /// When the list is looked at; `None` while the thread is dormant.
     tick_ns: Option<u64>,
@@ -233,7 +236,9 @@ impl Sleeper {
         let (Some(service), Some(host)) = (service.upgrade(), host.upgrade()) else { return false };
         self.domain.bell().answer();
         self.bell.answer();
-        host.hear_notices();
+        if std::mem::take(&mut self.is_told) {
+            host.hear_notices();
+        }
         let now_ns = monotonic_ns();
         let mut due = self.listed(&service, now_ns);
         // A fault of the driver shows in each flow by itself.
@@ -274,6 +279,7 @@ impl Sleeper {
         match self.tick_ns {
             Some(tick_ns) if tick_ns > now_ns => Vec::new(),
             Some(_) => {
+                self.is_told = true;
                 service.dormant.store(listed.is_empty(), Ordering::SeqCst);
                 self.tick_ns = (!listed.is_empty()).then_some(now_ns + TICK_NS);
                 std::mem::take(&mut *listed)
@@ -302,11 +308,15 @@ impl Sleeper {
                 PollFd::from_borrowed_fd(self.domain.bell().as_fd(), PollFlags::IN),
                 PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN),
             ];
-            watched.extend(self.notices.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
+            // Who calls the flow manager hears the answer himself, so a thread with a tick to wait for
+            // looks then, and is not woken by each.
+            if self.tick_ns.is_none() {
+                watched.extend(self.notices.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
+            }
             let _ = poll(&mut watched, timeout.as_ref());
-            let hung_up =
-                |fd: &PollFd<'_>| fd.revents().intersects(PollFlags::HUP | PollFlags::ERR);
-            if watched.get(2).is_some_and(hung_up) {
+            let said = watched.get(2).map(PollFd::revents).unwrap_or(PollFlags::empty());
+            self.is_told |= !said.is_empty();
+            if said.intersects(PollFlags::HUP | PollFlags::ERR) {
                 self.notices = None;
             }
         }

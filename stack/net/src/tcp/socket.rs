@@ -170,7 +170,7 @@ pub(super) const fn device(stack: &mut Layers) -> &mut FlowDevice {
 
 /// What a connection of this flow is told.
 pub(super) fn config(options: &Options, flow: &Flow) -> Config {
-    let contract = flow.contract();
+    let contract = flow.known_contract();
     let congestion = match flow.rate() {
         Some(rate) if contract.is_guaranteed() => Algorithm::Guaranteed {
             bytes_per_second: rate.bits_per_s() / 8 * contract.slice_ns / contract.period_ns.max(1),
