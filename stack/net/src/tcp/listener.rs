@@ -14,10 +14,11 @@ use rbuf_shm::{Futex, monotonic_ns};
 use stack_layer::{Arrived, Peer, Received};
 use stack_tcp::{Connection, ListenCounts, Listener};
 
+use super::layers::{Layers, config, device, open};
 use super::readiness::Condition;
 use super::secret;
 use super::service::{Outcome, Served, Service};
-use super::socket::{Layers, NEVER, Socket, config, device, open};
+use super::socket::{NEVER, Socket};
 use super::stream::TcpStream;
 use crate::flow::{Flow, Shared};
 use crate::{Error, Options};

@@ -1,11 +1,17 @@
 //! TCP over flows: a connected flow for each connection, a wildcard flow for a listener.
 //!
+//! `socket` is a connection and the threads that use it; `exchange` moves its segments from and to the
+//! driver; `calls` says what the application's calls do; `stream` and `listener` are what it sees.
+//!
 //! Everything a connection needs is done in this process: by the thread that calls, while it is in a
 //! call; by the service thread of the link's arenas (`service`), while no thread is.
 
 mod buffers;
+mod calls;
 mod dump;
+mod exchange;
 mod last_words;
+mod layers;
 mod listener;
 mod readiness;
 mod service;
@@ -13,9 +19,9 @@ mod socket;
 mod stream;
 
 pub use dump::{DUMP_VARIABLE, Dump};
+pub(crate) use layers::FIRST_RECEIVE_BYTES;
 pub use listener::{Incoming, TcpListener};
 pub(crate) use service::{Service, Services};
-pub(crate) use socket::FIRST_RECEIVE_BYTES;
 pub use stream::TcpStream;
 
 /// The key of this process's numbers (RFC 6528).

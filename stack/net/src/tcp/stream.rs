@@ -11,8 +11,10 @@ use base_flow::{Contract, Endpoints, FlowId, Sap, Transport};
 use rbuf_shm::monotonic_ns;
 use stack_tcp::{Connection, Counts, Info, Keepalive, Record};
 
+use super::calls::nanos;
+use super::layers::{config, open};
 use super::secret;
-use super::socket::{NEVER, Socket, config, nanos, open};
+use super::socket::{NEVER, Socket};
 use crate::options::first;
 use crate::{Error, Options};
 

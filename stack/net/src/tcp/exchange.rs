@@ -1,0 +1,283 @@
+//! A connection over its flow: segments in from the driver, segments out to it.
+
+use std::collections::VecDeque;
+
+use base_rpc::TimeWait;
+use base_wire::tcp_flag;
+use rbuf_channel::Buffer;
+use rbuf_shm::{ShmData, monotonic_ns};
+use stack_layer::{Arrived, HEAD_BYTES_MAX, Peer};
+use stack_tcp::{Connection, ReceiveQueue as _, Segment, State as TcpState, Stream, Transmit};
+
+use super::buffers::{Frames, Payload, SendArea};
+use super::dump;
+use super::layers::{FIRST_RECEIVE_BYTES, HEADERS, Layers, SUPER_SEGMENT_BYTES, device};
+use super::socket::Sleepers;
+use crate::Error;
+use crate::flow::{Flow, Shared};
+use crate::options::{Options, stream_buffers};
+
+/// Most frames of a super-segment: half of the headers, so that the next one can be formed meanwhile.
+const FRAMES_MAX: u16 = HEADERS / 2;
+
+/// Most payload that waits for the wire in the flow's own channel: what waits there is part of the
+/// round-trip time.
+const QUEUED_BYTES_MAX: u32 = 256 << 10;
+
+/// Segments with less payload are not for the link to cut.
+const CUT_BYTES_MIN: u32 = 256;
+
+/// What is protected by the lock.
+pub(super) struct State {
+    // Dropped before the flow is closed.
+    pub(super) stack: Layers,
+    pub(super) stream: Stream<SendArea<ShmData>, Frames<ShmData>>,
+    pub(super) flow: Flow,
+    /// The window for which the driver was offered buffers.
+    offered_for: u64,
+    /// Packets that the driver has, oldest first.
+    in_driver: VecDeque<InDriver>,
+    /// Payload of these.
+    queued_bytes: u32,
+    /// Why the flow is of no use any more.
+    pub(super) failed: Option<String>,
+    pub(super) sleepers: Sleepers,
+    /// Whether an event is to come, or to be read.
+    pub(super) armed: bool,
+    /// Whether there is more to send than the driver has room for.
+    pub(super) starved: bool,
+    /// Whether the error of the connection was told.
+    pub(super) told: bool,
+    pub(super) read_shut: bool,
+    /// Time-outs up to which what happened was written down.
+    dumped_timeouts: u64,
+}
+
+impl Drop for State {
+    /// What went wrong is kept for whoever asks, and the flow manager waits in our place until no segment
+    /// can be in the network any more.
+    fn drop(&mut self) {
+        if self.stream.connection.error().is_some() {
+            dump::write(&self.flow, &self.stream.connection);
+        }
+        if let Some(left) = self.stream.connection.time_wait(monotonic_ns()) {
+            let stack_tcp::TimeWait { sequence, acknowledgment, clocks } = left;
+            self.flow.shared.leave(TimeWait { sequence, acknowledgment, clocks });
+        }
+    }
+}
+
+/// A packet that the driver has.
+struct InDriver {
+    buffer: Buffer,
+    /// Number of the transmission it ends; 0 if more of it follows.
+    number: u64,
+    /// First byte of its payload.
+    offset: Option<u64>,
+    bytes: u32,
+}
+
+impl State {
+    /// Joins a connection with its flow.
+    pub(super) fn new(
+        options: &Options,
+        flow: Flow,
+        mut stack: Layers,
+        connection: Connection,
+    ) -> Self {
+        let (tx_data, rx_data) = flow.shared.areas.clone();
+        let offered_for = u64::from(options.receive_bytes.min(FIRST_RECEIVE_BYTES));
+        let send = SendArea::new(tx_data, u32::from(HEADERS) * HEAD_BYTES_MAX as u32);
+        let buffers = device(&mut stack).receive_buffers();
+        let receive = Frames::new(rx_data, buffers, offered_for, options.receive_bytes.into());
+        Self {
+            stack,
+            stream: Stream::new(connection, send, receive),
+            flow,
+            offered_for,
+            in_driver: VecDeque::new(),
+            queued_bytes: 0,
+            failed: None,
+            sleepers: Sleepers::default(),
+            armed: false,
+            starved: false,
+            told: false,
+            read_shut: false,
+            dumped_timeouts: 0,
+        }
+    }
+
+    /// Everything that has arrived, and what the flow manager says.
+    pub(super) fn take_in(&mut self, shared: &Shared, now_ns: u64) {
+        match shared.news() {
+            Ok(None) => {}
+            Ok(Some(fib)) => {
+                self.stack.reorganise(&fib);
+                self.stream.connection.on_route(now_ns, fib.mtu);
+            }
+            Err(error) => self.fail(now_ns, &error),
+        }
+        loop {
+            match self.stack.receive() {
+                Ok(Some(Arrived::Segment(received))) => {
+                    let payload = Payload::Frame(received.buffer, received.payload);
+                    self.stream.on_segment(now_ns, &received.segment, payload);
+                }
+                Ok(Some(Arrived::RouterError { sequence, error, .. })) => {
+                    self.stream.connection.on_router_error(now_ns, sequence, error);
+                }
+                Ok(None) => break,
+                Err(fault) => return self.fail(now_ns, &fault.into()),
+            }
+        }
+        self.give_back(now_ns);
+    }
+
+    /// Offers buffers that were read; and more of them, if there is to be room for more.
+    fn give_back(&mut self, now_ns: u64) {
+        let capacity = self.stream.receive.capacity();
+        if capacity > self.offered_for {
+            self.offered_for = capacity;
+            let count = stream_buffers(self.flow.fib().mtu, capacity);
+            if let Err(fault) = device(&mut self.stack).offer_buffers(count) {
+                return self.fail(now_ns, &fault.into());
+            }
+            let count = device(&mut self.stack).receive_buffers();
+            self.stream.receive.set_buffers(count);
+        }
+        while let Some(buffer) = self.stream.receive.free.pop() {
+            if let Err(fault) = self.stack.release(buffer) {
+                return self.fail(now_ns, &fault.into());
+            }
+        }
+    }
+
+    /// Most payload of what is sent at a time: as much as the link cuts, or as many frames as there are
+    /// headers for.
+    fn unit_bytes(&self) -> u32 {
+        let segment = self.stream.connection.segment_bytes();
+        match self.stack.unit_payload_max() {
+            // Reports in every header make segments a little smaller, and so more.
+            0 => (segment * u32::from(FRAMES_MAX - FRAMES_MAX / 8)).min(SUPER_SEGMENT_BYTES),
+            unit => unit,
+        }
+    }
+
+    /// Whether the link cuts this; what has flags for one frame alone is cut here.
+    fn is_for_the_link_to_cut(&self, transmit: &Transmit) -> bool {
+        let Segment { payload_bytes, flags, .. } = transmit.segment;
+        payload_bytes > transmit.segment_bytes
+            && payload_bytes <= self.stack.unit_payload_max()
+            && flags & (tcp_flag::CWR | tcp_flag::URG) == 0
+            && transmit.segment_bytes >= CUT_BYTES_MIN
+    }
+
+    /// Everything that can go.
+    pub(super) fn send_out(&mut self, shared: &Shared, now_ns: u64) {
+        self.give_back(now_ns);
+        let (in_driver, queued_bytes) = (&mut self.in_driver, &mut self.queued_bytes);
+        let mut departed = 0;
+        let reaped = device(&mut self.stack).reap_each(|buffer| {
+            while let Some(first) = in_driver.pop_front() {
+                departed = departed.max(first.number);
+                *queued_bytes -= first.bytes;
+                if first.buffer == buffer {
+                    break;
+                }
+            }
+        });
+        if let Err(fault) = reaped {
+            return self.fail(now_ns, &fault.into());
+        }
+        if departed > 0 {
+            self.stream.connection.set_departed(departed);
+        }
+        self.starved = false;
+        while self.failed.is_none() {
+            let (_, free) = device(&mut self.stack).send_buffers();
+            if free < usize::from(FRAMES_MAX) || self.queued_bytes > QUEUED_BYTES_MAX {
+                self.starved = true;
+                break;
+            }
+            let unit = self.unit_bytes();
+            self.stream.connection.set_super_segment_bytes(unit);
+            let Some(transmit) = self.stream.poll_transmit(now_ns) else { break };
+            let whole = self.is_for_the_link_to_cut(&transmit);
+            let cut = if whole { transmit.segment_bytes as u16 } else { 0 };
+            let whole = whole.then_some(transmit);
+            let frames = (cut == 0).then(|| transmit.frames()).into_iter().flatten();
+            let mut packets = whole.into_iter().chain(frames).peekable();
+            while let Some(frame) = packets.next() {
+                let number = if packets.peek().is_none() { frame.number } else { 0 };
+                let bytes = frame.segment.payload_bytes;
+                let parts = self.stream.send.parts(frame.offset, bytes);
+                match self.stack.send(&frame.segment, Peer::Connected, parts, cut) {
+                    Ok(Some(buffer)) => {
+                        self.queued_bytes += bytes;
+                        let offset = (bytes > 0).then_some(frame.offset);
+                        self.in_driver.push_back(InDriver { buffer, number, offset, bytes });
+                    }
+                    // As if it had been lost on the way.
+                    Ok(None) => break,
+                    Err(error) => {
+                        self.fail(now_ns, &error.into());
+                        break;
+                    }
+                }
+            }
+        }
+        let timeouts = self.stream.connection.counts().timeouts;
+        if timeouts > self.dumped_timeouts {
+            self.dumped_timeouts = timeouts;
+            dump::write(&self.flow, &self.stream.connection);
+        }
+        self.stream.send.in_driver = self.in_driver.iter().filter_map(|packet| packet.offset).min();
+        shared.kick(device(&mut self.stack));
+    }
+
+    /// Asks the driver for an event when something arrives; what came before that was asked is taken in.
+    pub(super) fn arm(&mut self, shared: &Shared) {
+        if self.armed {
+            return;
+        }
+        self.armed = true;
+        // What came before it was armed is found by looking once more.
+        if device(&mut self.stack).rx().arm() != Ok(false) {
+            // Later: what was sent a moment ago may be answered already.
+            let now_ns = monotonic_ns();
+            self.take_in(shared, now_ns);
+            self.send_out(shared, now_ns);
+        }
+    }
+
+    pub(super) fn is_readable(&self) -> bool {
+        self.read_shut || self.failed.is_some() || self.stream.is_readable()
+    }
+
+    pub(super) fn is_writable(&self) -> bool {
+        self.failed.is_some() || self.stream.is_writable()
+    }
+
+    /// The flow is of no use any more.
+    pub(super) fn fail(&mut self, now_ns: u64, error: &Error) {
+        self.failed.get_or_insert_with(|| error.to_string());
+        self.stream.connection.abort(now_ns);
+    }
+
+    /// Whether the peer has everything, and the last word has left this host.
+    pub(super) fn is_delivered(&self) -> bool {
+        let heard = self.is_over() || self.stream.connection.is_fin_acknowledged();
+        heard && self.in_driver.is_empty()
+    }
+
+    /// Whether the connection has ended.
+    pub(super) fn is_over(&self) -> bool {
+        self.failed.is_some()
+            || matches!(self.stream.connection.state(), TcpState::Closed | TcpState::TimeWait)
+    }
+
+    /// Whether nothing is left to be done.
+    pub(super) fn is_done(&self) -> bool {
+        self.is_over() && (self.in_driver.is_empty() || self.failed.is_some())
+    }
+}

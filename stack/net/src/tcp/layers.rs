@@ -1,0 +1,62 @@
+//! What lies below a connection: its flow, the layers on it, and what they tell the connection.
+
+use base_flow::Endpoints;
+use stack_layer::{Ether, Tcp};
+use stack_tcp::{Algorithm, Config};
+
+use crate::Error;
+use crate::flow::{Flow, FlowDevice};
+use crate::options::Options;
+
+/// Headers that can be on their way to the wire.
+pub(super) const HEADERS: u16 = 128;
+
+/// Most bytes of a super-segment.
+pub(super) const SUPER_SEGMENT_BYTES: u32 = 65_160;
+
+/// What can be received before it is known how fast the application reads.
+pub(crate) const FIRST_RECEIVE_BYTES: u32 = 65_536;
+
+pub(super) type Layers = Tcp<Ether<FlowDevice>>;
+
+/// Opens the flow of a connection and forms its layers.
+pub(super) fn open(options: &Options, endpoints: Endpoints) -> Result<(Flow, Layers), Error> {
+    let mut flow = options.chosen_host()?.open_with_headers(options, endpoints, HEADERS)?;
+    let stack = layers(&mut flow)?;
+    Ok((flow, stack))
+}
+
+pub(super) fn layers(flow: &mut Flow) -> Result<Layers, Error> {
+    let fib = *flow.fib();
+    let device =
+        flow.take_device().ok_or_else(|| Error::Protocol("the flow has a stack already".into()))?;
+    Tcp::new(Ether::new(device, &fib), &fib)
+        .ok_or_else(|| Error::Address("only IPv4 has a TCP layer yet".into()))
+}
+
+/// The bottom of these layers.
+pub(super) const fn device(stack: &mut Layers) -> &mut FlowDevice {
+    stack.lower().lower().lower()
+}
+
+/// What a connection of this flow is told.
+pub(super) fn config(options: &Options, flow: &Flow) -> Config {
+    let contract = flow.known_contract();
+    let congestion = match flow.rate() {
+        Some(rate) if contract.is_guaranteed() => Algorithm::Guaranteed {
+            bytes_per_second: rate.bits_per_s() / 8 * contract.slice_ns / contract.period_ns.max(1),
+            period_ns: contract.period_ns,
+            slack: contract.slack,
+        },
+        _ => Algorithm::Cubic,
+    };
+    Config {
+        mtu: flow.fib().mtu,
+        super_segment_bytes: SUPER_SEGMENT_BYTES,
+        receive_bytes: options.receive_bytes.min(FIRST_RECEIVE_BYTES),
+        receive_bytes_max: options.receive_bytes,
+        congestion,
+        ecn: options.ecn,
+        ..Config::default()
+    }
+}
