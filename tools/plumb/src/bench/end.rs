@@ -2,11 +2,14 @@
 
 use std::io::{BufRead, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener as KernelListener, TcpStream as KernelStream};
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use plumb_net::{Options, TcpListener, TcpStream};
+use rustix::net::sockopt::{set_socket_reuseaddr, set_tcp_congestion};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, listen, socket_with};
 
 use crate::cli::{self, BenchDoes, Stack};
 use crate::daemons::die_with_parent;
@@ -14,30 +17,28 @@ use crate::daemons::die_with_parent;
 /// Bytes written and read at a time.
 const CHUNK: usize = 1 << 18;
 
+/// Connections that may wait at a kernel's listener.
+const BACKLOG: i32 = 128;
+
 /// Does what it is told, and prints one number when that is done: bits a second received, connections
 /// a second, or bytes of memory for a connection.
 pub fn run(arguments: &cli::BenchEnd) -> Result<ExitCode> {
     die_with_parent()?;
     let number = match arguments.stack {
         Stack::Plumb => work::<TcpStream>(arguments),
-        Stack::Kernel => {
-            choose_cubic();
-            work::<KernelStream>(arguments)
-        }
+        Stack::Kernel => work::<KernelStream>(arguments),
     }?;
     println!("{number}");
     Ok(ExitCode::SUCCESS)
 }
 
-/// Ours is CUBIC; the defaults of hosts differ. It is chosen for the namespace, before there are sockets:
-/// one that began with BBR is paced for ever.
-fn choose_cubic() {
-    if std::fs::write("/proc/sys/net/ipv4/tcp_congestion_control", "cubic").is_err() {
-        eprintln!(
-            "plumb bench: the kernel does not let others choose cubic; as root, \
-             `sysctl net.ipv4.tcp_allowed_congestion_control=\"reno cubic\"` lets them"
-        );
-    }
+/// A socket of the kernel whose congestion control is ours, CUBIC; the defaults of hosts differ. It is
+/// chosen before there is a connection: one that began with BBR is paced for ever. Who has the network
+/// namespace may choose what the host allows nobody else.
+fn cubic_socket() -> Result<OwnedFd> {
+    let socket = socket_with(AddressFamily::INET, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    set_tcp_congestion(&socket, "cubic").context("this kernel has no CUBIC to compare with")?;
+    Ok(socket)
 }
 
 /// A stream of either stack.
@@ -57,7 +58,11 @@ impl Stream for KernelStream {
     type Listener = KernelListener;
 
     fn listen(at: SocketAddr, _bulk: bool) -> Result<KernelListener> {
-        Ok(KernelListener::bind(at)?)
+        let socket = cubic_socket()?;
+        set_socket_reuseaddr(&socket, true)?;
+        bind(&socket, &at)?;
+        listen(&socket, BACKLOG)?;
+        Ok(socket.into())
     }
 
     fn accept(listener: &KernelListener) -> Result<Self> {
@@ -65,7 +70,9 @@ impl Stream for KernelStream {
     }
 
     fn connect(to: SocketAddr, _bulk: bool) -> Result<Self> {
-        Ok(Self::connect(to)?)
+        let socket = cubic_socket()?;
+        connect(&socket, &to)?;
+        Ok(socket.into())
     }
 
     fn write(&self, bytes: &[u8]) -> std::io::Result<()> {
