@@ -8,12 +8,12 @@ use std::time::Duration;
 use base_flow::Contract;
 use stack_tcp::{SendBuffer as _, State as TcpState, WriteError};
 
-use super::exchange::State;
-use super::socket::NEVER;
+use super::exchange::Exchange;
+use super::seat::NEVER;
 use crate::Error;
 use crate::flow::Flow;
 
-impl State {
+impl Exchange {
     /// The error that ended the connection, if one did: once; after that it is at its end.
     pub(super) fn check(&mut self) -> io::Result<()> {
         if let Some(reason) = &self.failed {

@@ -12,7 +12,8 @@ use stack_tcp::{Connection, ReceiveQueue as _, Segment, State as TcpState, Strea
 use super::buffers::{Frames, Payload, SendArea};
 use super::dump;
 use super::layers::{FIRST_RECEIVE_BYTES, HEADERS, Layers, SUPER_SEGMENT_BYTES, device};
-use super::socket::Sleepers;
+use super::readiness::Condition;
+use super::seat::{NEVER, Work};
 use crate::Error;
 use crate::flow::{Flow, Shared};
 use crate::options::{Options, stream_buffers};
@@ -24,11 +25,14 @@ const FRAMES_MAX: u16 = HEADERS / 2;
 /// round-trip time.
 const QUEUED_BYTES_MAX: u32 = 256 << 10;
 
+/// How soon to look again whether the driver has sent something, if that is all there is to wait for.
+const STARVED_NS: u64 = 500_000;
+
 /// Segments with less payload are not for the link to cut.
 const CUT_BYTES_MIN: u32 = 256;
 
-/// What is protected by the lock.
-pub(super) struct State {
+/// A connection, its flow, and the layers between them.
+pub(super) struct Exchange {
     // Dropped before the flow is closed.
     pub(super) stack: Layers,
     pub(super) stream: Stream<SendArea<ShmData>, Frames<ShmData>>,
@@ -41,11 +45,8 @@ pub(super) struct State {
     queued_bytes: u32,
     /// Why the flow is of no use any more.
     pub(super) failed: Option<String>,
-    pub(super) sleepers: Sleepers,
-    /// Whether an event is to come, or to be read.
-    pub(super) armed: bool,
     /// Whether there is more to send than the driver has room for.
-    pub(super) starved: bool,
+    starved: bool,
     /// Whether the error of the connection was told.
     pub(super) told: bool,
     pub(super) read_shut: bool,
@@ -53,7 +54,7 @@ pub(super) struct State {
     dumped_timeouts: u64,
 }
 
-impl Drop for State {
+impl Drop for Exchange {
     /// What went wrong is kept for whoever asks, and the flow manager waits in our place until no segment
     /// can be in the network any more.
     fn drop(&mut self) {
@@ -77,38 +78,32 @@ struct InDriver {
     bytes: u32,
 }
 
-impl State {
-    /// Joins a connection with its flow.
-    pub(super) fn new(
-        options: &Options,
-        flow: Flow,
-        mut stack: Layers,
-        connection: Connection,
-    ) -> Self {
-        let (tx_data, rx_data) = flow.shared.areas.clone();
-        let offered_for = u64::from(options.receive_bytes.min(FIRST_RECEIVE_BYTES));
-        let send = SendArea::new(tx_data, u32::from(HEADERS) * HEAD_BYTES_MAX as u32);
-        let buffers = device(&mut stack).receive_buffers();
-        let receive = Frames::new(rx_data, buffers, offered_for, options.receive_bytes.into());
-        Self {
-            stack,
-            stream: Stream::new(connection, send, receive),
-            flow,
-            offered_for,
-            in_driver: VecDeque::new(),
-            queued_bytes: 0,
-            failed: None,
-            sleepers: Sleepers::default(),
-            armed: false,
-            starved: false,
-            told: false,
-            read_shut: false,
-            dumped_timeouts: 0,
-        }
+/// What a thread may wait for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Sight {
+    readable: bool,
+    writable: bool,
+    delivered: bool,
+    open: bool,
+}
+
+/// Descriptors that show what a socket is ready for.
+#[derive(Debug, Default)]
+pub(super) struct Conditions {
+    pub(super) readable: Condition,
+    pub(super) writable: Condition,
+    pub(super) urgent: Condition,
+}
+
+impl Work for Exchange {
+    type Sight = Sight;
+    type Conditions = Conditions;
+
+    fn layers(&mut self) -> &mut Layers {
+        &mut self.stack
     }
 
-    /// Everything that has arrived, and what the flow manager says.
-    pub(super) fn take_in(&mut self, shared: &Shared, now_ns: u64) {
+    fn take_in(&mut self, shared: &Shared, now_ns: u64) {
         match shared.news() {
             Ok(None) => {}
             Ok(Some(fib)) => {
@@ -133,47 +128,7 @@ impl State {
         self.give_back(now_ns);
     }
 
-    /// Offers buffers that were read; and more of them, if there is to be room for more.
-    fn give_back(&mut self, now_ns: u64) {
-        let capacity = self.stream.receive.capacity();
-        if capacity > self.offered_for {
-            self.offered_for = capacity;
-            let count = stream_buffers(self.flow.fib().mtu, capacity);
-            if let Err(fault) = device(&mut self.stack).offer_buffers(count) {
-                return self.fail(now_ns, &fault.into());
-            }
-            let count = device(&mut self.stack).receive_buffers();
-            self.stream.receive.set_buffers(count);
-        }
-        while let Some(buffer) = self.stream.receive.free.pop() {
-            if let Err(fault) = self.stack.release(buffer) {
-                return self.fail(now_ns, &fault.into());
-            }
-        }
-    }
-
-    /// Most payload of what is sent at a time: as much as the link cuts, or as many frames as there are
-    /// headers for.
-    fn unit_bytes(&self) -> u32 {
-        let segment = self.stream.connection.segment_bytes();
-        match self.stack.unit_payload_max() {
-            // Reports in every header make segments a little smaller, and so more.
-            0 => (segment * u32::from(FRAMES_MAX - FRAMES_MAX / 8)).min(SUPER_SEGMENT_BYTES),
-            unit => unit,
-        }
-    }
-
-    /// Whether the link cuts this; what has flags for one frame alone is cut here.
-    fn is_for_the_link_to_cut(&self, transmit: &Transmit) -> bool {
-        let Segment { payload_bytes, flags, .. } = transmit.segment;
-        payload_bytes > transmit.segment_bytes
-            && payload_bytes <= self.stack.unit_payload_max()
-            && flags & (tcp_flag::CWR | tcp_flag::URG) == 0
-            && transmit.segment_bytes >= CUT_BYTES_MIN
-    }
-
-    /// Everything that can go.
-    pub(super) fn send_out(&mut self, shared: &Shared, now_ns: u64) {
+    fn send_out(&mut self, shared: &Shared, now_ns: u64) {
         self.give_back(now_ns);
         let (in_driver, queued_bytes) = (&mut self.in_driver, &mut self.queued_bytes);
         let mut departed = 0;
@@ -235,19 +190,102 @@ impl State {
         shared.kick(device(&mut self.stack));
     }
 
-    /// Asks the driver for an event when something arrives; what came before that was asked is taken in.
-    pub(super) fn arm(&mut self, shared: &Shared) {
-        if self.armed {
-            return;
+    fn sight(&self) -> Sight {
+        Sight {
+            readable: self.is_readable(),
+            writable: self.is_writable(),
+            delivered: self.is_delivered(),
+            open: self.stream.connection.state().is_synchronised(),
         }
-        self.armed = true;
-        // What came before it was armed is found by looking once more.
-        if device(&mut self.stack).rx().arm() != Ok(false) {
-            // Later: what was sent a moment ago may be answered already.
-            let now_ns = monotonic_ns();
-            self.take_in(shared, now_ns);
-            self.send_out(shared, now_ns);
+    }
+
+    fn due_ns(&self, now_ns: u64) -> u64 {
+        let due_ns = self.stream.connection.next_deadline().unwrap_or(NEVER);
+        let waits_for_driver = self.starved || self.is_over();
+        if waits_for_driver { due_ns.min(now_ns + STARVED_NS) } else { due_ns }
+    }
+
+    fn is_done(&self) -> bool {
+        self.is_over() && (self.in_driver.is_empty() || self.failed.is_some())
+    }
+
+    fn is_watched(conditions: &Conditions) -> bool {
+        let Conditions { readable, writable, urgent } = conditions;
+        [readable, writable, urgent].into_iter().any(Condition::is_watched)
+    }
+
+    fn show(&self, conditions: &Conditions) {
+        conditions.urgent.set(self.stream.connection.urgent_bytes().is_some());
+        conditions.readable.set(self.is_readable());
+        conditions.writable.set(self.is_writable());
+    }
+}
+
+impl Exchange {
+    /// Joins a connection with its flow.
+    pub(super) fn new(
+        options: &Options,
+        flow: Flow,
+        mut stack: Layers,
+        connection: Connection,
+    ) -> Self {
+        let (tx_data, rx_data) = flow.shared.areas.clone();
+        let offered_for = u64::from(options.receive_bytes.min(FIRST_RECEIVE_BYTES));
+        let send = SendArea::new(tx_data, u32::from(HEADERS) * HEAD_BYTES_MAX as u32);
+        let buffers = device(&mut stack).receive_buffers();
+        let receive = Frames::new(rx_data, buffers, offered_for, options.receive_bytes.into());
+        Self {
+            stack,
+            stream: Stream::new(connection, send, receive),
+            flow,
+            offered_for,
+            in_driver: VecDeque::new(),
+            queued_bytes: 0,
+            failed: None,
+            starved: false,
+            told: false,
+            read_shut: false,
+            dumped_timeouts: 0,
         }
+    }
+
+    /// Offers buffers that were read; and more of them, if there is to be room for more.
+    fn give_back(&mut self, now_ns: u64) {
+        let capacity = self.stream.receive.capacity();
+        if capacity > self.offered_for {
+            self.offered_for = capacity;
+            let count = stream_buffers(self.flow.fib().mtu, capacity);
+            if let Err(fault) = device(&mut self.stack).offer_buffers(count) {
+                return self.fail(now_ns, &fault.into());
+            }
+            let count = device(&mut self.stack).receive_buffers();
+            self.stream.receive.set_buffers(count);
+        }
+        while let Some(buffer) = self.stream.receive.free.pop() {
+            if let Err(fault) = self.stack.release(buffer) {
+                return self.fail(now_ns, &fault.into());
+            }
+        }
+    }
+
+    /// Most payload of what is sent at a time: as much as the link cuts, or as many frames as there are
+    /// headers for.
+    fn unit_bytes(&self) -> u32 {
+        let segment = self.stream.connection.segment_bytes();
+        match self.stack.unit_payload_max() {
+            // Reports in every header make segments a little smaller, and so more.
+            0 => (segment * u32::from(FRAMES_MAX - FRAMES_MAX / 8)).min(SUPER_SEGMENT_BYTES),
+            unit => unit,
+        }
+    }
+
+    /// Whether the link cuts this; what has flags for one frame alone is cut here.
+    fn is_for_the_link_to_cut(&self, transmit: &Transmit) -> bool {
+        let Segment { payload_bytes, flags, .. } = transmit.segment;
+        payload_bytes > transmit.segment_bytes
+            && payload_bytes <= self.stack.unit_payload_max()
+            && flags & (tcp_flag::CWR | tcp_flag::URG) == 0
+            && transmit.segment_bytes >= CUT_BYTES_MIN
     }
 
     pub(super) fn is_readable(&self) -> bool {
@@ -274,10 +312,5 @@ impl State {
     pub(super) fn is_over(&self) -> bool {
         self.failed.is_some()
             || matches!(self.stream.connection.state(), TcpState::Closed | TcpState::TimeWait)
-    }
-
-    /// Whether nothing is left to be done.
-    pub(super) fn is_done(&self) -> bool {
-        self.is_over() && (self.in_driver.is_empty() || self.failed.is_some())
     }
 }

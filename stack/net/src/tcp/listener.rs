@@ -5,20 +5,21 @@ use std::io;
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use base_flow::{Endpoints, FlowId, Sap, Transport};
+use base_flow::{Contract, Endpoints, FlowId, Sap, Transport};
 use base_wire::Mac;
-use rbuf_channel::{Data, Pair, Park};
-use rbuf_shm::{Futex, monotonic_ns};
+use rbuf_channel::{Data, Pair};
 use stack_layer::{Arrived, Peer, Received};
-use stack_tcp::{Connection, ListenCounts, Listener};
+use stack_tcp::{Connection, ListenCounts, Listener, Segment};
 
 use super::layers::{Layers, config, device, open};
 use super::readiness::Condition;
+use super::seat::{NEVER, Seat, Work};
 use super::secret;
-use super::service::{Outcome, Served, Service};
-use super::socket::{NEVER, Socket};
+use super::service::{Outcome, Served};
+use super::socket::Socket;
 use super::stream::TcpStream;
 use crate::flow::{Flow, Shared};
 use crate::{Error, Options};
@@ -40,15 +41,10 @@ pub struct Incoming<'a> {
 }
 
 struct Door {
-    state: Mutex<State>,
-    shared: Arc<Shared>,
-    service: Arc<Service>,
-    slot: u32,
+    seat: Seat<Entrance>,
     options: Options,
     local: SocketAddr,
     nonblocking: AtomicBool,
-    listed: AtomicBool,
-    acceptable: Condition,
 }
 
 impl core::fmt::Debug for Door {
@@ -57,26 +53,43 @@ impl core::fmt::Debug for Door {
     }
 }
 
-struct State {
+/// A listener, its flow, and connections on their way in.
+struct Entrance {
     // Dropped before the flow is closed.
     stack: Layers,
     listener: Listener<Mac>,
     flow: Flow,
-    /// Connections that nobody has accepted yet.
+    backlog: usize,
+    /// Connections whose handshake is complete, and which have no flow of their own yet.
+    complete: VecDeque<Box<Complete>>,
+    /// Those that have one, and that nobody has accepted.
     waiting: VecDeque<TcpStream>,
-    /// Accepted ones, whose first segments may still come here.
-    handed: HashMap<SocketAddr, Weak<Socket>>,
-    /// Connections that could not be given a flow.
-    refused: u64,
+    /// Where segments go that come here although their connection is complete.
+    forward: HashMap<SocketAddr, Forward>,
     failed: Option<String>,
-    sleepers: u32,
-    armed: bool,
+}
+
+/// A connection without a flow of its own.
+struct Complete {
+    connection: Connection,
+    remote: SocketAddr,
+    station: Mac,
+}
+
+/// A connection whose segments may still arrive at the listener.
+enum Forward {
+    /// It is being given a flow; these are waiting for it.
+    Opening(Vec<(Segment, Vec<u8>)>),
+    To(Weak<Socket>),
 }
 
 const NO_PAYLOAD: [Pair; 2] = [Pair { offset: 0, len: 0 }; 2];
 
-/// Connections whose first segments are looked for at the listener.
-const HANDED_MAX: usize = 4096;
+/// Connections whose segments are looked for at the listener.
+const FORWARD_MAX: usize = 4096;
+
+/// Segments that wait for a connection to be given a flow; the peer sends again what was too many.
+const OPENING_SEGMENTS_MAX: usize = 64;
 
 impl TcpListener {
     /// A listener at `local`, whose connections have no contract.
@@ -91,39 +104,31 @@ impl TcpListener {
     pub(crate) fn open(options: &Options, local: SocketAddr) -> io::Result<Self> {
         let ends = Endpoints { transport: Transport::Tcp, local: Sap::from(local), remote: None };
         // The listener's own packets need no contract and no room for payload.
-        let own = options.clone().contract(base_flow::Contract::BEST_EFFORT).send_bytes(4096);
+        let own = options.clone().contract(Contract::BEST_EFFORT).send_bytes(4096);
         let (flow, stack) = open(&own, ends)?;
         let shared = Arc::clone(&flow.shared);
-        let service = shared.service()?;
         let local = SocketAddr::new(local.ip(), flow.fib().endpoints.local.port);
         let config = config(options, &flow);
         let backlog = options.backlog as usize;
-        let listener = Listener::new(local, config, secret().clone(), backlog);
+        let entrance = Entrance {
+            stack,
+            listener: Listener::new(local, config, secret().clone(), backlog),
+            flow,
+            backlog,
+            complete: VecDeque::new(),
+            waiting: VecDeque::new(),
+            forward: HashMap::new(),
+            failed: None,
+        };
         let door = Arc::new(Door {
-            slot: shared.slot(),
-            state: Mutex::new(State {
-                stack,
-                listener,
-                flow,
-                waiting: VecDeque::new(),
-                handed: HashMap::new(),
-                refused: 0,
-                failed: None,
-                sleepers: 0,
-                armed: false,
-            }),
-            shared,
-            service,
+            seat: Seat::new(entrance, shared, options.wait)?,
             options: options.clone(),
             local,
             nonblocking: AtomicBool::new(false),
-            listed: AtomicBool::new(false),
-            acceptable: Condition::default(),
         });
         let served: Arc<dyn Served> = door.clone();
-        door.service.add(&served);
-        let state = door.lock();
-        door.leave(state);
+        door.seat.register(&served);
+        door.seat.with(|_, _| ());
         Ok(Self { door })
     }
 
@@ -138,12 +143,12 @@ impl TcpListener {
 
     /// The name of the flow on which SYNs arrive.
     pub fn flow_id(&self) -> FlowId {
-        self.door.lock().flow.id()
+        self.door.seat.peek(|entrance| entrance.flow.id())
     }
 
     /// What happened to SYNs.
     pub fn counts(&self) -> ListenCounts {
-        *self.door.lock().listener.counts()
+        self.door.seat.peek(|entrance| *entrance.listener.counts())
     }
 
     /// Never wait: [`Self::accept`] fails with `WouldBlock` if nobody waits.
@@ -162,10 +167,7 @@ impl TcpListener {
     ///
     /// Out of descriptors.
     pub fn acceptable_fd(&self) -> io::Result<BorrowedFd<'_>> {
-        self.door.acceptable.descriptor()?;
-        let state = self.door.lock();
-        self.door.leave(state);
-        self.door.acceptable.descriptor()
+        self.door.seat.descriptor(|acceptable| acceptable)
     }
 
     /// The next connection, and who it is with.
@@ -195,189 +197,231 @@ impl Iterator for Incoming<'_> {
 
 impl Drop for TcpListener {
     fn drop(&mut self) {
-        self.door.service.remove(self.door.slot);
-        let waiting = std::mem::take(&mut self.door.lock().waiting);
+        self.door.seat.leave_for_good();
+        let (complete, waiting) = self.door.seat.with(|entrance, _| {
+            (std::mem::take(&mut entrance.complete), std::mem::take(&mut entrance.waiting))
+        });
+        for connection in complete {
+            self.door.turn_away(connection);
+        }
         for stream in waiting {
-            stream.set_linger(Some(std::time::Duration::ZERO));
+            stream.set_linger(Some(Duration::ZERO));
         }
     }
 }
 
 impl Door {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn leave(&self, mut state: MutexGuard<'_, State>) {
-        self.signal(&mut state);
-        drop(state);
-        if !self.listed.swap(true, Ordering::AcqRel) {
-            self.service.list(self.slot);
-        }
-    }
-
-    /// Shows whether somebody waits to be accepted, to whoever watches that.
-    fn signal(&self, state: &mut State) {
-        if self.acceptable.is_watched() {
-            state.arm(self);
-            self.acceptable.set(!state.waiting.is_empty() || state.failed.is_some());
-        }
-    }
-
     fn accept(&self) -> io::Result<TcpStream> {
+        let nonblocking = self.nonblocking.load(Ordering::Relaxed);
         loop {
-            let mut state = self.lock();
-            let now_ns = monotonic_ns();
-            state.work(self, now_ns);
-            if let Some(stream) = state.waiting.pop_front() {
-                self.leave(state);
-                return Ok(stream);
-            }
-            if let Some(reason) = &state.failed {
-                return Err(Error::Lost(reason.clone()).into());
-            }
-            if self.nonblocking.load(Ordering::Relaxed) {
-                self.leave(state);
-                return Err(io::ErrorKind::WouldBlock.into());
-            }
-            let seen = device(&mut state.stack).rx().await_published(1);
-            let Ok(Some(seen)) = seen else { continue };
-            state.sleepers += 1;
-            let until_ns = state.listener.next_deadline().unwrap_or(NEVER).min(now_ns + NEWS_NS);
-            drop(state);
-            if !Futex::until(until_ns).sleep(&self.shared.rx_words[0], seen) {
-                self.shared.host().hear_notices();
-            }
-            let mut state = self.lock();
-            state.sleepers -= 1;
-            if state.sleepers == 0 {
-                device(&mut state.stack).rx().awake();
+            let found = self.seat.wait_for(NEVER, nonblocking, |entrance, _| {
+                if let Some(stream) = entrance.waiting.pop_front() {
+                    return Ok(Some(Ok(stream)));
+                }
+                if let Some(reason) = &entrance.failed {
+                    return Err(Error::Lost(reason.clone()).into());
+                }
+                // Giving it a flow may take a while, which is for the service thread then.
+                let complete = if nonblocking { None } else { entrance.complete.pop_front() };
+                Ok(complete.map(Err))
+            })?;
+            match found {
+                Ok(stream) => return Ok(stream),
+                Err(complete) => {
+                    if let Some(stream) = self.give_flow(complete) {
+                        return Ok(stream);
+                    }
+                }
             }
         }
+    }
+
+    /// Gives a connection a flow of its own. That asks the flow manager, which may have to ask the
+    /// network: not under the lock.
+    fn give_flow(&self, complete: Box<Complete>) -> Option<TcpStream> {
+        let remote = complete.remote;
+        let local = self.seat.peek(|entrance| {
+            let fib = entrance.flow.fib();
+            Sap::new(fib.source, fib.endpoints.local.port)
+        });
+        let ends = Endpoints { transport: Transport::Tcp, local, remote: Some(remote.into()) };
+        let Ok((flow, stack)) = open(&self.options, ends) else {
+            self.turn_away(complete);
+            return None;
+        };
+        let opened = Socket::new(&self.options, flow, stack, complete.connection);
+        let Ok(socket) = opened else {
+            self.seat.with(|entrance, _| entrance.forward.remove(&remote));
+            return None;
+        };
+        self.seat.with(|entrance, _| entrance.forward_to(remote, &socket));
+        socket.seat.with(|_, _| ());
+        Some(TcpStream::of(socket))
+    }
+
+    /// Resets a connection that cannot be had.
+    fn turn_away(&self, complete: Box<Complete>) {
+        let Complete { mut connection, remote: address, station: mac } = *complete;
+        self.seat.with(|entrance, now_ns| {
+            entrance.forward.remove(&address);
+            connection.abort(now_ns);
+            while let Some(last) = connection.poll_transmit(now_ns) {
+                let peer = Peer::At { address, mac };
+                // If there is no room, what the peer sends next is answered so.
+                let _ = entrance.stack.send(&last.segment, peer, NO_PAYLOAD, 0);
+            }
+        });
     }
 }
-
-/// How long a sleeper waits before it asks whether the flow manager has news.
-const NEWS_NS: u64 = 500_000_000;
 
 impl Served for Door {
     fn slot(&self) -> u32 {
-        self.slot
+        self.seat.slot()
     }
 
     fn serve(&self) -> Outcome {
-        self.listed.store(false, Ordering::Release);
-        let mut state = self.lock();
-        if state.sleepers > 0 {
-            return Outcome::Until(None);
+        let outcome = self.seat.serve();
+        // Nobody accepts at present.
+        while let Some(complete) = self.seat.with(|entrance, _| entrance.complete.pop_front()) {
+            if let Some(stream) = self.give_flow(complete) {
+                self.seat.with(|entrance, _| entrance.waiting.push_back(stream));
+            }
         }
-        let now_ns = monotonic_ns();
-        state.work(self, now_ns);
-        state.arm(self);
-        self.signal(&mut state);
-        Outcome::Until(state.listener.next_deadline())
+        outcome
     }
 
     fn event_read(&self) {
-        self.lock().armed = false;
+        self.seat.event_read();
     }
 }
 
-impl State {
-    /// Asks the driver for an event when something arrives; what came before that is taken in.
-    fn arm(&mut self, door: &Door) {
-        if self.armed {
-            return;
-        }
-        self.armed = true;
-        if device(&mut self.stack).rx().arm() != Ok(false) {
-            self.work(door, monotonic_ns());
-        }
+impl Work for Entrance {
+    /// Whether somebody can be accepted, or never will.
+    type Sight = bool;
+    type Conditions = Condition;
+
+    fn layers(&mut self) -> &mut Layers {
+        &mut self.stack
     }
 
-    /// Takes in what has arrived, and sends what follows from it.
-    fn work(&mut self, door: &Door, now_ns: u64) {
-        match door.shared.news() {
+    fn take_in(&mut self, shared: &Shared, now_ns: u64) {
+        match shared.news() {
             Ok(Some(fib)) => self.stack.reorganise(&fib),
             Ok(None) => {}
-            Err(error) => {
-                self.failed.get_or_insert_with(|| error.to_string());
-                return;
-            }
+            Err(error) => return self.fail(&error),
         }
-        let mut handed_over = Vec::new();
+        let mut forwarded = Vec::new();
         loop {
             match self.stack.receive() {
                 Ok(Some(Arrived::Segment(received))) => {
-                    handed_over.extend(self.arrive(door, now_ns, received));
+                    forwarded.extend(self.arrive(shared, now_ns, received));
                 }
                 Ok(Some(Arrived::RouterError { to, sequence, error })) => {
                     self.listener.on_router_error(now_ns, to, sequence, error);
                 }
                 Ok(None) => break,
                 Err(fault) => {
-                    self.failed.get_or_insert_with(|| fault.to_string());
-                    return;
+                    self.fail(&fault.into());
+                    break;
                 }
             }
         }
-        for socket in handed_over {
-            socket.answer();
+        // Their answers come when all have been taken in (MUST-59).
+        for socket in forwarded {
+            socket.seat.with(|_, _| ());
         }
+    }
+
+    fn send_out(&mut self, shared: &Shared, now_ns: u64) {
         let _ = device(&mut self.stack).reap();
         while let Some((address, mac, segment)) = self.listener.poll_transmit(now_ns) {
             // What cannot be sent now is asked for again.
             let _ = self.stack.send(&segment, Peer::At { address, mac }, NO_PAYLOAD, 0);
         }
-        door.shared.kick(device(&mut self.stack));
+        shared.kick(device(&mut self.stack));
     }
 
-    /// Takes a segment in, and returns the accepted connection that it is for, which is to answer
-    /// when all have been taken in (MUST-59).
-    fn arrive(&mut self, door: &Door, now_ns: u64, received: Received) -> Option<Arc<Socket>> {
+    fn sight(&self) -> bool {
+        !self.waiting.is_empty() || !self.complete.is_empty() || self.failed.is_some()
+    }
+
+    fn due_ns(&self, _now_ns: u64) -> u64 {
+        self.listener.next_deadline().unwrap_or(NEVER)
+    }
+
+    fn is_done(&self) -> bool {
+        false
+    }
+
+    fn is_watched(acceptable: &Condition) -> bool {
+        acceptable.is_watched()
+    }
+
+    fn show(&self, acceptable: &Condition) {
+        acceptable.set(!self.waiting.is_empty() || self.failed.is_some());
+    }
+}
+
+impl Entrance {
+    fn fail(&mut self, error: &Error) {
+        self.failed.get_or_insert_with(|| error.to_string());
+    }
+
+    /// Whether the application has as many connections to accept as it wants.
+    fn is_full(&self) -> bool {
+        self.waiting.len() + self.complete.len() >= self.backlog
+    }
+
+    /// Takes a segment in, and returns the connection it was passed on to, if it was.
+    fn arrive(&mut self, shared: &Shared, now_ns: u64, received: Received) -> Option<Arc<Socket>> {
         let Received { segment, from, station, buffer, payload } = received;
-        let full = self.waiting.len() >= door.options.backlog as usize;
-        // Segments that were on their way here when their connection was given its own flow.
-        let known = self.handed.get(&from).and_then(Weak::upgrade);
-        let connection = match &known {
-            Some(_) => None,
-            None => self.listener.on_segment(now_ns, (from, station), &segment, full),
-        };
-        let fresh = connection.and_then(|connection| self.open(door, from, connection));
-        let socket = known.or(fresh);
-        if let Some(socket) = &socket {
+        let bytes = || {
             let mut bytes = vec![0; payload.len as usize];
-            door.shared.areas.1.read(payload.offset, &mut bytes);
-            socket.hand_over(&segment, &bytes);
+            shared.areas.1.read(payload.offset, &mut bytes);
+            bytes
+        };
+        let mut to = None;
+        match self.forward.get_mut(&from) {
+            Some(Forward::Opening(segments)) if segments.len() < OPENING_SEGMENTS_MAX => {
+                segments.push((segment, bytes()));
+            }
+            Some(Forward::To(socket)) => to = socket.upgrade(),
+            _ => {}
+        }
+        let opening = matches!(self.forward.get(&from), Some(Forward::Opening(_)));
+        if let Some(socket) = &to {
+            socket.hand_over(&segment, &bytes());
+        } else if !opening {
+            let full = self.is_full();
+            let complete = self.listener.on_segment(now_ns, (from, station), &segment, full);
+            if let Some(connection) = complete {
+                self.make_room_to_forward();
+                self.forward.insert(from, Forward::Opening(vec![(segment, bytes())]));
+                self.complete.push_back(Box::new(Complete { connection, remote: from, station }));
+            }
         }
         if let Err(fault) = self.stack.release(buffer) {
-            self.failed.get_or_insert_with(|| fault.to_string());
+            self.fail(&fault.into());
         }
-        socket
+        to
     }
 
-    /// Gives a connection a flow of its own.
-    fn open(
-        &mut self,
-        door: &Door,
-        remote: SocketAddr,
-        connection: Connection,
-    ) -> Option<Arc<Socket>> {
-        let fib = self.flow.fib();
-        let local = Sap::new(fib.source, fib.endpoints.local.port);
-        let ends = Endpoints { transport: Transport::Tcp, local, remote: Some(remote.into()) };
-        let opened = open(&door.options, ends)
-            .map_err(io::Error::from)
-            .and_then(|(flow, stack)| Socket::new(&door.options, flow, stack, connection));
-        let Ok(socket) = opened else {
-            self.refused += 1;
-            return None;
-        };
-        if self.handed.len() >= HANDED_MAX {
-            self.handed.retain(|_, socket| socket.strong_count() > 0);
+    /// From now on segments of `remote` go to `socket`; those that waited for it first.
+    fn forward_to(&mut self, remote: SocketAddr, socket: &Arc<Socket>) {
+        let to = Forward::To(Arc::downgrade(socket));
+        if let Some(Forward::Opening(segments)) = self.forward.insert(remote, to) {
+            for (segment, bytes) in segments {
+                socket.hand_over(&segment, &bytes);
+            }
         }
-        self.handed.insert(remote, Arc::downgrade(&socket));
-        self.waiting.push_back(TcpStream::of(Arc::clone(&socket)));
-        Some(socket)
+    }
+
+    fn make_room_to_forward(&mut self) {
+        if self.forward.len() >= FORWARD_MAX {
+            self.forward.retain(|_, forward| match forward {
+                Forward::Opening(_) => true,
+                Forward::To(socket) => socket.strong_count() > 0,
+            });
+        }
     }
 }

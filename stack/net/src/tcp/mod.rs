@@ -1,7 +1,8 @@
 //! TCP over flows: a connected flow for each connection, a wildcard flow for a listener.
 //!
-//! `socket` is a connection and the threads that use it; `exchange` moves its segments from and to the
-//! driver; `calls` says what the application's calls do; `stream` and `listener` are what it sees.
+//! `seat` is where threads take turns at a flow. `exchange` moves a connection's segments from and to the
+//! driver, `calls` says what the application's calls mean to it, and `socket` is what handles of it share.
+//! `stream` and `listener` are what the application sees.
 //!
 //! Everything a connection needs is done in this process: by the thread that calls, while it is in a
 //! call; by the service thread of the link's arenas (`service`), while no thread is.
@@ -14,6 +15,7 @@ mod last_words;
 mod layers;
 mod listener;
 mod readiness;
+mod seat;
 mod service;
 mod socket;
 mod stream;

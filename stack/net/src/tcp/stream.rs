@@ -13,8 +13,9 @@ use stack_tcp::{Connection, Counts, Info, Keepalive, Record};
 
 use super::calls::nanos;
 use super::layers::{config, open};
+use super::seat::NEVER;
 use super::secret;
-use super::socket::{NEVER, Socket};
+use super::socket::Socket;
 use crate::options::first;
 use crate::{Error, Options};
 
@@ -102,7 +103,7 @@ impl TcpStream {
         let connection = Connection::connect(now_ns, config(options, &flow), identity);
         let stream = Self::of(Socket::new(options, flow, stack, connection)?);
         // The SYN leaves.
-        stream.socket().with(|_, _| ());
+        stream.socket().seat.with(|_, _| ());
         Ok(stream)
     }
 
@@ -113,7 +114,7 @@ impl TcpStream {
     /// Why it will not be.
     #[cfg(feature = "tokio")]
     pub(crate) fn opened(&self) -> io::Result<bool> {
-        self.socket().with(|state, _| state.opened())
+        self.socket().seat.with(|exchange, _| exchange.opened())
     }
 
     pub(super) fn of(socket: Arc<Socket>) -> Self {
@@ -144,12 +145,12 @@ impl TcpStream {
 
     /// The flow's name, as `plumb flows` shows it.
     pub fn flow_id(&self) -> FlowId {
-        self.socket().with(|state, _| state.flow().id())
+        self.socket().seat.with(|exchange, _| exchange.flow().id())
     }
 
     /// The contract as admitted.
     pub fn contract(&self) -> Contract {
-        self.socket().with(|state, _| state.contract())
+        self.socket().seat.with(|exchange, _| exchange.contract())
     }
 
     /// Asks for another contract; it holds from the next period on.
@@ -158,7 +159,7 @@ impl TcpStream {
     ///
     /// What the flow manager says; the present contract stays then.
     pub fn adjust(&self, contract: Contract) -> Result<Contract, Error> {
-        self.socket().with(|state, _| state.flow().adjust(contract))
+        self.socket().seat.with(|exchange, _| exchange.flow().adjust(contract))
     }
 
     /// Another handle on the same connection.
@@ -176,7 +177,7 @@ impl TcpStream {
     ///
     /// `NotConnected`.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        self.socket().with(|state, now_ns| state.shut_down(now_ns, how))
+        self.socket().seat.with(|exchange, now_ns| exchange.shut_down(now_ns, how))
     }
 
     /// Closes the writing half and waits until the peer has everything, for `timeout` at the longest:
@@ -224,7 +225,7 @@ impl TcpStream {
     /// How far the stream is urgent, in bytes from the next one that will be read; a read does not pass
     /// the end of them. More than has arrived, if the peer has announced it.
     pub fn urgent_bytes(&self) -> Option<u64> {
-        self.socket().with(|state, _| state.stream.connection.urgent_bytes())
+        self.socket().seat.with(|exchange, _| exchange.stream.connection.urgent_bytes())
     }
 
     /// A descriptor for `poll` and `epoll` that is *readable* while [`Self::urgent_bytes`] is something.
@@ -233,7 +234,7 @@ impl TcpStream {
     ///
     /// Out of descriptors.
     pub fn urgent_fd(&self) -> io::Result<BorrowedFd<'_>> {
-        self.socket().urgent()
+        self.socket().seat.descriptor(|conditions| &conditions.urgent)
     }
 
     /// How many routers a packet may pass.
@@ -243,7 +244,7 @@ impl TcpStream {
     /// `InvalidInput` for 0 and for more than 255.
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
         match u8::try_from(ttl) {
-            Ok(ttl @ 1..) => self.socket().with(|state, _| state.set_ttl(ttl)),
+            Ok(ttl @ 1..) => self.socket().seat.with(|exchange, _| exchange.set_ttl(ttl)),
             _ => return Err(io::ErrorKind::InvalidInput.into()),
         }
         Ok(())
@@ -258,13 +259,13 @@ impl TcpStream {
         if class > 63 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        self.socket().with(|state, _| state.set_service(class));
+        self.socket().seat.with(|exchange, _| exchange.set_service(class));
         Ok(())
     }
 
     /// What routers say of the peer, if anything: it may pass, and ends nothing.
     pub fn soft_error(&self) -> Option<io::Error> {
-        self.socket().with(|state, _| state.soft_error())
+        self.socket().seat.with(|exchange, _| exchange.soft_error())
     }
 
     /// Reads without forgetting.
@@ -312,13 +313,13 @@ impl TcpStream {
     ///
     /// Never; `std` says it may.
     pub fn set_nodelay(&self, on: bool) -> io::Result<()> {
-        self.socket().with(|state, _| state.stream.connection.set_no_delay(on));
+        self.socket().seat.with(|exchange, _| exchange.stream.connection.set_no_delay(on));
         Ok(())
     }
 
     /// Holds segments back that are not full, until this is off again.
     pub fn set_cork(&self, on: bool) {
-        self.socket().with(|state, _| state.stream.connection.set_cork(on));
+        self.socket().seat.with(|exchange, _| exchange.stream.connection.set_cork(on));
     }
 
     /// What dropping the last handle does with what was written and not delivered: `None` delivers it
@@ -334,13 +335,15 @@ impl TcpStream {
 
     /// Probes the connection when it is idle.
     pub fn set_keepalive(&self, keepalive: Option<Keepalive>) {
-        self.socket().with(|state, _| state.stream.connection.set_keepalive(keepalive));
+        self.socket().seat.with(|exchange, _| exchange.stream.connection.set_keepalive(keepalive));
     }
 
     /// Ends the connection when data is not acknowledged for so long.
     pub fn set_user_timeout(&self, timeout: Duration) {
         let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(NEVER);
-        self.socket().with(|state, _| state.stream.connection.set_user_timeout_ns(timeout_ns));
+        self.socket()
+            .seat
+            .with(|exchange, _| exchange.stream.connection.set_user_timeout_ns(timeout_ns));
     }
 
     /// A descriptor for `poll` and `epoll` that is readable while a read would not wait: there is data, the
@@ -350,7 +353,7 @@ impl TcpStream {
     ///
     /// Out of descriptors.
     pub fn readable_fd(&self) -> io::Result<BorrowedFd<'_>> {
-        self.socket().readable()
+        self.socket().seat.descriptor(|conditions| &conditions.readable)
     }
 
     /// A descriptor that is *readable* while a write would not wait: there is room, or an error.
@@ -359,7 +362,7 @@ impl TcpStream {
     ///
     /// Out of descriptors.
     pub fn writable_fd(&self) -> io::Result<BorrowedFd<'_>> {
-        self.socket().writable()
+        self.socket().seat.descriptor(|conditions| &conditions.writable)
     }
 
     /// The error that ended the connection, once.
@@ -368,22 +371,24 @@ impl TcpStream {
     ///
     /// Never; `std` says it may.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        Ok(self.socket().with(|state, _| state.take_error()))
+        Ok(self.socket().seat.with(|exchange, _| exchange.take_error()))
     }
 
     /// What the connection believes: windows, round-trip time, losses.
     pub fn info(&self) -> Info {
-        self.socket().with(|state, _| state.stream.connection.info())
+        self.socket().seat.with(|exchange, _| exchange.stream.connection.info())
     }
 
     /// What happened on it so far.
     pub fn counts(&self) -> Counts {
-        self.socket().with(|state, _| *state.stream.connection.counts())
+        self.socket().seat.with(|exchange, _| *exchange.stream.connection.counts())
     }
 
     /// What it did last, oldest first.
     pub fn trace(&self) -> Vec<Record> {
-        self.socket().with(|state, _| state.stream.connection.trace().records().collect())
+        self.socket()
+            .seat
+            .with(|exchange, _| exchange.stream.connection.trace().records().collect())
     }
 }
 
