@@ -5,13 +5,14 @@ mod in_lab;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener as KernelListener, TcpStream as KernelStream};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use driver_link::Link;
 use driver_link_packet::PacketLink;
 use in_lab::{OURS, THEIRS, eventually, host, in_lab, on_peer};
+use plumb_net::engine::Keepalive;
 use plumb_net::{Options, TcpStream};
 use rustix::net::sockopt::set_tcp_congestion;
 use tools_sim::tcp::Checker;
@@ -242,5 +243,140 @@ fn both_can_close_at_the_same_time_and_thousands_of_times() {
         }
         kernel.join().unwrap();
         eventually("all flows are closed", || flows() == before);
+    });
+}
+
+/// What stands at word `index` of a stream that is too long to be kept.
+const fn word(stream: u64, index: u64) -> u64 {
+    (index ^ stream << 56).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
+}
+
+/// Bytes of a piece of such a stream.
+const PIECE: usize = 1 << 18;
+
+/// Fills `piece` with what stands from word `from` on.
+fn fill(stream: u64, from: u64, piece: &mut [u8]) {
+    for (index, bytes) in (from..).zip(piece.as_chunks_mut::<8>().0) {
+        *bytes = word(stream, index).to_ne_bytes();
+    }
+}
+
+fn send_stream(stream: u64, pieces: u64, mut to: impl Write) {
+    let mut piece = vec![0; PIECE];
+    for number in 0..pieces {
+        fill(stream, number * (PIECE as u64 / 8), &mut piece);
+        to.write_all(&piece).unwrap();
+    }
+}
+
+fn expect_stream(stream: u64, pieces: u64, mut from: impl Read) {
+    let (mut piece, mut expected) = (vec![0; PIECE], vec![0; PIECE]);
+    for number in 0..pieces {
+        from.read_exact(&mut piece).unwrap();
+        fill(stream, number * (PIECE as u64 / 8), &mut expected);
+        assert!(piece == expected, "piece {number} is not what was sent");
+    }
+    assert_eq!(from.read(&mut piece).unwrap(), 0, "nothing follows");
+}
+
+#[test]
+fn a_gigabyte_each_way_arrives_as_it_was_sent() {
+    const PIECES: u64 = (1 << 30) / PIECE as u64;
+    let name = "a_gigabyte_each_way_arrives_as_it_was_sent";
+    in_lab(name, &["--rate", "20gbit", "--spin", "50us"], || {
+        let large = options().send_bytes(4 << 20).receive_bytes(4 << 20);
+        let (ours, kernel) = opened(7000, true, "cubic", &large);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                send_stream(1, PIECES, &ours);
+                ours.shutdown(Shutdown::Write).unwrap();
+            });
+            scope.spawn(|| {
+                send_stream(2, PIECES, &kernel);
+                kernel.shutdown(Shutdown::Write).unwrap();
+            });
+            scope.spawn(|| expect_stream(1, PIECES, &kernel));
+            expect_stream(2, PIECES, &ours);
+        });
+    });
+}
+
+#[test]
+fn a_peer_that_forgot_the_connection_resets_what_is_said_to_it() {
+    let name = "a_peer_that_forgot_the_connection_resets_what_is_said_to_it";
+    in_lab(name, &["--rate", "1gbit"], || {
+        let (ours, kernel) = opened(7000, true, "reno", &options());
+        let (other, other_kernel) = opened(7001, true, "reno", &options());
+        // The peer's reset cannot leave: we go on with half a connection.
+        on_peer(|| {
+            let netlink = driver_netlink::Netlink::open().unwrap();
+            let index = netlink.interface("plumb1").unwrap().index;
+            netlink.set_down(index).unwrap();
+            for lost in [kernel, other_kernel] {
+                rustix::net::sockopt::set_socket_linger(&lost, Some(Duration::ZERO)).unwrap();
+                drop(lost);
+            }
+            netlink.set_up(index).unwrap();
+        });
+        (&mut &ours).write_all(b"are you still there?").unwrap();
+        assert_eq!((&mut &ours).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        // Who says nothing learns it by asking.
+        let second = Duration::from_secs(1);
+        other.set_keepalive(Some(Keepalive {
+            idle_ns: 1,
+            interval_ns: second.as_nanos() as u64,
+            probes: 5,
+        }));
+        assert_eq!((&mut &other).read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn several_threads_accept_and_each_connection_is_had_once() {
+    let name = "several_threads_accept_and_each_connection_is_had_once";
+    in_lab(name, &["--rate", "1gbit"], || {
+        const CONNECTIONS: usize = 300;
+        let listener = options().listen((OURS, 7000)).unwrap();
+        let left = AtomicUsize::new(CONNECTIONS);
+        let mut seen: Vec<u32> = thread::scope(|scope| {
+            let servers: Vec<_> = (0..3)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut seen = Vec::new();
+                        while left
+                            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                                left.checked_sub(1)
+                            })
+                            .is_ok()
+                        {
+                            let (mut stream, _) = listener.accept().unwrap();
+                            let mut number = [0; 4];
+                            stream.read_exact(&mut number).unwrap();
+                            stream.write_all(&number).unwrap();
+                            seen.push(u32::from_be_bytes(number));
+                        }
+                        seen
+                    })
+                })
+                .collect();
+            for first in 0..3u32 {
+                scope.spawn(move || {
+                    let to = SocketAddr::from((OURS, 7000));
+                    for number in (first..CONNECTIONS as u32).step_by(3) {
+                        let mut stream =
+                            on_peer(|| KernelStream::connect_timeout(&to, SOON.unwrap()).unwrap());
+                        stream.set_read_timeout(SOON).unwrap();
+                        // It opens first, and speaks when it likes.
+                        stream.write_all(&number.to_be_bytes()).unwrap();
+                        let mut echo = Vec::new();
+                        stream.read_to_end(&mut echo).unwrap();
+                        assert_eq!(echo, number.to_be_bytes());
+                    }
+                });
+            }
+            servers.into_iter().flat_map(|server| server.join().unwrap()).collect()
+        });
+        seen.sort_unstable();
+        assert!(seen.into_iter().eq(0..CONNECTIONS as u32));
     });
 }
