@@ -56,11 +56,19 @@ pub(crate) enum News {
     Contract(Contract),
 }
 
+/// What of it is new to whoever works on the flow.
+#[derive(Debug)]
+pub(crate) struct Changes {
+    pub(crate) fib: Option<Fib>,
+    pub(crate) contract: Option<Contract>,
+}
+
 #[derive(Debug)]
 struct Latest {
     lost: Option<String>,
     fib: Option<Fib>,
     contract: Contract,
+    is_contract_new: bool,
     time_wait: Option<TimeWait>,
 }
 
@@ -146,7 +154,13 @@ impl Flow {
             tx_words,
             rx_words,
             news: AtomicBool::new(false),
-            latest: Mutex::new(Latest { lost: None, fib: None, contract, time_wait: None }),
+            latest: Mutex::new(Latest {
+                lost: None,
+                fib: None,
+                contract,
+                is_contract_new: false,
+                time_wait: None,
+            }),
             closed: AtomicBool::new(false),
         });
         host.register(id, &shared);
@@ -221,7 +235,7 @@ impl Flow {
         match self.shared.host.call(Request::AdjustQos { flow: self.shared.id, contract })? {
             Reply::Adjusted { contract, tardiness_ns } => {
                 self.tardiness_ns = tardiness_ns;
-                self.shared.latest().contract = contract;
+                self.shared.set_contract(contract);
                 Ok(contract)
             }
             other => Err(unexpected(&other)),
@@ -284,13 +298,19 @@ impl Shared {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn set_contract(&self, contract: Contract) {
+        let mut latest = self.latest();
+        (latest.contract, latest.is_contract_new) = (contract, true);
+        self.news.store(true, Ordering::Release);
+    }
+
     /// News from the flow manager; whoever sleeps is woken to hear it.
     pub(crate) fn notify(&self, news: News) {
         match news {
             News::Fib(fib) => self.latest().fib = Some(fib),
             News::Lost(reason) => self.latest().lost = Some(reason),
             // Nobody waits for this.
-            News::Contract(contract) => return self.latest().contract = contract,
+            News::Contract(contract) => return self.set_contract(contract),
         }
         self.news.store(true, Ordering::Release);
         Futex::patient().wake(&self.tx_words[0]);
@@ -298,7 +318,7 @@ impl Shared {
     }
 
     /// The latest news, if there is any; losing the flow is an error from then on.
-    pub(crate) fn news(&self) -> Result<Option<Fib>, Error> {
+    pub(crate) fn news(&self) -> Result<Option<Changes>, Error> {
         if !self.news.load(Ordering::Acquire) {
             return Ok(None);
         }
@@ -307,7 +327,9 @@ impl Shared {
             return Err(Error::Lost(reason.clone()));
         }
         self.news.store(false, Ordering::Relaxed);
-        Ok(latest.fib.take())
+        let is_contract_new = std::mem::take(&mut latest.is_contract_new);
+        let contract = is_contract_new.then_some(latest.contract);
+        Ok(Some(Changes { fib: latest.fib.take(), contract }))
     }
 
     /// What to say when the flow is closed: once.

@@ -8,6 +8,7 @@ use base_flow::{Contract, Endpoints, Sap, Transport};
 use rbuf_channel::Wait;
 use rbuf_domain::Shape;
 use stack_layer::{Device, HEAD_BYTES_MAX};
+use stack_tcp::Algorithm;
 
 use crate::tcp::FIRST_RECEIVE_BYTES;
 use crate::{Error, Flow, Host, TcpListener, TcpStream, Udp};
@@ -24,6 +25,7 @@ pub struct Options {
     pub(crate) backlog: u32,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) ecn: bool,
+    pub(crate) congestion: Option<Algorithm>,
     host: Option<Host>,
 }
 
@@ -39,6 +41,7 @@ impl Default for Options {
             backlog: 128,
             local: None,
             ecn: false,
+            congestion: None,
             host: None,
         }
     }
@@ -115,6 +118,14 @@ impl Options {
     #[must_use]
     pub const fn ecn(mut self, on: bool) -> Self {
         self.ecn = on;
+        self
+    }
+
+    /// How a TCP stream adapts to the path. Unless this is given, the contract decides: a stream without
+    /// a guarantee is CUBIC (RFC 9438), and one with a guarantee does not probe for what it was given.
+    #[must_use]
+    pub const fn congestion(mut self, algorithm: Algorithm) -> Self {
+        self.congestion = Some(algorithm);
         self
     }
 

@@ -409,7 +409,7 @@ impl State {
             self.rejected = rejected;
             shared.host().hear_notices();
         }
-        if let Some(fib) = shared.news()? {
+        if let Some(fib) = shared.news()?.and_then(|changes| changes.fib) {
             self.stack.reorganise(&fib);
         }
         Ok(())

@@ -3,7 +3,7 @@
 use base_wire::IcmpV4Type;
 
 use crate::Position;
-use crate::config::Keepalive;
+use crate::config::{Algorithm, Keepalive};
 use crate::connection::{Connection, Error, State};
 
 /// Why nothing can be written.
@@ -83,6 +83,12 @@ impl Connection {
         if self.receive.consume(now_ns, bytes) && self.state.is_synchronised() {
             self.receive.acks.now = true;
         }
+    }
+
+    /// Another congestion control from now on. The window stays, until the new one has heard of the path.
+    pub fn set_congestion(&mut self, algorithm: Algorithm) {
+        self.control = algorithm.build();
+        self.config.congestion = algorithm;
     }
 
     /// The buffer for what was received and not read has this size from now on. The window that was

@@ -10,7 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use in_lab::{OURS, THEIRS, eventually, host, in_lab, on_peer, program};
-use plumb_net::{Options, TcpListener, TcpStream};
+use plumb_net::engine::Algorithm;
+use plumb_net::{Contract, Options, TcpListener, TcpStream};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
@@ -515,5 +516,29 @@ fn a_process_may_end_when_it_has_written() {
             drop(kernel);
             assert!(writer.wait().unwrap().success());
         }
+    });
+}
+
+#[test]
+fn a_stream_adapts_to_its_contract_as_that_changes_unless_told_how() {
+    in_lab("a_stream_adapts_to_its_contract_as_that_changes_unless_told_how", &RATE, || {
+        let contract = Contract::guaranteed(1_000_000, 100_000_000).unwrap();
+        let (ours, _kernel) = opened(7000);
+        assert_eq!(ours.info().congestion, "cubic");
+        ours.adjust(contract).unwrap();
+        assert_eq!(ours.info().congestion, "guaranteed");
+        // Who may change it, too.
+        host().adjust(ours.flow_id(), Contract::BEST_EFFORT).unwrap();
+        eventually("the stream hears of it", || {
+            ours.contract() == Contract::BEST_EFFORT && ours.info().congestion == "cubic"
+        });
+
+        let listener = kernel_listener(7001);
+        let with_reno = options().congestion(Algorithm::Reno).contract(contract);
+        let ours = with_reno.connect_tcp((THEIRS, 7001)).unwrap();
+        assert_eq!(ours.info().congestion, "reno");
+        ours.adjust(Contract::BEST_EFFORT).unwrap();
+        assert_eq!(ours.info().congestion, "reno");
+        drop(listener);
     });
 }

@@ -7,15 +7,19 @@ use base_wire::tcp_flag;
 use rbuf_channel::Buffer;
 use rbuf_shm::{ShmData, monotonic_ns};
 use stack_layer::{Arrived, HEAD_BYTES_MAX, Peer};
-use stack_tcp::{Connection, ReceiveQueue as _, Segment, State as TcpState, Stream, Transmit};
+use stack_tcp::{
+    Algorithm, Connection, ReceiveQueue as _, Segment, State as TcpState, Stream, Transmit,
+};
 
 use super::buffers::{Frames, Payload, SendArea};
 use super::dump;
-use super::layers::{FIRST_RECEIVE_BYTES, HEADERS, Layers, SUPER_SEGMENT_BYTES, device};
+use super::layers::{
+    FIRST_RECEIVE_BYTES, HEADERS, Layers, SUPER_SEGMENT_BYTES, congestion, device,
+};
 use super::readiness::Condition;
 use super::seat::{NEVER, Work};
 use crate::Error;
-use crate::flow::{Flow, Shared};
+use crate::flow::{Changes, Flow, Shared};
 use crate::options::{Options, stream_buffers};
 
 /// Most frames of a super-segment: half of the headers, so that the next one can be formed meanwhile.
@@ -37,6 +41,8 @@ pub(super) struct Exchange {
     pub(super) stack: Layers,
     pub(super) stream: Stream<SendArea<ShmData>, Frames<ShmData>>,
     pub(super) flow: Flow,
+    /// The congestion control that the application chose; the contract does if it did not.
+    congestion: Option<Algorithm>,
     /// The window for which the driver was offered buffers.
     offered_for: u64,
     /// Packets that the driver has, oldest first.
@@ -106,10 +112,7 @@ impl Work for Exchange {
     fn take_in(&mut self, shared: &Shared, now_ns: u64) {
         match shared.news() {
             Ok(None) => {}
-            Ok(Some(fib)) => {
-                self.stack.reorganise(&fib);
-                self.stream.connection.on_route(now_ns, fib.mtu);
-            }
+            Ok(Some(changes)) => self.heed(now_ns, &changes),
             Err(error) => self.fail(now_ns, &error),
         }
         loop {
@@ -238,6 +241,7 @@ impl Exchange {
             stack,
             stream: Stream::new(connection, send, receive),
             flow,
+            congestion: options.congestion,
             offered_for,
             in_driver: VecDeque::new(),
             queued_bytes: 0,
@@ -246,6 +250,17 @@ impl Exchange {
             told: false,
             read_shut: false,
             dumped_timeouts: 0,
+        }
+    }
+
+    /// The flow goes another way, or has another contract.
+    fn heed(&mut self, now_ns: u64, changes: &Changes) {
+        if let Some(fib) = &changes.fib {
+            self.stack.reorganise(fib);
+            self.stream.connection.on_route(now_ns, fib.mtu);
+        }
+        if changes.contract.is_some() && self.congestion.is_none() {
+            self.stream.connection.set_congestion(congestion(&self.flow));
         }
     }
 

@@ -39,23 +39,29 @@ pub(super) const fn device(stack: &mut Layers) -> &mut FlowDevice {
     stack.lower().lower().lower()
 }
 
+/// The congestion control for a flow of such a contract: what is guaranteed need not be probed for.
+pub(super) fn congestion(flow: &Flow) -> Algorithm {
+    let contract = flow.known_contract();
+    let Some(rate) = flow.rate().filter(|_| contract.is_guaranteed()) else {
+        return Algorithm::Cubic;
+    };
+    let bits = u128::from(rate.bits_per_s()) * u128::from(contract.slice_ns);
+    let bytes_per_second = bits / 8 / u128::from(contract.period_ns.max(1));
+    Algorithm::Guaranteed {
+        bytes_per_second: u64::try_from(bytes_per_second).unwrap_or(u64::MAX),
+        period_ns: contract.period_ns,
+        slack: contract.slack,
+    }
+}
+
 /// What a connection of this flow is told.
 pub(super) fn config(options: &Options, flow: &Flow) -> Config {
-    let contract = flow.known_contract();
-    let congestion = match flow.rate() {
-        Some(rate) if contract.is_guaranteed() => Algorithm::Guaranteed {
-            bytes_per_second: rate.bits_per_s() / 8 * contract.slice_ns / contract.period_ns.max(1),
-            period_ns: contract.period_ns,
-            slack: contract.slack,
-        },
-        _ => Algorithm::Cubic,
-    };
     Config {
         mtu: flow.fib().mtu,
         super_segment_bytes: SUPER_SEGMENT_BYTES,
         receive_bytes: options.receive_bytes.min(FIRST_RECEIVE_BYTES),
         receive_bytes_max: options.receive_bytes,
-        congestion,
+        congestion: options.congestion.unwrap_or_else(|| congestion(flow)),
         ecn: options.ecn,
         ..Config::default()
     }

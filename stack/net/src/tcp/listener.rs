@@ -306,8 +306,11 @@ impl Work for Entrance {
 
     fn take_in(&mut self, shared: &Shared, now_ns: u64) {
         match shared.news() {
-            Ok(Some(fib)) => self.stack.reorganise(&fib),
-            Ok(None) => {}
+            Ok(changes) => {
+                if let Some(fib) = changes.and_then(|changes| changes.fib) {
+                    self.stack.reorganise(&fib);
+                }
+            }
             Err(error) => return self.fail(&error),
         }
         let mut forwarded = Vec::new();

@@ -51,8 +51,10 @@ impl Congestion for Guaranteed {
         let given = self.given(window, rtt_ns);
         if !self.started {
             self.started = true;
-            window.bytes = window.bytes.max(given);
-            if !self.slack {
+            if self.slack {
+                window.bytes = window.bytes.max(given);
+            } else {
+                window.bytes = given;
                 window.threshold = window.threshold.min(given);
             }
             return;
@@ -103,6 +105,17 @@ mod tests {
             }
             assert_eq!(window.bytes > 120_000, slack, "{window:?}");
         }
+    }
+
+    #[test]
+    fn a_smaller_contract_shrinks_the_window_to_what_it_gives() {
+        let mut window = Window::initial(1000);
+        window.bytes = 500_000;
+        Guaranteed::new(1_000_000, 100_000_000, false).acked(&mut window, &acked(20_000_000));
+        assert_eq!(window.bytes, 120_000);
+        window.bytes = 500_000;
+        Guaranteed::new(1_000_000, 100_000_000, true).acked(&mut window, &acked(20_000_000));
+        assert_eq!(window.bytes, 500_000, "slack is what others leave");
     }
 
     #[test]
