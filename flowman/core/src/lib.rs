@@ -27,6 +27,7 @@
 
 mod config;
 mod departed;
+mod dynamic_ports;
 mod flows;
 mod last_resort;
 mod link;

@@ -178,8 +178,9 @@ pub(crate) struct Account {
 }
 
 impl FlowManager {
-    /// A flow manager for the links and the policy of `config`.
-    pub fn new(config: Config) -> Self {
+    /// A flow manager for the links and the policy of `config`; `key` is drawn at random, and what
+    /// strangers must not guess depends on it.
+    pub fn new(config: Config, key: [u8; 16]) -> Self {
         let mut routes = Routes::default();
         for (index, link) in config.links.iter().enumerate() {
             let id = LinkId(index as u16);
@@ -202,7 +203,7 @@ impl FlowManager {
             links,
             clients: HashMap::new(),
             flows: Flows::default(),
-            ports: Ports::default(),
+            ports: Ports::new(key),
             routes,
             neighbours: Neighbours::default(),
             waiting: HashMap::new(),

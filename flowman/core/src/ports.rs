@@ -8,10 +8,8 @@ use std::net::IpAddr;
 
 use base_flow::{Sap, Transport};
 
+use crate::dynamic_ports::DynamicPorts;
 use crate::manager::ClientId;
-
-/// Ports given to those who ask for any: the dynamic range of RFC 6335.
-const DYNAMIC_PORTS: std::ops::RangeInclusive<u16> = 49_152..=65_535;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Holding {
@@ -24,12 +22,12 @@ struct Holding {
 }
 
 /// Who holds which ports.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Ports {
     holdings: HashMap<(Transport, u16), Vec<Holding>>,
     count: usize,
     held: HashMap<ClientId, usize>,
-    next_dynamic: u16,
+    dynamic: DynamicPorts,
 }
 
 /// Why an access point was not given.
@@ -44,6 +42,12 @@ fn overlap(a: IpAddr, b: IpAddr) -> bool {
 }
 
 impl Ports {
+    /// Nobody holds any; `key` is for [`DynamicPorts`].
+    pub(crate) fn new(key: [u8; 16]) -> Self {
+        let dynamic = DynamicPorts::new(key);
+        Self { holdings: HashMap::new(), count: 0, held: HashMap::new(), dynamic }
+    }
+
     /// Number of reservations of `client`.
     pub(crate) fn held_by(&self, client: ClientId) -> usize {
         self.held.get(&client).copied().unwrap_or(0)
@@ -61,7 +65,7 @@ impl Ports {
         transport: Transport,
         sap: Sap,
     ) -> Result<Sap, Taken> {
-        let sap = self.choose(client, transport, sap, |_| true)?;
+        let sap = self.choose(client, transport, sap, None, |_| true)?;
         if self.find(client, transport, sap).is_some_and(|holding| holding.bound) {
             return Err(Taken::InUse);
         }
@@ -69,16 +73,17 @@ impl Ports {
         Ok(sap)
     }
 
-    /// Reserves `sap` for a flow of `client`; shares the client's own reservation if there is one. Port
-    /// 0 finds a free one that is `usable`.
+    /// Reserves `sap` for a flow of `client` to `remote`; shares the client's own reservation if there is
+    /// one. Port 0 finds a free one that is `usable`.
     pub(crate) fn use_for_flow(
         &mut self,
         client: ClientId,
         transport: Transport,
         sap: Sap,
+        remote: Option<Sap>,
         usable: impl Fn(u16) -> bool,
     ) -> Result<Sap, Taken> {
-        let sap = self.choose(client, transport, sap, usable)?;
+        let sap = self.choose(client, transport, sap, remote, usable)?;
         self.holding(client, transport, sap)?.flows += 1;
         Ok(sap)
     }
@@ -119,23 +124,18 @@ impl Ports {
         client: ClientId,
         transport: Transport,
         sap: Sap,
+        remote: Option<Sap>,
         usable: impl Fn(u16) -> bool,
     ) -> Result<Sap, Taken> {
         if sap.port != 0 {
             let free = self.is_free(client, transport, sap) && usable(sap.port);
             return if free { Ok(sap) } else { Err(Taken::InUse) };
         }
-        let (first, last) = (*DYNAMIC_PORTS.start(), *DYNAMIC_PORTS.end());
-        self.next_dynamic = self.next_dynamic.clamp(first, last);
-        for _ in DYNAMIC_PORTS {
-            let port = self.next_dynamic;
-            self.next_dynamic = if port == last { first } else { port + 1 };
-            // Nobody else's, and not this client's either.
-            if !self.holdings.contains_key(&(transport, port)) && usable(port) {
-                return Ok(Sap { port, ..sap });
-            }
-        }
-        Err(Taken::NoFreePort)
+        // Nobody else's, and not this client's either.
+        let holdings = &self.holdings;
+        let free = |port| !holdings.contains_key(&(transport, port)) && usable(port);
+        let port = self.dynamic.find((transport, sap.address, remote), free);
+        port.map(|port| Sap { port, ..sap }).ok_or(Taken::NoFreePort)
     }
 
     fn is_free(&self, client: ClientId, transport: Transport, sap: Sap) -> bool {
@@ -196,6 +196,7 @@ impl Ports {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dynamic_ports::DYNAMIC_PORTS;
 
     const A: ClientId = ClientId(1);
     const B: ClientId = ClientId(2);
@@ -207,7 +208,7 @@ mod tests {
 
     #[test]
     fn any_address_excludes_everybody_and_a_definite_one_only_itself() {
-        let mut ports = Ports::default();
+        let mut ports = Ports::new([7; 16]);
         ports.bind(A, UDP, sap("10.0.0.1:53")).unwrap();
         assert_eq!(ports.bind(B, UDP, sap("10.0.0.1:53")), Err(Taken::InUse));
         assert_eq!(ports.bind(B, UDP, sap("0.0.0.0:53")), Err(Taken::InUse));
@@ -219,16 +220,16 @@ mod tests {
 
     #[test]
     fn a_port_is_free_when_its_last_use_is_gone() {
-        let mut ports = Ports::default();
+        let mut ports = Ports::new([7; 16]);
         let at = sap("10.0.0.1:4000");
-        ports.use_for_flow(A, UDP, at, |_| true).unwrap();
-        ports.use_for_flow(A, UDP, at, |_| true).unwrap();
+        ports.use_for_flow(A, UDP, at, None, |_| true).unwrap();
+        ports.use_for_flow(A, UDP, at, None, |_| true).unwrap();
         ports.release_from_flow(A, UDP, at);
-        assert_eq!(ports.use_for_flow(B, UDP, at, |_| true), Err(Taken::InUse));
+        assert_eq!(ports.use_for_flow(B, UDP, at, None, |_| true), Err(Taken::InUse));
         ports.release_from_flow(A, UDP, at);
         assert_eq!(ports.len(), 0);
         ports.bind(B, UDP, at).unwrap();
-        ports.use_for_flow(B, UDP, at, |_| true).unwrap();
+        ports.use_for_flow(B, UDP, at, None, |_| true).unwrap();
         assert!(ports.unbind(B, UDP, at) && !ports.unbind(B, UDP, at));
         assert_eq!(ports.len(), 1, "a flow keeps it");
         ports.release_from_flow(B, UDP, at);
@@ -237,7 +238,7 @@ mod tests {
 
     #[test]
     fn dynamic_ports_run_out_with_a_reason_and_come_back() {
-        let mut ports = Ports::default();
+        let mut ports = Ports::new([7; 16]);
         let any = sap("0.0.0.0:0");
         for _ in DYNAMIC_PORTS {
             ports.bind(A, UDP, any).unwrap();

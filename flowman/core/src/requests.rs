@@ -303,7 +303,7 @@ impl FlowManager {
         };
         let local = self
             .ports
-            .use_for_flow(client, transport, local, usable)
+            .use_for_flow(client, transport, local, remote, usable)
             .map_err(taken(transport, local))?;
         let endpoints = Endpoints { transport, local, remote };
         if !self.flows.set_endpoints(flow, Some(endpoints)) {

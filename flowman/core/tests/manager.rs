@@ -57,7 +57,7 @@ impl Script {
             vlan: None,
         };
         let mut script = Self {
-            manager: FlowManager::new(Config { links: vec![link], policy }),
+            manager: FlowManager::new(Config { links: vec![link], policy }, [7; 16]),
             now: S,
             answers: Vec::new(),
             told: Vec::new(),

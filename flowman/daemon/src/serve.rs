@@ -14,6 +14,7 @@ use rbuf_shm::{
     Access, Arena, Connection, Listener, ReceiveError, monotonic_ns, raise_descriptor_limit,
 };
 use rustix::event::{Timespec, epoll};
+use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 
 use crate::own::OwnFlow;
@@ -150,8 +151,10 @@ impl Daemon {
         let applications = listen(socket, 0o666)?;
         let drivers = listen(&driver_socket(socket), 0o600)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(os("epoll_create"))?;
+        let mut key = [0; 16];
+        getrandom(&mut key, GetRandomFlags::empty()).map_err(os("getrandom"))?;
         let daemon = Self {
-            core: FlowManager::new(config),
+            core: FlowManager::new(config, key),
             applications,
             drivers,
             clients: HashMap::new(),

@@ -168,7 +168,7 @@ pub fn last_resort(bytes: &[u8]) {
         rate: None,
         vlan: None,
     };
-    let mut manager = FlowManager::new(Config { links: vec![link], ..Config::default() });
+    let mut manager = FlowManager::new(Config { links: vec![link], ..Config::default() }, [7; 16]);
     let facts = LinkFacts {
         name: "sim".into(),
         kind: "sim".into(),

@@ -49,6 +49,25 @@
 //!
 //! A segment costs no allocation once the maps have grown to what the path needs.
 //!
+//! # Standards
+//!
+//! | RFC | What | Where |
+//! |---|---|---|
+//! | 9293 | the protocol; each MUST with its place and its test in `specs/rfc9293.md` | `arrive` in the order of §3.10.7, `transmit`, `timers`, `application`, [`Listener`] |
+//! | 5961, 1337, 2525 | forged resets, SYNs and data; TIME-WAIT; data that nobody will read | `arrive` |
+//! | 6191, 6528 | TIME-WAIT and a new SYN; initial numbers | `arrive`, [`Secret`] |
+//! | 4987 | floods of SYNs | [`Listener`] |
+//! | 7323 | timestamps, old segments, windows beyond 64 KiB | `arrive`, `rtt`, `receiver`, `options` |
+//! | 2018, 2883 | what arrived out of order, and twice | `receiver`, `held`, `send_map` |
+//! | 8985, 6582, 3042 | what is lost, and what leaves meanwhile | `detection`, `tail`, `recovery` |
+//! | 6937, 5682, 3522, 3708 | repair in proportion, and second thoughts | `recovery` |
+//! | 6298 | the time-out | `rtt`, `timers` |
+//! | 5681, 6928, 7661 | windows: initial, after idleness, and not without use | `congestion`, `transmit` |
+//! | 9438, 9406 | CUBIC and HyStart++ | [`Cubic`] |
+//! | 3168 | marks instead of losses | `arrive`, `transmit`, `recovery` |
+//! | 1191, 8201, 4821, 5927 | what the path carries, and whom to believe about it | `path`, `application` |
+//! | 6056 | local ports: the flow manager's affair | – |
+//!
 //! # Deviations
 //!
 //! | RFC | What it asks | What is done, and why |

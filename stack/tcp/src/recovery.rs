@@ -113,7 +113,8 @@ impl Recovery {
 impl Connection {
     /// Bytes thought to be in the network.
     pub(crate) fn pipe(&self) -> u64 {
-        // Every duplicate says that something has left the network (RFC 6582 §3.2, step 3).
+        // Every duplicate says that something has left the network, and new data may take its place
+        // (RFC 3042 before a recovery, RFC 6582 §3.2, step 3, in one).
         let left = u64::from(self.recovery.duplicates) * self.window.segment;
         self.map.in_flight().saturating_sub(left)
     }

@@ -1,4 +1,4 @@
-//! Numbers that an outsider cannot guess (RFC 6528, RFC 6056, RFC 7323 §7.1).
+//! Numbers that an outsider cannot guess (RFC 6528, RFC 7323 §7.1).
 
 use std::hash::{Hash, Hasher};
 use std::net::SocketAddr;
@@ -46,12 +46,6 @@ impl Secret {
                 .wrapping_add((now_ns / ISN_TICK_NS) as u32),
             timestamp_offset: self.hash(2, &ends) as u32,
         }
-    }
-
-    /// Where to begin looking for a free local port: different for every destination, and not to be
-    /// guessed (RFC 6056 §3.3.3).
-    pub fn port_offset(&self, local: std::net::IpAddr, remote: SocketAddr) -> u16 {
-        self.hash(3, &(local, remote)) as u16
     }
 }
 

@@ -107,7 +107,8 @@ impl World {
             rate: None,
             vlan: None,
         };
-        let manager = FlowManager::new(Config { links: vec![config], ..Config::default() });
+        let manager =
+            FlowManager::new(Config { links: vec![config], ..Config::default() }, [7; 16]);
         let peer = Peer::new(wire.clone(), PEER_MAC, PEER_ADDRESS);
         let mut world = Self {
             now: 0,
