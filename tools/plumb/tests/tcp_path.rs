@@ -9,13 +9,17 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use base_wire::{Arp, EtherType, Ethernet, Mac};
+use driver_filter::{HEADER_BYTES_MAX, Rights, Template};
 use driver_link::Link;
 use driver_link_packet::PacketLink;
 use in_lab::{OURS, THEIRS, eventually, host, in_lab, on_peer};
 use plumb_net::engine::Keepalive;
 use plumb_net::{Options, TcpStream};
+use rbuf_channel::{Data, HeapData, Pair};
 use rustix::net::sockopt::set_tcp_congestion;
 use tools_sim::tcp::Checker;
+use zerocopy::IntoBytes;
 
 const SOON: Option<Duration> = Some(Duration::from_secs(20));
 
@@ -378,5 +382,52 @@ fn several_threads_accept_and_each_connection_is_had_once() {
         });
         seen.sort_unstable();
         assert!(seen.into_iter().eq(0..CONNECTIONS as u32));
+    });
+}
+
+/// Says on the peer's side of the wire, to everybody, that its address is at `station`.
+fn claim_to_be_at(link: &mut PacketLink, station: Mac) {
+    let claim = Arp::reply(station, THEIRS, Mac::BROADCAST, THEIRS);
+    let ethernet =
+        Ethernet { destination: Mac::BROADCAST, source: station, ether_type: EtherType::ARP };
+    let frame = [ethernet.as_bytes(), claim.as_bytes()].concat();
+    let data = HeapData::new(64);
+    data.write(0, &frame);
+    let pairs = [Pair { offset: 0, len: frame.len() as u32 }];
+    let mut header = [0; HEADER_BYTES_MAX];
+    header[..frame.len()].copy_from_slice(&frame);
+    let template = Template::new(&Rights::Station(station), None);
+    let checked = template.check(&header, &pairs, &data, frame.len()).unwrap();
+    assert!(link.transmit(&checked));
+    link.flush();
+    link.complete(&mut |sent| assert!(sent));
+}
+
+#[test]
+fn a_stream_follows_its_peer_to_another_station_and_back() {
+    let name = "a_stream_follows_its_peer_to_another_station_and_back";
+    in_lab(name, &["--rate", "1gbit"], || {
+        let (ours, kernel) = opened(7000, true, "reno", &options());
+        let mut wire = on_peer(|| PacketLink::open("plumb1", None).unwrap());
+        let home = wire.facts().station;
+        let elsewhere = Mac([2, 0, 0, 0, 0, 99]);
+        claim_to_be_at(&mut wire, elsewhere);
+        // What still reaches the kernel is answered, and something more is said.
+        let mut said = 0;
+        eventually("segments go to the other station", || {
+            if ours.info().in_flight_bytes == 0 {
+                (&mut &ours).write_all(b"?").unwrap();
+                said += 1;
+            }
+            let mut there = false;
+            wire.poll_rx(64, &mut |arrival| there |= arrival.frame[..6] == elsewhere.0);
+            there
+        });
+        // The kernel did not take that. It is sent again, until the peer is back.
+        claim_to_be_at(&mut wire, home);
+        let mut heard = vec![0; said];
+        (&mut &kernel).read_exact(&mut heard).unwrap();
+        assert!(heard.iter().all(|byte| *byte == b'?'));
+        assert!(ours.counts().retransmissions > 0);
     });
 }
