@@ -20,7 +20,7 @@ fn main() {
     println!("data segment received and acknowledged at once: {:.0} ns", data_segment());
     println!("data segment sent: {:.0} ns", data_sent());
     let bytes = size_of::<Connection>();
-    println!("a connection: {bytes} bytes, and {} of trace", 128 * stack_tcp::RECORD_BYTES);
+    println!("a connection: {bytes} bytes, and up to {} of trace", 128 * stack_tcp::RECORD_BYTES);
 }
 
 fn identity(number: u32) -> Identity {

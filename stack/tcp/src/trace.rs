@@ -104,8 +104,6 @@ pub struct Record {
 }
 
 impl Record {
-    const NONE: Self = Self { at_us: 0, event: 0, flags: 0, a: 0, b: 0 };
-
     /// As it is written to a file.
     pub fn to_bytes(self) -> [u8; RECORD_BYTES] {
         let mut bytes = [0; RECORD_BYTES];
@@ -126,17 +124,11 @@ impl Record {
     }
 }
 
-/// The ring.
-#[derive(Debug)]
+/// The ring. It grows to its size with what happens: many connections are short, or idle.
+#[derive(Debug, Default)]
 pub struct Trace {
-    records: Box<[Record; RECORDS]>,
+    records: Vec<Record>,
     count: u64,
-}
-
-impl Default for Trace {
-    fn default() -> Self {
-        Self { records: Box::new([Record::NONE; RECORDS]), count: 0 }
-    }
 }
 
 impl Trace {
@@ -146,8 +138,12 @@ impl Trace {
 
     pub(crate) fn segment(&mut self, now_ns: u64, event: Event, flags: u8, a: u32, b: u32) {
         let at_us = (now_ns / 1000) as u32;
-        let place = (self.count % RECORDS as u64) as usize;
-        self.records[place] = Record { at_us, event: event as u8, flags, a, b };
+        let record = Record { at_us, event: event as u8, flags, a, b };
+        if self.records.len() < RECORDS {
+            self.records.push(record);
+        } else {
+            self.records[(self.count % RECORDS as u64) as usize] = record;
+        }
         self.count += 1;
     }
 
