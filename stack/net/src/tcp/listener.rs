@@ -281,8 +281,8 @@ impl Served for Door {
 
     fn serve(&self) -> Outcome {
         let outcome = self.seat.serve();
-        // Nobody accepts at present.
-        while let Some(complete) = self.seat.with(|entrance, _| entrance.complete.pop_front()) {
+        // Nobody accepts at present. (Aside: who sits down lists the seat again, for ever.)
+        while let Some(complete) = self.seat.aside(|entrance, _| entrance.complete.pop_front()) {
             if let Some(stream) = self.give_flow(complete) {
                 self.seat.with(|entrance, _| entrance.waiting.push_back(stream));
             }

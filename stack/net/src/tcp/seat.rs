@@ -130,8 +130,8 @@ impl<W: Work> Seat<W> {
         result
     }
 
-    /// Does something that comes before what has arrived; [`Self::with`] is to follow.
-    pub(super) fn before_arrivals<T>(&self, act: impl FnOnce(&mut W, u64) -> T) -> T {
+    /// Does something, and neither takes in what has arrived nor sends.
+    pub(super) fn aside<T>(&self, act: impl FnOnce(&mut W, u64) -> T) -> T {
         act(&mut self.lock().work, monotonic_ns())
     }
 

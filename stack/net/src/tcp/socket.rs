@@ -167,10 +167,10 @@ impl Socket {
         delivered.map_err(timed_out)
     }
 
-    /// A segment that arrived at the listener after the connection had been made; [`Seat::with`] sends what
-    /// follows from it.
+    /// A segment that arrived at the listener after the connection had been made, and so before what has
+    /// arrived here; [`Seat::with`] sends what follows from it.
     pub(super) fn hand_over(&self, segment: &Segment, payload: &[u8]) {
-        self.seat.before_arrivals(|exchange, now_ns| {
+        self.seat.aside(|exchange, now_ns| {
             exchange.stream.on_segment(now_ns, segment, Payload::Bytes(payload));
         });
     }
