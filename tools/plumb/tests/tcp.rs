@@ -542,3 +542,34 @@ fn a_stream_adapts_to_its_contract_as_that_changes_unless_told_how() {
         drop(listener);
     });
 }
+
+/// How often threads of this process went to sleep.
+fn sleeps() -> u64 {
+    let tasks = std::fs::read_dir("/proc/self/task").unwrap();
+    let status = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")));
+    let line = |text: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        line.unwrap().trim().parse::<u64>().unwrap()
+    };
+    // A thread may have ended meanwhile.
+    status.filter_map(Result::ok).map(|text| line(&text)).sum()
+}
+
+#[test]
+fn sockets_at_rest_wake_nobody() {
+    in_lab("sockets_at_rest_wake_nobody", &RATE, || {
+        let listener = listen(7000);
+        listener.set_nonblocking(true).unwrap();
+        let fd = listener.acceptable_fd().unwrap();
+        let _kernel = kernel_connect(7000).unwrap();
+        assert!(ready(fd, 10_000));
+        let (_ours, _) = listener.accept().unwrap();
+        let (_other, _other_kernel) = opened(7001);
+        // Once all that was to be done is done, nobody wakes in a while, but for looking after news.
+        eventually("everybody rests", || {
+            let before = sleeps();
+            thread::sleep(Duration::from_millis(200));
+            sleeps() - before < 10
+        });
+    });
+}
