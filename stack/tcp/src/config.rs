@@ -15,6 +15,9 @@ pub struct Config {
     /// Bytes of payload that one [`Transmit`](crate::Transmit) may carry; more than a segment's if
     /// whoever sends it can cut it.
     pub super_segment_bytes: u32,
+    /// So many segments leave in one [`Transmit`](crate::Transmit) even where the path takes more than a
+    /// millisecond for them.
+    pub burst_segments_min: u16,
     /// Bytes that can be received and not read.
     pub receive_bytes: u32,
     /// How many there could be; decides the window's scale.
@@ -29,6 +32,8 @@ pub struct Config {
     pub ecn: bool,
     /// Who decides the congestion window.
     pub congestion: Algorithm,
+    /// Narrow the window of a connection that was idle (RFC 5681 §4.1).
+    pub restart_after_idle: bool,
     /// Send small segments at once (MUST-17).
     pub no_delay: bool,
     /// Never wait longer than this before data is acknowledged; below 500 ms (MUST-40).
@@ -109,6 +114,7 @@ impl Default for Config {
             ip_header_bytes: 20,
             mss_max: None,
             super_segment_bytes: 0,
+            burst_segments_min: 2,
             receive_bytes: 65_536,
             receive_bytes_max: 4 << 20,
             timestamps: true,
@@ -116,6 +122,7 @@ impl Default for Config {
             window_scaling: true,
             ecn: false,
             congestion: Algorithm::Cubic,
+            restart_after_idle: true,
             no_delay: false,
             ack_delay_ns: SECOND_NS / 25,
             rto_initial_ns: SECOND_NS,

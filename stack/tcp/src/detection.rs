@@ -207,7 +207,10 @@ impl Connection {
     }
 
     /// Duplicates count only if the peer cannot say more (RFC 6582).
-    pub(crate) fn count_duplicates(&mut self, news: &News) {
+    ///
+    /// Each says that a segment was delivered (RFC 6937 §3); what is acknowledged later does not say it
+    /// again.
+    pub(crate) fn count_duplicates(&mut self, news: &mut News) {
         // After a time-out they are answers to what was sent before it (RFC 5681 §3.1).
         let late = self.recovery.phase() == Phase::Loss && self.map.end() <= self.recovery.high;
         if self.send.sack || late {
@@ -216,7 +219,9 @@ impl Connection {
         let recovery = &mut self.recovery;
         if news.acked > 0 {
             let segments = (news.acked / self.window.segment.max(1)) as u32;
-            recovery.duplicates = recovery.duplicates.saturating_sub(segments.max(1) - 1);
+            let known = recovery.duplicates.min(segments.max(1) - 1);
+            recovery.duplicates -= known;
+            news.delivered = news.delivered.saturating_sub(u64::from(known) * self.window.segment);
             if recovery.phase() == Phase::Open {
                 recovery.duplicates = 0;
             }

@@ -141,7 +141,7 @@ impl Connection {
             self.usage.round_end = self.map.end();
         }
         self.end_tail_probe(now_ns, &news, segment, same);
-        self.count_duplicates(&news);
+        self.count_duplicates(&mut news);
         let lost_before = self.map.lost();
         self.detect(now_ns, &news);
         let lost = self.map.lost() > lost_before;

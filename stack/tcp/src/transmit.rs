@@ -259,7 +259,7 @@ impl Connection {
         }
         self.counts.retransmissions += 1;
         self.recovery.forgiven = self.recovery.forgiven.saturating_sub(bytes);
-        let sent = self.payload(now_ns, range.start, end, false);
+        let sent = self.payload(now_ns, range.start, end, segments, false);
         self.arm_retransmission(now_ns);
         Some(sent)
     }
@@ -297,6 +297,21 @@ impl Connection {
         whole_segments(u64::from(self.config.super_segment_bytes), segment)
     }
 
+    /// Most bytes of a super-segment of new data, as Linux has it. No more than half of the window: two are
+    /// under way then, and the acknowledgment of one fetches the next. No more than the path takes in a
+    /// millisecond: on slow ones, what shares the way with it need not wait for a whole window.
+    fn burst_bytes(&self, segment: u64) -> u64 {
+        let unit = self.unit_bytes(segment);
+        if unit == segment {
+            return unit;
+        }
+        let (window, least) = (self.window.bytes, u64::from(self.config.burst_segments_min));
+        let smoothed_ns = self.rtt.smoothed_ns().unwrap_or(1).max(1);
+        // Slow start doubles the window in a round trip.
+        let rate = window.saturating_mul(2 * 1_000_000) / smoothed_ns;
+        whole_segments(unit.min(window / 2).min(rate.max(least * segment)), segment)
+    }
+
     fn new_data(&mut self, now_ns: u64) -> Option<Transmit> {
         let start = self.map.end();
         let segment = self.segment_bytes_now();
@@ -328,7 +343,7 @@ impl Connection {
         self.usage.last_sent_ns = now_ns;
         self.receive.answered(now_ns, self.config.ack_delay_ns);
         self.note_usage(false);
-        let sent = self.payload(now_ns, start, end, true);
+        let sent = self.payload(now_ns, start, end, segments, true);
         self.arm_retransmission(now_ns);
         sent
     }
@@ -346,7 +361,7 @@ impl Connection {
             self.arm_persist(now_ns);
         }
         let room = self.window_room();
-        let mut limit = open.min(room).min(self.unit_bytes(segment));
+        let mut limit = open.min(room).min(self.burst_bytes(segment));
         if self.recovery.frto == Doubt::Tested {
             // RFC 5682 §2.1, step 2b: two segments bring the answer.
             let sent = start - self.recovery.high.min(start);
@@ -383,7 +398,8 @@ impl Connection {
     /// A connection that was idle does not know the path any more (RFC 5681 §4.1): the window halves
     /// for every time-out that passed, down to the initial one (RFC 2861).
     fn restart_after_idle(&mut self, now_ns: u64) {
-        if !self.map.is_empty() || self.unsent() == 0 {
+        let may_send = self.unsent() > 0 && self.send.window > 0;
+        if !self.map.is_empty() || !may_send || !self.config.restart_after_idle {
             return;
         }
         let idle_ns = now_ns.saturating_sub(self.usage.last_sent_ns);
@@ -469,7 +485,7 @@ impl Connection {
             let from = last + whole;
             self.recovery.tail = Some(TailProbe { end, again: true });
             self.note_again(now_ns, from..end, 1);
-            self.payload(now_ns, from, end, false)
+            self.payload(now_ns, from, end, 1, false)
         };
         self.trace.record(
             now_ns,
@@ -524,15 +540,23 @@ impl Connection {
         self.leave(now_ns, segment, self.send.written)
     }
 
-    /// A segment with what lies between `start` and `end`, FIN included.
-    fn payload(&mut self, now_ns: u64, start: Position, end: Position, new: bool) -> Transmit {
+    /// What lies between `start` and `end`, FIN included, in so many segments.
+    fn payload(
+        &mut self,
+        now_ns: u64,
+        start: Position,
+        end: Position,
+        segments: u16,
+        new: bool,
+    ) -> Transmit {
         let data_end = end.min(self.send.written);
         let mut flags = tcp_flag::ACK;
         if end > self.send.written {
             flags |= tcp_flag::FIN;
         }
         let pushed = start < self.send.push && self.send.push <= data_end;
-        if pushed || (data_end == self.send.written && data_end > start) {
+        // Who merges segments on the way to the peer need not wait for what else may come (as Linux does).
+        if pushed || segments > 1 || (data_end == self.send.written && data_end > start) {
             flags |= tcp_flag::PSH;
         }
         if new && std::mem::take(&mut self.ecn.reduced) {
@@ -627,4 +651,47 @@ impl Connection {
 const fn whole_segments(bytes: u64, segment: u64) -> u64 {
     let whole = bytes - bytes % segment;
     if whole == 0 { segment } else { whole }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Config, Identity};
+
+    const MILLISECOND_NS: u64 = 1_000_000;
+
+    /// What leaves at once of a large write on a path of such a round-trip time.
+    fn bursts(rtt_ns: u64) -> Vec<Transmit> {
+        let config = Config { super_segment_bytes: 65_000, ..Config::default() };
+        let identity = |number| Identity { initial_sequence: number, timestamp_offset: 0 };
+        let mut ours = Connection::connect(1, config.clone(), identity(1));
+        let syn = ours.poll_transmit(1).unwrap().segment;
+        let mut peer = Connection::accept(1, config, identity(2), &syn).unwrap();
+        ours.on_segment(1 + rtt_ns, &peer.poll_transmit(1).unwrap().segment);
+        ours.write(1 << 20, false).unwrap();
+        std::iter::from_fn(|| ours.poll_transmit(1 + rtt_ns)).collect()
+    }
+
+    #[test]
+    fn no_burst_is_more_than_half_of_the_window() {
+        let sizes: Vec<u32> =
+            bursts(MILLISECOND_NS / 10).iter().map(|burst| burst.segment.payload_bytes).collect();
+        assert_eq!(sizes, [5 * 1448; 2]);
+    }
+
+    #[test]
+    fn a_slow_path_gets_two_segments_at_a_time() {
+        let bursts = bursts(100 * MILLISECOND_NS);
+        assert!(bursts.iter().all(|burst| burst.segment.payload_bytes == 2 * 1448));
+        assert_eq!(bursts.len(), 5);
+    }
+
+    #[test]
+    fn a_burst_is_pushed_and_a_segment_in_the_midst_of_a_stream_is_not() {
+        let bursts = bursts(100 * MILLISECOND_NS);
+        let pushed: Vec<bool> =
+            bursts[0].frames().map(|frame| frame.segment.has(tcp_flag::PSH)).collect();
+        assert!(bursts[0].segment.has(tcp_flag::PSH));
+        assert_eq!(pushed, [false, true]);
+    }
 }

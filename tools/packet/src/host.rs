@@ -34,6 +34,19 @@ pub struct Sent {
     pub packet: Vec<u8>,
 }
 
+/// How far the stream that an application wrote has got, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Was written.
+    pub written: u64,
+    /// Has left this host.
+    pub sent: u64,
+    /// Has arrived.
+    pub acknowledged: u64,
+    /// There is no connection any more.
+    pub over: bool,
+}
+
 /// A host in virtual time, with the engine in it.
 #[derive(Debug)]
 pub struct Host {
@@ -388,6 +401,20 @@ impl Host {
     pub fn queued(&mut self, fd: Fd) -> Result<(u64, u64), Errno> {
         let connection = self.endpoint(fd, Errno::Invalid)?.connection();
         Ok((connection.readable(), connection.unacknowledged()))
+    }
+
+    /// How far what was written has got.
+    ///
+    /// # Errors
+    ///
+    /// Without a connection.
+    pub fn progress(&mut self, fd: Fd) -> Result<Progress, Errno> {
+        let endpoint = self.endpoint(fd, Errno::NotConnected)?;
+        let connection = endpoint.connection();
+        let acknowledged = connection.acknowledged();
+        let written = acknowledged + connection.unacknowledged();
+        let sent = written - connection.unsent();
+        Ok(Progress { written, sent, acknowledged, over: endpoint.is_over() })
     }
 
     /// What a socket is ready for.

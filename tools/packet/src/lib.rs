@@ -38,7 +38,7 @@ mod settings;
 
 pub use endpoint::Readiness;
 pub use errno::Errno;
-pub use host::{Fd, Host, LOCAL, REMOTE, Sent};
+pub use host::{Fd, Host, LOCAL, Progress, REMOTE, Sent};
 pub use info::Information;
 pub use option::SocketOption;
 pub use parse::ParseError;

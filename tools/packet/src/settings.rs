@@ -43,6 +43,10 @@ impl Settings {
             ("window_scaling", Some(on)) => config.window_scaling = on != 0,
             // 2 accepts it of others and does not offer it.
             ("ecn", Some(on)) => config.ecn = on == 1,
+            ("min_tso_segs", Some(value)) => {
+                config.burst_segments_min = u16::try_from(value).unwrap_or(u16::MAX);
+            }
+            ("slow_start_after_idle", Some(on)) => config.restart_after_idle = on != 0,
             ("mtu_probing", Some(on)) => config.probe_mtu = on != 0,
             ("fin_timeout", Some(value)) => config.fin_wait_2_ns = seconds(value),
             ("rto_min_us", Some(value)) => config.rto_min_ns = value.saturating_mul(1_000),
