@@ -15,7 +15,11 @@
 //! All pointers come from packetdrill, as its `packetdrill.h` promises: arguments of system calls that
 //! are valid for as many bytes as their lengths say. Nothing is kept after a call returns.
 
+mod control;
+mod epoll;
+mod notices;
 mod socket;
+mod watched;
 mod world;
 
 use std::ffi::{c_char, c_int, c_long, c_longlong, c_uint, c_ulong, c_void};
@@ -82,8 +86,8 @@ pub struct Interface {
     usleep: extern "C" fn(*mut c_void, c_uint) -> c_int,
     gettimeofday: unsafe extern "C" fn(*mut c_void, *mut timeval, *mut c_void) -> c_int,
     epoll_create: extern "C" fn(*mut c_void, c_int) -> c_int,
-    epoll_ctl: extern "C" fn(*mut c_void, c_int, c_int, c_int, *mut c_void) -> c_int,
-    epoll_wait: extern "C" fn(*mut c_void, c_int, *mut c_void, c_int, c_int) -> c_int,
+    epoll_ctl: unsafe extern "C" fn(*mut c_void, c_int, c_int, c_int, *mut c_void) -> c_int,
+    epoll_wait: unsafe extern "C" fn(*mut c_void, c_int, *mut c_void, c_int, c_int) -> c_int,
     pipe: extern "C" fn(*mut c_void, *mut c_int) -> c_int,
     splice: extern "C" fn(
         *mut c_void,
@@ -309,17 +313,50 @@ unsafe extern "C" fn recvmsg(
     message: *mut msghdr,
     flags: c_int,
 ) -> ssize_t {
-    if flags & libc::MSG_ERRQUEUE != 0 {
-        return returned(Err(libc::EAGAIN));
-    }
     // SAFETY: packetdrill's arguments are those of the system call.
     let message = unsafe { &mut *message };
-    message.msg_controllen = 0;
+    if flags & libc::MSG_ERRQUEUE != 0 {
+        let notice = world().notice(fd).inspect(|notice| {
+            message.msg_flags = libc::MSG_ERRQUEUE;
+            if matches!(notice, notices::Notice::Reached { .. }) {
+                // The packet would come with it, and is not read.
+                message.msg_flags |= libc::MSG_TRUNC;
+            }
+            // SAFETY: as above.
+            unsafe { tell(message, &control::notice(notice)) };
+        });
+        if notice.is_err() {
+            (message.msg_flags, message.msg_controllen) = (libc::MSG_ERRQUEUE, 0);
+        }
+        return returned(notice.map(|_| 0));
+    }
     message.msg_flags = 0;
     // SAFETY: as above.
     let parts = unsafe { vectors(message.msg_iov, message.msg_iovlen) };
     // SAFETY: as above.
-    unsafe { receive(fd, parts, flags) }
+    let result = unsafe { receive(fd, parts, flags) };
+    let mut words = Vec::new();
+    if let Some(rest) = world().rest(fd).filter(|_| result >= 0) {
+        control::append(&mut words, libc::SOL_TCP, libc::TCP_CM_INQ, &rest.to_ne_bytes());
+    }
+    // SAFETY: as above.
+    unsafe { tell(message, &words) };
+    result
+}
+
+/// Gives control messages with a message, as far as there is room.
+///
+/// # Safety
+///
+/// The message's room for them is valid.
+unsafe fn tell(message: &mut msghdr, words: &[u8]) {
+    let count = words.len().min(message.msg_controllen);
+    // SAFETY: the caller says so.
+    unsafe { output(message.msg_control, count) }.copy_from_slice(&words[..count]);
+    message.msg_controllen = count;
+    if count < words.len() {
+        message.msg_flags |= libc::MSG_CTRUNC;
+    }
 }
 
 /// # Safety
@@ -328,6 +365,10 @@ unsafe extern "C" fn recvmsg(
 unsafe fn receive(fd: c_int, parts: &[libc::iovec], flags: c_int) -> ssize_t {
     let bytes = parts.iter().map(|part| part.iov_len).sum();
     let mut received = vec![0; bytes];
+    if is_nowhere(parts) {
+        let there = world().read(fd, &mut received, flags | libc::MSG_PEEK);
+        return returned(there.and_then(|bytes| if bytes > 0 { Err(libc::EFAULT) } else { Ok(0) }));
+    }
     let result = world().read(fd, &mut received, flags);
     let mut rest = &received[..result.unwrap_or(0)];
     for part in parts {
@@ -337,6 +378,11 @@ unsafe fn receive(fd: c_int, parts: &[libc::iovec], flags: c_int) -> ssize_t {
         rest = later;
     }
     returned(result.map(|bytes| bytes as ssize_t))
+}
+
+/// Whether one of the parts points to nothing.
+fn is_nowhere(parts: &[libc::iovec]) -> bool {
+    parts.iter().any(|part| part.iov_base.is_null() && part.iov_len > 0)
 }
 
 unsafe extern "C" fn write(
@@ -410,6 +456,9 @@ unsafe extern "C" fn sendmsg(
 ///
 /// Each part is valid.
 unsafe fn transmit(fd: c_int, parts: &[libc::iovec], flags: c_int) -> ssize_t {
+    if is_nowhere(parts) {
+        return returned(Err(libc::EFAULT));
+    }
     let mut bytes = Vec::new();
     for part in parts {
         // SAFETY: the caller says so.
@@ -524,15 +573,39 @@ unsafe extern "C" fn gettimeofday(_: *mut c_void, time: *mut timeval, _zone: *mu
 }
 
 extern "C" fn epoll_create(_: *mut c_void, _: c_int) -> c_int {
-    returned(Err(libc::ENOSYS))
+    returned(world().epoll_create())
 }
 
-extern "C" fn epoll_ctl(_: *mut c_void, _: c_int, _: c_int, _: c_int, _: *mut c_void) -> c_int {
-    returned(Err(libc::ENOSYS))
+unsafe extern "C" fn epoll_ctl(
+    _: *mut c_void,
+    epoll: c_int,
+    operation: c_int,
+    fd: c_int,
+    event: *mut c_void,
+) -> c_int {
+    let event = event.cast::<libc::epoll_event>();
+    // SAFETY: packetdrill's arguments are those of the system call.
+    let event = (!event.is_null()).then(|| unsafe { event.read_unaligned() });
+    let asked = event.map_or((0, 0), |event| (event.events, event.u64));
+    returned(world().epoll_control(epoll, operation, fd, asked))
 }
 
-extern "C" fn epoll_wait(_: *mut c_void, _: c_int, _: *mut c_void, _: c_int, _: c_int) -> c_int {
-    returned(Err(libc::ENOSYS))
+unsafe extern "C" fn epoll_wait(
+    _: *mut c_void,
+    epoll: c_int,
+    events: *mut c_void,
+    max: c_int,
+    timeout_ms: c_int,
+) -> c_int {
+    let Ok(room @ 1..) = usize::try_from(max) else { return returned(Err(libc::EINVAL)) };
+    returned(world().epoll_wait(epoll, room, timeout_ms).map(|ready| {
+        for (index, (events_now, data)) in ready.iter().enumerate() {
+            let event = libc::epoll_event { events: *events_now, u64: *data };
+            // SAFETY: there is room for so many.
+            unsafe { events.cast::<libc::epoll_event>().add(index).write_unaligned(event) };
+        }
+        ready.len() as c_int
+    }))
 }
 
 extern "C" fn pipe(_: *mut c_void, _: *mut c_int) -> c_int {
@@ -570,4 +643,33 @@ pub unsafe extern "C" fn getsockopt(
     }
     // SAFETY: the caller says so.
     unsafe { libc::syscall(libc::SYS_getsockopt, fd, level, name, value, bytes) as c_int }
+}
+
+/// What scripts call to send a file. It goes to ours as if it had been written, and to the kernel's
+/// otherwise.
+///
+/// # Safety
+///
+/// As of the system call.
+#[unsafe(no_mangle)]
+pub unsafe extern "C" fn sendfile(
+    fd: c_int,
+    file: c_int,
+    at: *mut libc::off_t,
+    bytes: size_t,
+) -> ssize_t {
+    if !world().has(fd) {
+        // SAFETY: the caller says so.
+        return unsafe { libc::syscall(libc::SYS_sendfile, fd, file, at, bytes) as ssize_t };
+    }
+    // SAFETY: the caller says so.
+    let Some(place) = (unsafe { at.as_mut() }) else { return returned(Err(libc::EINVAL)) };
+    let mut read = vec![0; bytes];
+    // SAFETY: there is room for so many bytes.
+    let found = unsafe { libc::pread(file, read.as_mut_ptr().cast(), bytes, *place) };
+    let Ok(found) = usize::try_from(found) else { return found };
+    returned(world().write(fd, &read[..found], 0).map(|taken| {
+        *place += taken as libc::off_t;
+        taken as ssize_t
+    }))
 }

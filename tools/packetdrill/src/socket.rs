@@ -50,8 +50,25 @@ pub(crate) unsafe fn set_address(
     *room = size_of::<sockaddr_in>() as socklen_t;
 }
 
-/// A choice that a script makes; `Ok(None)` for those that change nothing here.
-pub(crate) fn option(level: i32, name: i32, value: &[u8]) -> Result<Option<SocketOption>, i32> {
+/// A choice that a script makes.
+pub(crate) enum Choice {
+    /// The host's business.
+    Host(SocketOption),
+    /// `SO_ZEROCOPY`.
+    ZeroCopy(bool),
+    /// `SO_TIMESTAMPING`.
+    Stamping(u32),
+    /// `TCP_INQ`.
+    TellsRest(bool),
+    /// Changes nothing here.
+    None,
+}
+
+/// Constants of Linux that libc does not know everywhere.
+const SO_ZEROCOPY: i32 = 60;
+
+/// What a call of `setsockopt` means.
+pub(crate) fn choice(level: i32, name: i32, value: &[u8]) -> Result<Choice, i32> {
     let number = value
         .first_chunk::<4>()
         .map(|bytes| i32::from_ne_bytes(*bytes))
@@ -59,7 +76,7 @@ pub(crate) fn option(level: i32, name: i32, value: &[u8]) -> Result<Option<Socke
     let number = number.ok_or(libc::EINVAL);
     let unsigned = || number.map(|number| u32::try_from(number).unwrap_or(0));
     let byte = || number.map(|number| u8::try_from(number).unwrap_or(u8::MAX));
-    Ok(Some(match (level, name) {
+    Ok(Choice::Host(match (level, name) {
         (libc::IPPROTO_TCP, libc::TCP_NODELAY) => SocketOption::NoDelay(number? != 0),
         (libc::IPPROTO_TCP, libc::TCP_CORK) => SocketOption::Cork(number? != 0),
         (libc::IPPROTO_TCP, libc::TCP_MAXSEG) => match u16::try_from(number?) {
@@ -91,9 +108,12 @@ pub(crate) fn option(level: i32, name: i32, value: &[u8]) -> Result<Option<Socke
             SocketOption::Linger((number? != 0).then_some(seconds))
         }
         (libc::IPPROTO_IP, libc::IP_TOS) => SocketOption::TypeOfService(byte()?),
-        (libc::SOL_SOCKET, libc::SO_REUSEADDR | libc::SO_PRIORITY)
+        (libc::SOL_SOCKET, libc::SO_REUSEADDR | libc::SO_PRIORITY | libc::SO_MARK)
         | (libc::IPPROTO_IP, libc::IP_MTU_DISCOVER | libc::IP_RECVERR | libc::IP_FREEBIND)
-        | (libc::IPPROTO_TCP, libc::TCP_QUICKACK) => return Ok(None),
+        | (libc::IPPROTO_TCP, libc::TCP_QUICKACK) => return Ok(Choice::None),
+        (libc::SOL_SOCKET, SO_ZEROCOPY) => return Ok(Choice::ZeroCopy(number? != 0)),
+        (libc::SOL_SOCKET, libc::SO_TIMESTAMPING) => return Ok(Choice::Stamping(unsigned()?)),
+        (libc::IPPROTO_TCP, libc::TCP_INQ) => return Ok(Choice::TellsRest(number? != 0)),
         _ => return Err(libc::ENOPROTOOPT),
     }))
 }

@@ -16,7 +16,10 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tools_packet::{Errno, Fd, Host, LOCAL, Sent, Settings};
 
-use crate::socket;
+use crate::epoll::Epoll;
+use crate::notices::Notice;
+use crate::socket::{self, Choice};
+use crate::watched::Watched;
 
 /// What the clock shows at the beginning, in microseconds.
 const EPOCH_US: i64 = 1_000_000_000_000;
@@ -38,6 +41,8 @@ struct Inner {
     /// Descriptors by the numbers that packetdrill knows.
     known: HashMap<c_int, (Fd, File)>,
     nonblocking: HashSet<Fd>,
+    watched: HashMap<Fd, Watched>,
+    epolls: HashMap<c_int, (Epoll, File)>,
     /// Calls that wait, and those of them that have looked since the last change.
     waiting: usize,
     looked: usize,
@@ -52,6 +57,8 @@ pub(crate) fn world() -> &'static World {
             host: Host::new(LOCAL, Settings::default()),
             known: HashMap::new(),
             nonblocking: HashSet::new(),
+            watched: HashMap::new(),
+            epolls: HashMap::new(),
             waiting: 0,
             looked: 0,
             change: 0,
@@ -70,6 +77,8 @@ fn settings() -> Settings {
         "window_scaling",
         "ecn",
         "mtu_probing",
+        "slow_start_after_idle",
+        "min_tso_segs",
         "fin_timeout",
         "keepalive_time",
         "keepalive_intvl",
@@ -86,6 +95,10 @@ fn settings() -> Settings {
     settings
 }
 
+fn null() -> Result<File, i32> {
+    File::open("/dev/null").map_err(|error| error.raw_os_error().unwrap_or(0))
+}
+
 impl Inner {
     fn own(&self, fd: c_int) -> Result<Fd, i32> {
         self.known.get(&fd).map(|(own, _)| *own).ok_or(libc::EBADF)
@@ -93,10 +106,34 @@ impl Inner {
 
     /// The number by which packetdrill is to know a descriptor.
     fn name(&mut self, own: Fd) -> Result<c_int, i32> {
-        let file = File::open("/dev/null").map_err(|error| error.raw_os_error().unwrap_or(0))?;
+        let file = null()?;
         let fd = file.as_raw_fd();
         self.known.insert(fd, (own, file));
         Ok(fd)
+    }
+
+    fn now_us(&self) -> i64 {
+        EPOCH_US + (self.host.now_ns() / 1_000) as i64
+    }
+
+    fn watched(&mut self, fd: Fd) -> &mut Watched {
+        self.watched.entry(fd).or_default()
+    }
+
+    /// Looks at what has happened to every socket.
+    fn observe(&mut self) {
+        let now_us = self.now_us();
+        for (fd, watched) in &mut self.watched {
+            watched.observe(&mut self.host, *fd, now_us);
+        }
+    }
+
+    /// What `poll` says of a descriptor.
+    fn events(&mut self, fd: Fd) -> Result<i16, Errno> {
+        match self.watched.get(&fd) {
+            Some(watched) => watched.events(&mut self.host, fd),
+            None => Watched::default().events(&mut self.host, fd),
+        }
     }
 }
 
@@ -107,6 +144,7 @@ impl World {
 
     /// Lets every waiting call look at what has changed.
     fn settle<'a>(&self, mut inner: MutexGuard<'a, Inner>) -> MutexGuard<'a, Inner> {
+        inner.observe();
         inner.change += 1;
         inner.looked = 0;
         self.changed.notify_all();
@@ -126,6 +164,7 @@ impl World {
         let mut counted = false;
         loop {
             let result = attempt(&mut inner);
+            inner.observe();
             let again = matches!(result, Err(Errno::Again | Errno::InProgress));
             if !again || !waits(&inner) {
                 if counted {
@@ -156,7 +195,9 @@ impl World {
     ) -> Result<T, i32> {
         let mut inner = self.lock();
         let own = inner.own(fd)?;
-        act(&mut inner.host, own).map_err(Errno::number)
+        let result = act(&mut inner.host, own).map_err(Errno::number);
+        inner.observe();
+        result
     }
 
     fn own(&self, fd: c_int) -> Result<Fd, i32> {
@@ -172,6 +213,7 @@ impl World {
         inner.host.settings = settings();
         let own = inner.host.socket();
         inner.nonblocking.remove(&own);
+        inner.watched.insert(own, Watched::default());
         if kind & libc::SOCK_NONBLOCK != 0 {
             inner.nonblocking.insert(own);
         }
@@ -193,6 +235,9 @@ impl World {
         let (own, from) = self.call(waits, |inner| inner.host.accept(fd))?;
         let mut inner = self.lock();
         inner.nonblocking.remove(&own);
+        let inherited = inner.watched.get(&fd).map(Watched::inherited).unwrap_or_default();
+        inner.watched.insert(own, inherited);
+        inner.observe();
         Ok((inner.name(own)?, from))
     }
 
@@ -227,9 +272,18 @@ impl World {
                 true => inner.host.write_urgent(fd, &bytes[done..]),
                 false => inner.host.write(fd, &bytes[done..], flags & libc::MSG_MORE != 0),
             };
+            inner.watched(fd).wrote(&result, bytes.len() - done);
             done += result?;
             // A call that waits is over when all is written.
-            if done < bytes.len() && blocking { Err(Errno::Again) } else { Ok(done) }
+            if done < bytes.len() && blocking {
+                return Err(Errno::Again);
+            }
+            if done > 0 {
+                let progress = inner.host.progress(fd)?;
+                let lends = flags & libc::MSG_ZEROCOPY != 0;
+                inner.watched(fd).notices.wrote(progress.written, lends);
+            }
+            Ok(done)
         })
     }
 
@@ -265,8 +319,14 @@ impl World {
     }
 
     pub(crate) fn close(&self, fd: c_int) -> Result<i32, i32> {
+        if self.lock().epolls.remove(&fd).is_some() {
+            return Ok(0);
+        }
         let closed = self.now(fd, |host, fd| host.close(fd).map(|()| 0));
-        self.lock().known.remove(&fd);
+        let mut inner = self.lock();
+        if let Some((own, _)) = inner.known.remove(&fd) {
+            inner.watched.remove(&own);
+        }
         closed
     }
 
@@ -287,11 +347,87 @@ impl World {
         name: i32,
         value: &[u8],
     ) -> Result<i32, i32> {
-        let option = socket::option(level, name, value)?;
-        self.now(fd, |host, fd| match option {
-            Some(option) => host.set(fd, option).map(|()| 0),
-            None => Ok(0),
-        })
+        let choice = socket::choice(level, name, value)?;
+        let mut inner = self.lock();
+        let own = inner.own(fd)?;
+        match choice {
+            Choice::None => {}
+            Choice::Host(option) => inner.host.set(own, option).map_err(Errno::number)?,
+            Choice::ZeroCopy(on) => inner.watched(own).notices.zerocopy = on,
+            Choice::Stamping(flags) => {
+                let progress = inner.host.progress(own).unwrap_or_default();
+                inner.watched(own).notices.stamp(flags, progress);
+            }
+            Choice::TellsRest(on) => inner.watched(own).tells_rest = on,
+        }
+        inner.observe();
+        Ok(0)
+    }
+
+    /// The oldest entry of a socket's error queue.
+    pub(crate) fn notice(&self, fd: c_int) -> Result<Notice, i32> {
+        let mut inner = self.lock();
+        let own = inner.own(fd)?;
+        inner.watched(own).notices.take().ok_or(libc::EAGAIN)
+    }
+
+    /// What is left to be read, for those who want to know; 1 if it is the end of the stream.
+    pub(crate) fn rest(&self, fd: c_int) -> Option<i32> {
+        let mut inner = self.lock();
+        let own = inner.own(fd).ok()?;
+        if !inner.watched(own).tells_rest {
+            return None;
+        }
+        let (readable, _) = inner.host.queued(own).ok()?;
+        let ends = inner.host.readiness(own).is_ok_and(|ready| ready.peer_done);
+        Some(i32::try_from(readable).unwrap_or(i32::MAX).max(i32::from(ends)))
+    }
+
+    pub(crate) fn epoll_create(&self) -> Result<c_int, i32> {
+        let file = null()?;
+        let fd = file.as_raw_fd();
+        self.lock().epolls.insert(fd, (Epoll::default(), file));
+        Ok(fd)
+    }
+
+    pub(crate) fn epoll_control(
+        &self,
+        epoll: c_int,
+        operation: i32,
+        fd: c_int,
+        (events, data): (u32, u64),
+    ) -> Result<i32, i32> {
+        let mut inner = self.lock();
+        let own = inner.own(fd)?;
+        let (epoll, _) = inner.epolls.get_mut(&epoll).ok_or(libc::EBADF)?;
+        epoll.control(operation, own, events, data).map(|()| 0)
+    }
+
+    /// What `epoll_wait` says, up to `max` pairs of events and data.
+    pub(crate) fn epoll_wait(
+        &self,
+        epoll: c_int,
+        max: usize,
+        timeout_ms: i32,
+    ) -> Result<Vec<(u32, u64)>, i32> {
+        let end_ns = self.end_ns(timeout_ms);
+        let waits = |inner: &Inner| inner.host.now_ns() < end_ns;
+        let result = self.call(waits, |inner| {
+            let (mut waiting, file) = inner.epolls.remove(&epoll).ok_or(Errno::BadDescriptor)?;
+            let ready = waiting.ready(max, |fd| {
+                let happened = inner.watched(fd).happened;
+                (inner.events(fd).unwrap_or(0) as u32, happened)
+            });
+            inner.epolls.insert(epoll, (waiting, file));
+            if ready.is_empty() { Err(Errno::Again) } else { Ok(ready) }
+        });
+        if result == Err(libc::EAGAIN) { Ok(Vec::new()) } else { result }
+    }
+
+    /// When a call that waits for so long, or for ever, gives up.
+    fn end_ns(&self, timeout_ms: i32) -> u64 {
+        u64::try_from(timeout_ms)
+            .map_or(u64::MAX, |timeout| self.lock().host.now_ns() + timeout * 1_000_000)
     }
 
     pub(crate) fn get_option(&self, fd: c_int, level: i32, name: i32) -> Result<Vec<u8>, i32> {
@@ -315,15 +451,17 @@ impl World {
     }
 
     pub(crate) fn poll(&self, fds: &mut [libc::pollfd], timeout_ms: i32) -> Result<i32, i32> {
-        let end_ns = match u64::try_from(timeout_ms) {
-            Ok(timeout) => self.lock().host.now_ns() + timeout * 1_000_000,
-            Err(_) => u64::MAX,
-        };
+        let end_ns = self.end_ns(timeout_ms);
         let waits = |inner: &Inner| inner.host.now_ns() < end_ns;
         let result = self.call(waits, |inner| {
             let mut ready = 0;
             for entry in fds.iter_mut() {
-                entry.revents = events(inner, entry.fd, entry.events);
+                let asked = entry.events | libc::POLLERR | libc::POLLHUP;
+                let events = inner.own(entry.fd).map(|fd| inner.events(fd));
+                entry.revents = match events {
+                    Ok(Ok(events)) => events & asked,
+                    _ => libc::POLLNVAL,
+                };
                 ready += i32::from(entry.revents != 0);
             }
             if ready == 0 { Err(Errno::Again) } else { Ok(ready) }
@@ -366,18 +504,6 @@ impl World {
         let mut inner = self.lock();
         let next_ns = inner.host.now_ns() + 1_000;
         inner.host.step(next_ns);
-        EPOCH_US + (inner.host.now_ns() / 1_000) as i64
+        inner.now_us()
     }
-}
-
-/// What `poll` says of a descriptor.
-fn events(inner: &mut Inner, fd: c_int, asked: i16) -> i16 {
-    let ready = inner.own(fd).map(|fd| inner.host.readiness(fd));
-    let Ok(Ok(ready)) = ready else { return libc::POLLNVAL };
-    let bit = |on: bool, bit: i16| if on { bit } else { 0 };
-    bit(ready.error, libc::POLLERR)
-        | bit(ready.hung_up, libc::POLLHUP)
-        | bit(ready.readable, libc::POLLIN) & asked
-        | bit(ready.writable, libc::POLLOUT) & asked
-        | bit(ready.peer_done, libc::POLLRDHUP) & asked
 }

@@ -1,0 +1,59 @@
+//! What is kept of a socket beside the host: its error queue, and what happened to it of late.
+
+use tools_packet::{Errno, Fd, Host, Readiness};
+
+use crate::epoll::Happened;
+use crate::notices::Notices;
+
+#[derive(Debug, Default)]
+pub(crate) struct Watched {
+    pub(crate) notices: Notices,
+    pub(crate) happened: Happened,
+    /// Reads are told how much is left (`TCP_INQ`).
+    pub(crate) tells_rest: bool,
+    /// A write did not find room enough.
+    full: bool,
+    seen: (u64, u64, u64, Readiness),
+}
+
+impl Watched {
+    /// That of a socket that comes out of a listener.
+    pub(crate) fn inherited(&self) -> Self {
+        Self { notices: self.notices.inherited(), ..Self::default() }
+    }
+
+    /// A write of `asked` bytes went so.
+    pub(crate) fn wrote(&mut self, result: &Result<usize, Errno>, asked: usize) {
+        self.full |= matches!(result, Err(Errno::Again)) || result.is_ok_and(|did| did < asked);
+    }
+
+    /// Looks at what has changed.
+    pub(crate) fn observe(&mut self, host: &mut Host, fd: Fd, at_us: i64) {
+        let (Ok(ready), Ok(info)) = (host.readiness(fd), host.information(fd)) else { return };
+        if let Ok(progress) = host.progress(fd) {
+            self.notices.observe(at_us, progress);
+        }
+        let now = (info.bytes_received, info.state, self.notices.count, ready);
+        let (received, state, notices, before) = self.seen;
+        let input = received != now.0 || ready.readable && !before.readable;
+        self.happened.input += u64::from(input || ready.peer_done != before.peer_done);
+        self.happened.other +=
+            u64::from(state != now.1 || notices != now.2 || ready.error != before.error);
+        if self.full && ready.writable {
+            self.full = false;
+            self.happened.output += 1;
+        }
+        self.seen = now;
+    }
+
+    /// What `poll` and `epoll` say, in bits that both have.
+    pub(crate) fn events(&self, host: &mut Host, fd: Fd) -> Result<i16, Errno> {
+        let ready = host.readiness(fd)?;
+        let bit = |on: bool, bit: i16| if on { bit } else { 0 };
+        Ok(bit(ready.error || !self.notices.is_empty(), libc::POLLERR)
+            | bit(ready.hung_up, libc::POLLHUP)
+            | bit(ready.readable, libc::POLLIN)
+            | bit(ready.writable, libc::POLLOUT)
+            | bit(ready.peer_done, libc::POLLRDHUP))
+    }
+}
