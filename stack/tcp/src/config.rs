@@ -30,6 +30,8 @@ pub struct Config {
     pub window_scaling: bool,
     /// Offer explicit congestion notification (RFC 3168).
     pub ecn: bool,
+    /// Agree to it where a peer offers it, whether we do or not.
+    pub ecn_accepted: bool,
     /// Who decides the congestion window.
     pub congestion: Algorithm,
     /// Narrow the window of a connection that was idle (RFC 5681 §4.1).
@@ -121,6 +123,7 @@ impl Default for Config {
             sack: true,
             window_scaling: true,
             ecn: false,
+            ecn_accepted: false,
             congestion: Algorithm::Cubic,
             restart_after_idle: true,
             no_delay: false,

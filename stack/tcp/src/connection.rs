@@ -12,6 +12,7 @@ use crate::send_map::SendMap;
 use crate::timers::Timers;
 use crate::trace::{Event, Trace};
 use crate::transmit::Pending;
+use crate::waiting::Waiting;
 use crate::{Position, Segment};
 
 /// State of a connection (RFC 9293 §3.3.2). LISTEN is a [`Listener`](crate::Listener)'s.
@@ -108,6 +109,7 @@ pub struct Connection {
     pub(crate) window: Window,
     pub(crate) control: Box<dyn Congestion>,
     pub(crate) usage: Usage,
+    pub(crate) waiting: Waiting,
     pub(crate) recovery: Recovery,
     pub(crate) path: Path,
     pub(crate) timers: Timers,
@@ -315,6 +317,7 @@ impl Connection {
                 round_end: initial,
                 last_sent_ns: now_ns,
             },
+            waiting: Waiting::new(now_ns),
             recovery: Recovery::new(initial),
             path,
             timers: Timers::new(now_ns),
@@ -355,7 +358,7 @@ impl Connection {
         let accepted = if syn.has(tcp_flag::ACK) {
             self.ecn.offered_once && syn.flags & both == mark
         } else {
-            self.config.ecn && syn.flags & both == both
+            (self.config.ecn || self.config.ecn_accepted) && syn.flags & both == both
         };
         self.ecn.hears = accepted;
         self.ecn.on = accepted && (self.ecn.offered || !syn.has(tcp_flag::ACK));
@@ -471,6 +474,17 @@ impl Connection {
         self.receive.wanted()
     }
 
+    /// How long until now there was something to send, or unacknowledged; and how much of that the peer's
+    /// window was in the way.
+    pub const fn waited_ns(&self, now_ns: u64) -> (u64, u64) {
+        self.waiting.spent_ns(now_ns)
+    }
+
+    /// When data arrived last; 0 if none has.
+    pub const fn last_data_ns(&self) -> u64 {
+        self.receive.acks.last_data_ns
+    }
+
     /// What happened so far.
     pub const fn counts(&self) -> &Counts {
         &self.counts
@@ -492,16 +506,22 @@ impl Connection {
 
     /// A snapshot of what the connection believes, in the manner of `TCP_INFO`.
     pub fn info(&self) -> Info {
+        let (again_bytes, missed_bytes) = self.map.in_flight_again();
         Info {
             state: self.state,
             segment_bytes: self.window.segment as u32,
             peer_mss: self.send.mss,
+            own_mss: self.config.own_mss(),
             mtu: self.path.mtu(),
             window_bytes: self.window.bytes,
             threshold_bytes: (self.window.threshold != u64::MAX).then_some(self.window.threshold),
             in_flight_bytes: self.map.in_flight(),
             sacked_bytes: self.map.sacked(),
             lost_bytes: self.map.lost(),
+            again_bytes,
+            missed_bytes,
+            duplicates: self.recovery.duplicates,
+            reordering_bytes: self.recovery.rack.distance,
             smoothed_rtt_ns: self.rtt.smoothed_ns(),
             rtt_variation_ns: self.rtt.variation_ns(),
             min_rtt_ns: self.rtt.min_ns(),
@@ -511,6 +531,7 @@ impl Connection {
             peer_window_bytes: self.send.window,
             receive_window_bytes: self.receive.edge() - self.receive.next(),
             receive_bytes: self.receive.capacity(),
+            received_segment_bytes: self.receive.acks.segment_bytes,
             unsent_bytes: self.unsent(),
             held_stretches: self.receive.held_stretches() as u32,
             map_entries: self.map.entries() as u32,
@@ -532,6 +553,8 @@ pub struct Info {
     pub segment_bytes: u32,
     /// MSS the peer announced.
     pub peer_mss: u16,
+    /// MSS we announced.
+    pub own_mss: u16,
     /// Largest IP packet thought to reach the peer.
     pub mtu: u16,
     /// Congestion window.
@@ -544,6 +567,14 @@ pub struct Info {
     pub sacked_bytes: u64,
     /// Bytes thought to be lost, and not sent again yet.
     pub lost_bytes: u64,
+    /// Bytes in the network that were sent more than once.
+    pub again_bytes: u64,
+    /// Those of them that had been taken for lost.
+    pub missed_bytes: u64,
+    /// Duplicate acknowledgments of a peer that reports nothing selectively.
+    pub duplicates: u32,
+    /// How far from its place something that was late had been overtaken, at most.
+    pub reordering_bytes: u64,
     /// Smoothed round-trip time.
     pub smoothed_rtt_ns: Option<u64>,
     /// Its variation.
@@ -562,6 +593,8 @@ pub struct Info {
     pub receive_window_bytes: u64,
     /// Size of the receive buffer.
     pub receive_bytes: u64,
+    /// Largest segment received, or what one is taken for.
+    pub received_segment_bytes: u32,
     /// Bytes written and not sent.
     pub unsent_bytes: u64,
     /// Stretches received out of order.

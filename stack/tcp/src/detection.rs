@@ -18,6 +18,8 @@ pub(crate) struct Rack {
     /// Highest byte that arrived.
     pub(crate) highest: Position,
     pub(crate) reordering: bool,
+    /// The most that something was overtaken by, in bytes.
+    pub(crate) distance: u64,
     pub(crate) multiplier: u64,
     pub(crate) persist: u8,
     pub(crate) duplicate_round: Option<Position>,
@@ -58,6 +60,7 @@ impl Rack {
             rtt_ns: 0,
             highest: start,
             reordering: false,
+            distance: 0,
             multiplier: 1,
             persist: 16,
             duplicate_round: None,
@@ -65,11 +68,19 @@ impl Rack {
     }
 
     /// Something arrived that was sent at `sent_ns` (RFC 8985 §6.2, steps 1 to 3).
-    fn arrived(&mut self, now_ns: u64, entry: &Entry, min_rtt_ns: u64, echo_is_older: bool) {
+    fn arrived(
+        &mut self,
+        now_ns: u64,
+        start: Position,
+        entry: &Entry,
+        min_rtt_ns: u64,
+        echo_is_older: bool,
+    ) {
         if entry.end > self.highest {
             self.highest = entry.end;
         } else if entry.end < self.highest && entry.is_first() {
             self.reordering = true;
+            self.distance = self.distance.max(self.highest - start);
         }
         let rtt_ns = now_ns.saturating_sub(entry.sent_ns);
         if !entry.is_first() && (rtt_ns < min_rtt_ns || echo_is_older) {
@@ -123,7 +134,7 @@ impl Connection {
                 if entry.is_first() {
                     news.sacked_ns = news.sacked_ns.max(Some(entry.sent_ns));
                 }
-                rack.arrived(now_ns, entry, min_rtt_ns, older(entry));
+                rack.arrived(now_ns, start, entry, min_rtt_ns, older(entry));
             });
         }
         self.map.acknowledge(ack, |bytes, entry| {
@@ -136,7 +147,7 @@ impl Connection {
             } else {
                 news.ambiguous = true;
             }
-            rack.arrived(now_ns, entry, min_rtt_ns, older(entry));
+            rack.arrived(now_ns, entry.end.before(bytes), entry, min_rtt_ns, older(entry));
         });
         news.acked = self.map.start() - una;
         self.recovery.rack = rack;

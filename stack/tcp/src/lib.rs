@@ -113,6 +113,7 @@ mod tail;
 mod timers;
 mod trace;
 mod transmit;
+mod waiting;
 
 pub use application::{RouterError, WriteError};
 pub use arrive::Arrival;

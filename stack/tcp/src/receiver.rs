@@ -61,9 +61,9 @@ pub(crate) struct Acks {
     /// So many segments are still acknowledged at once: a sender that has just begun waits for it.
     quick: u8,
     /// Largest segment the peer seems to send.
-    segment_bytes: u32,
+    pub(crate) segment_bytes: u32,
     /// When data came last.
-    last_data_ns: u64,
+    pub(crate) last_data_ns: u64,
     /// Duplicates owed to a peer that counts them because it knows no selective ones.
     pub(crate) repeats: u8,
 }

@@ -44,6 +44,8 @@ pub(crate) struct Entry {
     pub(crate) segments: u16,
     /// How often they were sent.
     pub(crate) times: u8,
+    /// Whether they were taken for lost since they were sent first.
+    pub(crate) missed: bool,
     pub(crate) fate: Fate,
 }
 
@@ -103,6 +105,20 @@ impl SendMap {
         self.in_flight
     }
 
+    /// Bytes in flight that were sent more than once, and of those what had been taken for lost; goes
+    /// through the map.
+    pub(crate) fn in_flight_again(&self) -> (u64, u64) {
+        let (mut start, mut again, mut missed) = (self.start, 0, 0);
+        for entry in &self.entries {
+            let bytes = entry.end - std::mem::replace(&mut start, entry.end);
+            if entry.fate == Fate::InFlight && !entry.is_first() {
+                again += bytes;
+                missed += if entry.missed { bytes } else { 0 };
+            }
+        }
+        (again, missed)
+    }
+
     pub(crate) const fn sacked(&self) -> u64 {
         self.sacked
     }
@@ -160,7 +176,8 @@ impl SendMap {
             }
         }
         let fate = Fate::InFlight;
-        self.entries.push_back(Entry { end, sent_ns, number, segments, times: 1, fate });
+        let missed = false;
+        self.entries.push_back(Entry { end, sent_ns, number, segments, times: 1, missed, fate });
     }
 
     /// Takes everything below `to` out; `each` sees what was not selectively acknowledged before:
@@ -217,7 +234,10 @@ impl SendMap {
         self.entries[index].fate = fate;
         match fate {
             Fate::InFlight => self.in_flight += bytes,
-            Fate::Lost => self.lost += bytes,
+            Fate::Lost => {
+                self.lost += bytes;
+                self.entries[index].missed = true;
+            }
             Fate::Sacked => {
                 self.sacked += bytes;
                 self.sacked_segments += u32::from(entry.segments);
@@ -334,6 +354,7 @@ impl SendMap {
             if self.entries[index].fate == Fate::Lost {
                 self.set_fate(index, Fate::InFlight);
             }
+            self.entries[index].missed = false;
         }
         self.lost_from = self.end();
     }

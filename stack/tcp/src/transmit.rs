@@ -124,7 +124,11 @@ impl Connection {
             State::SynSent | State::SynReceived => return self.poll_open(now_ns),
             _ => {}
         }
-        self.poll_data(now_ns).or_else(|| self.poll_control(now_ns))
+        let next = self.poll_data(now_ns).or_else(|| self.poll_control(now_ns));
+        if next.is_none() {
+            self.note_waiting(now_ns);
+        }
+        next
     }
 
     /// SYN, SYN-ACK, and their retransmissions.

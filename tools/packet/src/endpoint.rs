@@ -33,8 +33,8 @@ pub(crate) struct Endpoint {
     told: bool,
     /// Whether the application reads no more.
     deaf: bool,
-    /// Whether it was ever open.
-    was_open: bool,
+    /// When it was opened, if it ever was.
+    opened_ns: Option<u64>,
 }
 
 impl Endpoint {
@@ -57,12 +57,17 @@ impl Endpoint {
             type_of_service: choices.type_of_service,
             told: false,
             deaf: false,
-            was_open: false,
+            opened_ns: None,
         }
     }
 
     pub(crate) fn connection(&self) -> &Connection {
         &self.stream.connection
+    }
+
+    /// When it was opened; 0 if it never was.
+    pub(crate) fn opened_ns(&self) -> u64 {
+        self.opened_ns.unwrap_or(0)
     }
 
     /// Whether nothing can come of it any more.
@@ -78,7 +83,9 @@ impl Endpoint {
         payload: &[u8],
     ) -> Option<u32> {
         let reopens = self.stream.on_segment(now_ns, segment, payload).reopens;
-        self.was_open |= self.connection().state().is_synchronised();
+        if self.connection().state().is_synchronised() {
+            self.opened_ns.get_or_insert(now_ns);
+        }
         reopens
     }
 
@@ -114,7 +121,8 @@ impl Endpoint {
             return Err(error);
         }
         let connection = self.connection();
-        if connection.is_at_end() || connection.state() == State::Closed && self.was_open {
+        if connection.is_at_end() || connection.state() == State::Closed && self.opened_ns.is_some()
+        {
             return Ok(0);
         }
         match connection.state() {

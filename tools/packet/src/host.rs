@@ -383,10 +383,13 @@ impl Host {
     ///
     /// Without such a descriptor.
     pub fn information(&mut self, fd: Fd) -> Result<Information, Errno> {
+        let now_ns = self.now_ns;
         let socket = self.get(fd)?;
         let asked = socket.choices.settings.config.mss_max.map_or(536, u64::from);
         Ok(match &socket.role {
-            Role::Connects(endpoint) => Information::of(endpoint.connection()),
+            Role::Connects(endpoint) => {
+                Information::of(endpoint.connection(), now_ns, endpoint.opened_ns())
+            }
             Role::Listens(_) => Information { snd_mss: asked, ..Information::listening() },
             Role::None => Information { snd_mss: asked, ..Information::closed() },
         })

@@ -25,7 +25,7 @@ macro_rules! information {
 information! {
     /// State, by its number in Linux.
     state "tcpi_state";
-    /// 0 open, 2 reduced by a mark, 3 recovery, 4 loss.
+    /// 0 open, 1 with something out of order, 2 reduced by a mark, 3 recovery, 4 loss.
     ca_state "tcpi_ca_state";
     /// Time-outs in a row.
     retransmits "tcpi_retransmits";
@@ -47,8 +47,18 @@ information! {
     unacked "tcpi_unacked";
     /// Segments selectively acknowledged.
     sacked "tcpi_sacked";
-    /// Segments thought lost.
+    /// Segments thought lost, those among them that were sent again.
     lost "tcpi_lost";
+    /// By how many segments something was overtaken, at most; 3 at least.
+    reordering "tcpi_reordering";
+    /// Largest segment received.
+    rcv_mss "tcpi_rcv_mss";
+    /// Milliseconds since data arrived.
+    last_data_recv "tcpi_last_data_recv";
+    /// Microseconds with something to send or unacknowledged.
+    busy_time "tcpi_busy_time";
+    /// Microseconds of those with the peer's window in the way.
+    rwnd_limited "tcpi_rwnd_limited";
     /// Largest packet of the path.
     pmtu "tcpi_pmtu";
     /// Smoothed round-trip time.
@@ -121,17 +131,21 @@ impl Information {
         Self { state: 10, ..Self::default() }
     }
 
-    pub(crate) fn of(connection: &Connection) -> Self {
+    /// `opened_ns` is when it was opened.
+    pub(crate) fn of(connection: &Connection, now_ns: u64, opened_ns: u64) -> Self {
         let (info, counts) = (connection.info(), connection.counts());
         let segment = u64::from(info.segment_bytes.max(1));
         let segments = |bytes: u64| bytes.div_ceil(segment);
         let micros = |ns: u64| ns / 1_000;
         let bit = |on: bool, bit: u64| if on { bit } else { 0 };
+        let (busy_ns, window_ns) = connection.waited_ns(now_ns);
+        let disordered = info.sacked_bytes > 0 || info.duplicates > 0;
+        let last_data_ns = connection.last_data_ns().max(opened_ns);
         let outstanding = connection.unacknowledged() - connection.unsent();
         Self {
             state: number(info.state),
             ca_state: match info.phase {
-                Phase::Open => 0,
+                Phase::Open => u64::from(disordered),
                 Phase::Reduced => 2,
                 Phase::Recovery => 3,
                 Phase::Loss => 4,
@@ -146,17 +160,21 @@ impl Information {
             rcv_wscale: u64::from(info.window_shifts.1),
             rto: micros(info.timeout_ns),
             snd_mss: segment,
-            advmss: u64::from(info.mtu.saturating_sub(40)) - bit(info.timestamps, 12),
+            advmss: u64::from(info.own_mss) - bit(info.timestamps, 12),
             unacked: segments(outstanding),
             sacked: segments(info.sacked_bytes),
-            lost: segments(info.lost_bytes),
+            lost: segments(info.lost_bytes + info.missed_bytes),
+            reordering: segments(info.reordering_bytes).clamp(3, 300),
+            rcv_mss: info.received_segment_bytes.into(),
+            last_data_recv: now_ns.saturating_sub(last_data_ns) / 1_000_000,
+            busy_time: micros(busy_ns),
+            rwnd_limited: micros(window_ns),
             pmtu: u64::from(info.mtu),
             rtt: micros(info.smoothed_rtt_ns.unwrap_or(0)),
             rttvar: micros(info.rtt_variation_ns),
             snd_ssthresh: info.threshold_bytes.map_or(INFINITE_THRESHOLD, |bytes| bytes / segment),
             snd_cwnd: info.window_bytes / segment,
-            // Not told apart by the engine.
-            retrans: 0,
+            retrans: segments(info.again_bytes),
             bytes_received: connection.received(),
             bytes_sent: connection.acknowledged() + outstanding + counts.retransmitted_bytes,
             delivered: u64::from(info.state != State::SynSent)

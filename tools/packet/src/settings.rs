@@ -42,7 +42,7 @@ impl Settings {
             ("sack", Some(on)) => config.sack = on != 0,
             ("window_scaling", Some(on)) => config.window_scaling = on != 0,
             // 2 accepts it of others and does not offer it.
-            ("ecn", Some(on)) => config.ecn = on == 1,
+            ("ecn", Some(on)) => (config.ecn, config.ecn_accepted) = (on == 1, on == 2),
             ("min_tso_segs", Some(value)) => {
                 config.burst_segments_min = u16::try_from(value).unwrap_or(u16::MAX);
             }

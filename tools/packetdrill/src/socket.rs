@@ -137,15 +137,16 @@ pub(crate) fn tcp_info(info: &Information) -> Vec<u8> {
         info.rto,
         40_000,
         info.snd_mss,
-        536,
+        info.rcv_mss,
         info.unacked,
         info.sacked,
         info.lost,
         info.retrans,
         0,
+        // Times of the last segments sent and received.
         0,
         0,
-        0,
+        info.last_data_recv,
         0,
         info.pmtu,
         0,
@@ -154,7 +155,7 @@ pub(crate) fn tcp_info(info: &Information) -> Vec<u8> {
         info.snd_ssthresh,
         info.snd_cwnd,
         info.advmss,
-        3,
+        info.reordering,
         0,
         0,
         info.total_retrans,
@@ -172,7 +173,7 @@ pub(crate) fn tcp_info(info: &Information) -> Vec<u8> {
     ];
     out.extend(words.into_iter().flat_map(word));
     // Delivery rate; busy, window-limited and buffer-limited time.
-    out.extend([0; 4].map(wide).concat());
+    out.extend([0, info.busy_time, info.rwnd_limited, 0].map(wide).concat());
     out.extend([info.delivered, 0].into_iter().flat_map(word));
     out.extend([info.bytes_sent, info.bytes_retrans].map(wide).concat());
     out.extend([0; 4].into_iter().flat_map(word));
