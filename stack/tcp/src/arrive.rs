@@ -340,11 +340,9 @@ impl Connection {
             // MUST-37: as long as the peer answers, a closed window is no reason to end.
             self.timers.stalled_ns = Some(now_ns);
         }
-        if ack >= una {
+        // One that was overtaken by others still reports what they may not (RFC 2018 §4 has room for three).
+        if ack >= una || !segment.options.sack.as_slice().is_empty() {
             self.acknowledge(now_ns, segment, ack, same);
-        }
-        if self.ecn.on && segment.has(tcp_flag::ECE) {
-            self.marked(now_ns);
         }
         self.fin_acknowledged(now_ns);
         true
@@ -471,8 +469,10 @@ impl Connection {
         }
         if self.unread && bytes > 0 && start + bytes > self.receive.next() {
             // Nobody will read it, and the peer had better know (RFC 2525 §2.17, SHLD-3).
+            // The number is the one that it expects next, or it would only ask whether we mean it
+            // (RFC 5961 §3.2): if our FIN was lost, it knows nothing of that.
             self.fail(now_ns, Error::Reset);
-            self.pending.reset(self.map.end(), Some(self.receive.next()));
+            self.pending.reset(self.map.start(), None);
             return None;
         }
         let placed = self.receive.place(start, bytes, fin);

@@ -67,20 +67,21 @@ impl Rack {
         }
     }
 
-    /// Something arrived that was sent at `sent_ns` (RFC 8985 §6.2, steps 1 to 3).
+    /// Something arrived that was sent at `sent_ns` (RFC 8985 §6.2, steps 1 to 3); `before` is the highest
+    /// byte that earlier acknowledgments told of. What one tells of together may have arrived in order.
     fn arrived(
         &mut self,
         now_ns: u64,
         start: Position,
         entry: &Entry,
+        before: Position,
         min_rtt_ns: u64,
         echo_is_older: bool,
     ) {
-        if entry.end > self.highest {
-            self.highest = entry.end;
-        } else if entry.end < self.highest && entry.is_first() {
+        self.highest = self.highest.max(entry.end);
+        if entry.end < before && entry.is_first() {
             self.reordering = true;
-            self.distance = self.distance.max(self.highest - start);
+            self.distance = self.distance.max(before - start);
         }
         let rtt_ns = now_ns.saturating_sub(entry.sent_ns);
         if !entry.is_first() && (rtt_ns < min_rtt_ns || echo_is_older) {
@@ -110,6 +111,7 @@ impl Connection {
             }
         }
         let mut rack = self.recovery.rack;
+        let highest = rack.highest;
         let (high, min_rtt_ns) = (self.recovery.high, self.rtt.min_ns().unwrap_or(0));
         let echo = segment.options.timestamps.filter(|_| self.clock.on).map(|clocks| clocks.echo);
         let (offset, again) = (self.clock.offset, |entry: &Entry| !entry.is_first());
@@ -134,7 +136,7 @@ impl Connection {
                 if entry.is_first() {
                     news.sacked_ns = news.sacked_ns.max(Some(entry.sent_ns));
                 }
-                rack.arrived(now_ns, start, entry, min_rtt_ns, older(entry));
+                rack.arrived(now_ns, start, entry, highest, min_rtt_ns, older(entry));
             });
         }
         self.map.acknowledge(ack, |bytes, entry| {
@@ -147,7 +149,8 @@ impl Connection {
             } else {
                 news.ambiguous = true;
             }
-            rack.arrived(now_ns, entry.end.before(bytes), entry, min_rtt_ns, older(entry));
+            let start = entry.end.before(bytes);
+            rack.arrived(now_ns, start, entry, highest, min_rtt_ns, older(entry));
         });
         news.acked = self.map.start() - una;
         self.recovery.rack = rack;

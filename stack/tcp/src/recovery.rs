@@ -4,6 +4,8 @@
 //! What was lost is found elsewhere: by what arrived (`detection`), or by a probe that makes the peer
 //! say it (`tail`). Only if both fail the time-out does.
 
+use base_wire::tcp_flag;
+
 use crate::congestion::{Acked, Window};
 use crate::connection::Connection;
 use crate::detection::{News, Rack};
@@ -131,8 +133,13 @@ impl Connection {
         let mut news = self.take_in(now_ns, segment, ack);
         news.pure_duplicate = same && news.acked == 0 && !self.map.is_empty();
         let probing = self.recovery.tail.is_some() && same;
+        // On a SYN it is an answer, and no mark.
+        let marked = self.ecn.on && segment.has(tcp_flag::ECE) && !segment.has(tcp_flag::SYN);
         let silent = news.acked == 0 && news.sacked == 0 && !news.duplicate;
         if silent && !news.pure_duplicate && !probing {
+            if marked {
+                self.marked(now_ns);
+            }
             return;
         }
         self.measure(now_ns, segment, &news);
@@ -149,8 +156,11 @@ impl Connection {
             let bytes = (self.map.lost() - lost_before) as u32;
             self.trace.record(now_ns, Event::Lost, bytes, self.window.bytes as u32);
         }
-        let reduced = matches!(self.recovery.phase, Phase::Recovery | Phase::Reduced);
+        let mut reduced = matches!(self.recovery.phase, Phase::Recovery | Phase::Reduced);
         self.change_phase(now_ns, segment, &news, before);
+        if marked {
+            reduced |= self.marked(now_ns);
+        }
         match self.recovery.phase {
             Phase::Open | Phase::Loss if news.acked > 0 => {
                 let rtt_ns = news.newest_ns.filter(|_| !news.ambiguous);
@@ -388,10 +398,11 @@ impl Connection {
         self.window.bytes = pipe + send.max(least);
     }
 
-    /// The peer saw a congestion mark (RFC 3168 §6.1.2): once a round trip, as for a loss.
-    pub(crate) fn marked(&mut self, now_ns: u64) {
+    /// The peer saw a congestion mark (RFC 3168 §6.1.2): once a round trip, as for a loss. Whether it is
+    /// news.
+    fn marked(&mut self, now_ns: u64) -> bool {
         if self.recovery.phase != Phase::Open || self.map.start() <= self.recovery.high {
-            return;
+            return false;
         }
         let (una, window) = (self.map.start().wire(), self.window.bytes as u32);
         self.trace.record(now_ns, Event::Marked, una, window);
@@ -402,6 +413,7 @@ impl Connection {
             // Nothing is under way whose acknowledgments could pace the reduction.
             self.end_phase(now_ns);
         }
+        true
     }
 
     /// The time-out expired (RFC 6298 §5.4 to 5.6, RFC 5681 §3.1, RFC 8985 §6.3).

@@ -254,7 +254,7 @@ impl Connection {
             .end
             .min(edge)
             .min(range.start + whole_segments(room, segment))
-            .min(range.start + self.unit_bytes(segment));
+            .min(range.start + self.burst_bytes(segment));
         let bytes = end - range.start;
         let segments = bytes.div_ceil(segment).max(1) as u16;
         self.note_again(now_ns, range.start..end, segments);
@@ -301,7 +301,7 @@ impl Connection {
         whole_segments(u64::from(self.config.super_segment_bytes), segment)
     }
 
-    /// Most bytes of a super-segment of new data, as Linux has it. No more than half of the window: two are
+    /// Most bytes of a super-segment, as Linux has it. No more than half of the window: two are
     /// under way then, and the acknowledgment of one fetches the next. No more than the path takes in a
     /// millisecond: on slow ones, what shares the way with it need not wait for a whole window.
     fn burst_bytes(&self, segment: u64) -> u64 {
