@@ -48,7 +48,7 @@ impl RouterError {
 
 impl Connection {
     /// The application put `bytes` more into the send buffer; `more` will follow soon, so a segment that is
-    /// not full may wait.
+    /// not full waits for it: until it comes, the peer answers something, or a time-out has passed.
     ///
     /// # Errors
     ///
@@ -64,6 +64,7 @@ impl Connection {
         if !more {
             self.send.push = self.send.written;
         }
+        self.send.more = more && (bytes > 0 || self.send.more);
         Ok(())
     }
 
@@ -162,7 +163,13 @@ impl Connection {
         self.send.no_delay = on;
     }
 
-    /// Small segments wait until this is off again.
+    /// What was written waits for nothing more, whatever holds small segments back.
+    pub const fn flush(&mut self) {
+        self.send.flush = self.send.written;
+    }
+
+    /// Small segments wait until this is off again, or until a time-out has passed: an application that
+    /// forgets them should not lose them.
     pub const fn set_cork(&mut self, on: bool) {
         self.send.cork = on;
     }

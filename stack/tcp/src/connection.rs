@@ -150,6 +150,10 @@ pub(crate) struct Sender {
     pub(crate) small: Position,
     pub(crate) no_delay: bool,
     pub(crate) cork: bool,
+    /// The application said that more follows soon.
+    pub(crate) more: bool,
+    /// End of what goes without waiting for more.
+    pub(crate) flush: Position,
     /// Whether selective acknowledgments were agreed on.
     pub(crate) sack: bool,
     /// Transmissions so far.
@@ -301,6 +305,8 @@ impl Connection {
                 small: initial,
                 no_delay: config.no_delay,
                 cork: false,
+                more: false,
+                flush: initial,
                 sack: config.sack,
                 transmissions: 0,
                 departed: u64::MAX,

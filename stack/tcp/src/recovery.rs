@@ -179,6 +179,7 @@ impl Connection {
             Phase::Open | Phase::Loss => {}
         }
         if news.acked > 0 {
+            self.send.more = false;
             self.timers.restart(now_ns);
             if self.path.arrived(now_ns, self.map.start()) {
                 self.mtu_changed(now_ns);

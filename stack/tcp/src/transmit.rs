@@ -326,15 +326,20 @@ impl Connection {
         let offer = self.offer(now_ns, start, segment)?;
         let end = start + offer.bytes + u64::from(offer.fin);
         let segments = offer.bytes.div_ceil(segment).max(1) as u16;
-        if !offer.bytes.is_multiple_of(segment) || offer.bytes == 0 {
-            self.send.small = end;
-        }
+        self.note_small(end, offer.bytes, segment);
         let fresh = self.map.is_empty();
         let sent = self.send_new(now_ns, start, end, segments);
         if fresh {
             self.timers.restart(now_ns);
         }
         Some(sent)
+    }
+
+    /// Remembers new data that is no multiple of a segment (Nagle).
+    fn note_small(&mut self, end: Position, bytes: u64, segment: u64) {
+        if !bytes.is_multiple_of(segment) || bytes == 0 {
+            self.send.small = end;
+        }
     }
 
     fn send_new(&mut self, now_ns: u64, start: Position, end: Position, segments: u16) -> Transmit {
@@ -380,6 +385,10 @@ impl Connection {
             if unsent > 0 && open >= segment.min(unsent) && room < segment.min(unsent) {
                 self.note_usage(true);
             }
+            if unsent > 0 && self.map.is_empty() {
+                // Held back for the application's sake, but not for ever.
+                self.arm_persist(now_ns);
+            }
             return None;
         }
         // FIN alone has no weight.
@@ -396,7 +405,9 @@ impl Connection {
         let last = self.send.fin && end == self.send.written;
         let urgent = self.send.urgent.is_some_and(|urgent| urgent > self.map.end());
         let small_under_way = self.send.small > self.map.start();
-        last || urgent || (!self.send.cork && (self.send.no_delay || !small_under_way))
+        let held = self.send.cork || self.send.more;
+        let flushed = end <= self.send.flush;
+        last || urgent || flushed || (!held && (self.send.no_delay || !small_under_way))
     }
 
     /// A connection that was idle does not know the path any more (RFC 5681 §4.1): the window halves
@@ -477,6 +488,7 @@ impl Connection {
             let fin = self.send.fin && bytes == self.unsent() && open > bytes;
             let end = start + bytes + u64::from(fin);
             self.recovery.tail = Some(TailProbe { end, again: false });
+            self.note_small(end, bytes, segment);
             self.send_new(now_ns, start, end, 1)
         } else {
             let (last, entry) = self.map.back()?;
@@ -529,11 +541,19 @@ impl Connection {
         }
         self.timers.stall(now_ns);
         let start = self.map.end();
-        let bytes = self.unsent().min(self.send.window).min(self.segment_bytes_now());
+        let segment = self.segment_bytes_now();
+        let bytes = self.unsent().min(self.send.window).min(segment);
         if bytes > 0 {
-            // The window is open, only not by a segment (MUST-38's override).
+            // The window is open, only not by a segment (MUST-38's override), or more was to follow.
             let fin = self.send.fin && bytes == self.unsent() && self.send.window > bytes;
-            return Some(self.send_new(now_ns, start, start + bytes + u64::from(fin), 1));
+            let end = start + bytes + u64::from(fin);
+            self.note_small(end, bytes, segment);
+            let mut sent = self.send_new(now_ns, start, end, 1);
+            if self.unsent() == 0 {
+                // Nothing has come yet.
+                sent.segment.flags |= tcp_flag::PSH;
+            }
+            return Some(sent);
         }
         Some(self.empty(now_ns, start.before(1)))
     }
@@ -560,7 +580,7 @@ impl Connection {
         }
         let pushed = start < self.send.push && self.send.push <= data_end;
         // Who merges segments on the way to the peer need not wait for what else may come (as Linux does).
-        if pushed || segments > 1 || (data_end == self.send.written && data_end > start) {
+        if pushed || segments > 1 {
             flags |= tcp_flag::PSH;
         }
         if new && std::mem::take(&mut self.ecn.reduced) {

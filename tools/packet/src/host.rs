@@ -354,6 +354,10 @@ impl Host {
         match &mut socket.role {
             Role::Connects(endpoint) => {
                 socket.choices.apply(&mut endpoint.stream.connection);
+                if option == SocketOption::NoDelay(true) {
+                    // As Linux has it: stronger than a cork, once.
+                    endpoint.stream.connection.flush();
+                }
                 endpoint.type_of_service = socket.choices.type_of_service;
             }
             Role::Listens(listening) => {
