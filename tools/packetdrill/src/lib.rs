@@ -16,6 +16,7 @@
 //! are valid for as many bytes as their lengths say. Nothing is kept after a call returns.
 
 mod control;
+mod device;
 mod epoll;
 mod notices;
 mod socket;

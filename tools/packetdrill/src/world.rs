@@ -16,6 +16,7 @@ use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tools_packet::{Errno, Fd, Host, LOCAL, Sent, Settings};
 
+use crate::device;
 use crate::epoll::Epoll;
 use crate::notices::Notice;
 use crate::socket::{self, Choice};
@@ -69,7 +70,8 @@ pub(crate) fn world() -> &'static World {
 
 /// The settings of this network namespace.
 fn settings() -> Settings {
-    let mut settings = Settings { whole_segments: true, ..Settings::default() };
+    let whole_segments = device::takes_whole_segments();
+    let mut settings = Settings { whole_segments, ..Settings::default() };
     settings.config.super_segment_bytes = 65_000;
     let names = [
         "timestamps",
