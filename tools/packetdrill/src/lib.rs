@@ -19,6 +19,7 @@ mod control;
 mod device;
 mod epoll;
 mod notices;
+mod room;
 mod socket;
 mod watched;
 mod world;

@@ -58,6 +58,10 @@ pub(crate) enum Choice {
     ZeroCopy(bool),
     /// `SO_TIMESTAMPING`.
     Stamping(u32),
+    /// `SO_SNDBUF`.
+    SendBytes(u64),
+    /// `TCP_NOTSENT_LOWAT`.
+    UnsentMax(u64),
     /// `TCP_INQ`.
     TellsRest(bool),
     /// Changes nothing here.
@@ -99,7 +103,10 @@ pub(crate) fn choice(level: i32, name: i32, value: &[u8]) -> Result<Choice, i32>
         (libc::SOL_SOCKET, libc::SO_KEEPALIVE) => SocketOption::Keepalive(number? != 0),
         (libc::SOL_SOCKET, libc::SO_RCVBUF) => SocketOption::ReceiveBytes(unsigned()?),
         (libc::SOL_SOCKET, libc::SO_SNDBUF) => {
-            SocketOption::SendBytes(unsigned()?.saturating_mul(2))
+            return Ok(Choice::SendBytes(2 * u64::from(unsigned()?)));
+        }
+        (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT) => {
+            return Ok(Choice::UnsentMax(number?.cast_unsigned().into()));
         }
         (libc::SOL_SOCKET, libc::SO_MAX_PACING_RATE) => SocketOption::Pacing(unsigned()?.into()),
         (libc::SOL_SOCKET, libc::SO_LINGER) => {

@@ -4,10 +4,12 @@ use tools_packet::{Errno, Fd, Host, Readiness};
 
 use crate::epoll::Happened;
 use crate::notices::Notices;
+use crate::room::Room;
 
 #[derive(Debug, Default)]
 pub(crate) struct Watched {
     pub(crate) notices: Notices,
+    pub(crate) room: Room,
     pub(crate) happened: Happened,
     /// Reads are told how much is left (`TCP_INQ`).
     pub(crate) tells_rest: bool,
@@ -19,17 +21,24 @@ pub(crate) struct Watched {
 impl Watched {
     /// That of a socket that comes out of a listener.
     pub(crate) fn inherited(&self) -> Self {
-        Self { notices: self.notices.inherited(), ..Self::default() }
+        Self { notices: self.notices.inherited(), room: self.room, ..Self::default() }
     }
 
-    /// A write of `asked` bytes went so.
-    pub(crate) fn wrote(&mut self, result: &Result<usize, Errno>, asked: usize) {
-        self.full |= matches!(result, Err(Errno::Again)) || result.is_ok_and(|did| did < asked);
+    /// A write did not find room enough.
+    pub(crate) const fn wait(&mut self) {
+        self.full = true;
+    }
+
+    /// Whether a write would have to wait for another to be woken first.
+    pub(crate) const fn waits(&self) -> bool {
+        self.full
     }
 
     /// Looks at what has changed.
     pub(crate) fn observe(&mut self, host: &mut Host, fd: Fd, at_us: i64) {
-        let (Ok(ready), Ok(info)) = (host.readiness(fd), host.information(fd)) else { return };
+        let (Ok(mut ready), Ok(info)) = (host.readiness(fd), host.information(fd)) else { return };
+        self.room.observe(info.snd_wnd, info.snd_mss);
+        ready.writable &= self.room.is_enough(host, fd);
         if let Ok(progress) = host.progress(fd) {
             self.notices.observe(at_us, progress);
         }
@@ -53,7 +62,7 @@ impl Watched {
         Ok(bit(ready.error || !self.notices.is_empty(), libc::POLLERR)
             | bit(ready.hung_up, libc::POLLHUP)
             | bit(ready.readable, libc::POLLIN)
-            | bit(ready.writable, libc::POLLOUT)
+            | bit(ready.writable && self.room.is_enough(host, fd), libc::POLLOUT)
             | bit(ready.peer_done, libc::POLLRDHUP))
     }
 }

@@ -68,6 +68,12 @@ pub(crate) fn world() -> &'static World {
     })
 }
 
+/// A setting of this network namespace.
+fn setting(name: &str) -> Option<String> {
+    let value = std::fs::read_to_string(format!("/proc/sys/net/ipv4/tcp_{name}")).ok()?;
+    Some(value.trim().to_owned())
+}
+
 /// The settings of this network namespace.
 fn settings() -> Settings {
     let whole_segments = device::takes_whole_segments();
@@ -90,8 +96,8 @@ fn settings() -> Settings {
         "congestion_control",
     ];
     for name in names {
-        if let Ok(value) = std::fs::read_to_string(format!("/proc/sys/net/ipv4/tcp_{name}")) {
-            settings.set(&format!("net.ipv4.tcp_{name}"), value.trim());
+        if let Some(value) = setting(name) {
+            settings.set(&format!("net.ipv4.tcp_{name}"), &value);
         }
     }
     settings
@@ -215,7 +221,9 @@ impl World {
         inner.host.settings = settings();
         let own = inner.host.socket();
         inner.nonblocking.remove(&own);
-        inner.watched.insert(own, Watched::default());
+        let mut watched = Watched::default();
+        watched.room.unsent_default = setting("notsent_lowat").and_then(|value| value.parse().ok());
+        inner.watched.insert(own, watched);
         if kind & libc::SOCK_NONBLOCK != 0 {
             inner.nonblocking.insert(own);
         }
@@ -270,15 +278,36 @@ impl World {
         let mut done = 0;
         self.call(waits, |inner| {
             let blocking = waits(inner);
-            let result = match flags & libc::MSG_OOB != 0 {
-                true => inner.host.write_urgent(fd, &bytes[done..]),
-                false => inner.host.write(fd, &bytes[done..], flags & libc::MSG_MORE != 0),
-            };
-            inner.watched(fd).wrote(&result, bytes.len() - done);
-            done += result?;
-            // A call that waits is over when all is written.
-            if done < bytes.len() && blocking {
+            let urgent = flags & libc::MSG_OOB != 0;
+            if blocking && done > 0 && inner.watched(fd).waits() {
                 return Err(Errno::Again);
+            }
+            loop {
+                let room = inner.watched(fd).room;
+                let room = room.left(&mut inner.host, fd);
+                let piece = &bytes[done..];
+                let piece = &piece[..piece.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
+                let more = flags & libc::MSG_MORE != 0 || done + piece.len() < bytes.len();
+                let result = match piece.is_empty() && done < bytes.len() {
+                    true => Err(Errno::Again),
+                    false if urgent => inner.host.write_urgent(fd, piece),
+                    false => inner.host.write(fd, piece, more),
+                };
+                done += match result {
+                    Err(Errno::Again) => 0,
+                    result => result?,
+                };
+                if done == bytes.len() {
+                    break;
+                }
+                if matches!(result, Err(Errno::Again)) {
+                    inner.watched(fd).wait();
+                    // A call that waits is over when all is written.
+                    if done == 0 || blocking {
+                        return Err(Errno::Again);
+                    }
+                    break;
+                }
             }
             if done > 0 {
                 let progress = inner.host.progress(fd)?;
@@ -360,6 +389,8 @@ impl World {
                 let progress = inner.host.progress(own).unwrap_or_default();
                 inner.watched(own).notices.stamp(flags, progress);
             }
+            Choice::SendBytes(bytes) => inner.watched(own).room.bytes = Some(bytes),
+            Choice::UnsentMax(bytes) => inner.watched(own).room.unsent = Some(bytes),
             Choice::TellsRest(on) => inner.watched(own).tells_rest = on,
         }
         inner.observe();
@@ -442,6 +473,14 @@ impl World {
             // There is nothing to tell.
             (libc::IPPROTO_TCP, TCP_CC_INFO) => return Ok(Vec::new()),
             (libc::IPPROTO_TCP, libc::TCP_MAXSEG) => info.snd_mss as i32,
+            (libc::SOL_SOCKET, libc::SO_SNDBUF) => {
+                let wmem = setting("wmem").unwrap_or_default();
+                let default = wmem.split_whitespace().nth(1).and_then(|bytes| bytes.parse().ok());
+                inner.watched(fd).room.bytes.or(default).unwrap_or(0) as i32
+            }
+            (libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT) => {
+                inner.watched(fd).room.unsent.unwrap_or(0) as i32
+            }
             // No memory is the kernel's.
             (libc::SOL_SOCKET, SO_MEMINFO) => return Ok(vec![0; 36]),
             (libc::SOL_SOCKET, libc::SO_ERROR) => {
