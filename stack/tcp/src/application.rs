@@ -68,6 +68,12 @@ impl Connection {
         Ok(())
     }
 
+    /// What was written last ends a record: the segment that carries its end carries nothing more (Linux's
+    /// `MSG_EOR`).
+    pub fn end_record(&mut self) {
+        self.send.records.end(self.send.written);
+    }
+
     /// Marks what was written last as urgent (RFC 9293 §3.8.5; RFC 6093 advises against it).
     pub const fn mark_urgent(&mut self) {
         self.send.urgent = Some(self.send.written);

@@ -6,6 +6,7 @@ use crate::config::{Config, MSS_MIN};
 use crate::congestion::{Congestion, Window};
 use crate::path::Path;
 use crate::receiver::Receiver;
+use crate::records::Records;
 use crate::recovery::Recovery;
 use crate::rtt::{RtoBounds, Rtt};
 use crate::send_map::SendMap;
@@ -144,6 +145,8 @@ pub(crate) struct Sender {
     pub(crate) mss: u16,
     /// End of what is to be passed on to the application without delay.
     pub(crate) push: Position,
+    /// Where what was written may not be joined.
+    pub(crate) records: Records,
     /// End of urgent data.
     pub(crate) urgent: Option<Position>,
     /// End of the last segment that was not full (Nagle, as Minshall amended it).
@@ -301,6 +304,7 @@ impl Connection {
                 scaling: false,
                 mss,
                 push: initial,
+                records: Records::default(),
                 urgent: None,
                 small: initial,
                 no_delay: config.no_delay,

@@ -102,6 +102,7 @@ mod options;
 mod path;
 mod position;
 mod receiver;
+mod records;
 mod recovery;
 mod ring;
 mod rtt;

@@ -180,6 +180,7 @@ impl Connection {
         }
         if news.acked > 0 {
             self.send.more = false;
+            self.send.records.forget(self.map.start());
             self.timers.restart(now_ns);
             if self.path.arrived(now_ns, self.map.start()) {
                 self.mtu_changed(now_ns);

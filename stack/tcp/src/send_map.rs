@@ -67,6 +67,8 @@ pub(crate) struct SendMap {
     sacked_segments: u32,
     /// Nothing below is lost.
     lost_from: Position,
+    /// What ends here and what is sent after it are not joined.
+    seal: Position,
 }
 
 impl SendMap {
@@ -84,6 +86,7 @@ impl SendMap {
             lost: 0,
             sacked_segments: 0,
             lost_from: start,
+            seal: start,
         }
     }
 
@@ -156,6 +159,11 @@ impl SendMap {
         self.entries.partition_point(|entry| entry.end <= at)
     }
 
+    /// What is sent next is not joined with what was sent last.
+    pub(crate) fn seal(&mut self) {
+        self.seal = self.end();
+    }
+
     /// Records that everything from the end on up to `end` was sent for the first time.
     pub(crate) fn push(&mut self, end: Position, sent_ns: u64, number: u64, segments: u16) {
         let bytes = end - self.end();
@@ -166,7 +174,9 @@ impl SendMap {
         let full = self.entries.len() >= Self::ENTRIES_MAX;
         let start = self.back().map(|(start, _)| start);
         if let (Some(last), Some(start)) = (self.entries.back_mut(), start) {
-            let same = last.sent_ns == sent_ns && end - start <= Self::ENTRY_BYTES_MAX;
+            let same = last.sent_ns == sent_ns
+                && end - start <= Self::ENTRY_BYTES_MAX
+                && last.end != self.seal;
             if last.is_first() && last.fate == Fate::InFlight && (same || full) {
                 last.end = end;
                 last.sent_ns = sent_ns;

@@ -343,6 +343,9 @@ impl Connection {
     }
 
     fn send_new(&mut self, now_ns: u64, start: Position, end: Position, segments: u16) -> Transmit {
+        if self.send.records.is_end(start) {
+            self.map.seal();
+        }
         self.map.push(end, now_ns, self.send.transmissions + 1, segments);
         self.recovery.sent(end - start);
         if matches!(self.timers.retransmission, Some((Cause::Persist, _))) {
@@ -376,8 +379,9 @@ impl Connection {
             let sent = start - self.recovery.high.min(start);
             limit = limit.min((2 * segment).saturating_sub(sent));
         }
-        let mut bytes = unsent.min(limit);
-        if bytes < unsent || !self.may_send_small(start + bytes, segment, bytes) {
+        let part = self.unsent_record();
+        let mut bytes = part.min(limit);
+        if bytes < part || !self.may_send_small(start + bytes, segment, bytes) {
             bytes -= bytes % segment;
         }
         let fin = fin_due && bytes == unsent && open > bytes;
@@ -395,6 +399,12 @@ impl Connection {
         Some(Offer { bytes, fin })
     }
 
+    /// Bytes not sent yet, up to the end of a record.
+    fn unsent_record(&self) -> u64 {
+        let start = self.map.end();
+        self.send.records.next_after(start).map_or(self.unsent(), |end| end - start)
+    }
+
     /// Whether what ends at `end` may go although its last segment is not full (RFC 9293 §3.7.4 and
     /// §3.8.6.2.1): nothing follows anyway, the application wants it so, or no other small segment
     /// is under way.
@@ -407,7 +417,8 @@ impl Connection {
         let small_under_way = self.send.small > self.map.start();
         let held = self.send.cork || self.send.more;
         let flushed = end <= self.send.flush;
-        last || urgent || flushed || (!held && (self.send.no_delay || !small_under_way))
+        let ends = end < self.send.written && self.send.records.is_end(end);
+        last || urgent || flushed || ends || (!held && (self.send.no_delay || !small_under_way))
     }
 
     /// A connection that was idle does not know the path any more (RFC 5681 §4.1): the window halves
@@ -448,7 +459,8 @@ impl Connection {
     /// A larger packet than is known to arrive (RFC 4821 §7.5), if there is data for it and for what is
     /// needed to notice its loss.
     fn mtu_probe(&mut self, now_ns: u64, start: Position) -> Option<Transmit> {
-        if self.recovery.phase() != Phase::Open || self.map.sacked() > 0 || !self.send.sack {
+        let plain = self.recovery.phase() == Phase::Open && self.send.records.is_empty();
+        if !plain || self.map.sacked() > 0 || !self.send.sack {
             return None;
         }
         let mtu = self.path.next_probe(now_ns)?;
@@ -483,7 +495,7 @@ impl Connection {
         self.counts.probes += 1;
         let (start, segment) = (self.map.end(), self.segment_bytes_now());
         let open = (self.map.start() + self.send.window) - start;
-        let bytes = self.unsent().min(segment);
+        let bytes = self.unsent_record().min(segment);
         let probe = if bytes > 0 && open >= bytes {
             let fin = self.send.fin && bytes == self.unsent() && open > bytes;
             let end = start + bytes + u64::from(fin);
@@ -542,7 +554,7 @@ impl Connection {
         self.timers.stall(now_ns);
         let start = self.map.end();
         let segment = self.segment_bytes_now();
-        let bytes = self.unsent().min(self.send.window).min(segment);
+        let bytes = self.unsent_record().min(self.send.window).min(segment);
         if bytes > 0 {
             // The window is open, only not by a segment (MUST-38's override), or more was to follow.
             let fin = self.send.fin && bytes == self.unsent() && self.send.window > bytes;
@@ -580,7 +592,7 @@ impl Connection {
         }
         let pushed = start < self.send.push && self.send.push <= data_end;
         // Who merges segments on the way to the peer need not wait for what else may come (as Linux does).
-        if pushed || segments > 1 {
+        if pushed || segments > 1 || self.send.records.is_end(data_end) {
             flags |= tcp_flag::PSH;
         }
         if new && std::mem::take(&mut self.ecn.reduced) {

@@ -278,6 +278,21 @@ impl Host {
         result
     }
 
+    /// `send` with `MSG_EOR`: what is written ends a record.
+    ///
+    /// # Errors
+    ///
+    /// As on Linux.
+    pub fn write_record(&mut self, fd: Fd, bytes: &[u8]) -> Result<usize, Errno> {
+        let endpoint = self.endpoint(fd, Errno::Pipe)?;
+        let result = endpoint.write(bytes, false);
+        if result == Ok(bytes.len()) {
+            endpoint.stream.connection.end_record();
+        }
+        self.transmit();
+        result
+    }
+
     /// `send` with `MSG_OOB`: what is written is urgent.
     ///
     /// # Errors

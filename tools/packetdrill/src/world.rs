@@ -287,10 +287,13 @@ impl World {
                 let room = room.left(&mut inner.host, fd);
                 let piece = &bytes[done..];
                 let piece = &piece[..piece.len().min(usize::try_from(room).unwrap_or(usize::MAX))];
-                let more = flags & libc::MSG_MORE != 0 || done + piece.len() < bytes.len();
+                let last = done + piece.len() == bytes.len();
+                let more = flags & libc::MSG_MORE != 0 || !last;
+                let ends = flags & libc::MSG_EOR != 0 && last;
                 let result = match piece.is_empty() && done < bytes.len() {
                     true => Err(Errno::Again),
                     false if urgent => inner.host.write_urgent(fd, piece),
+                    false if ends => inner.host.write_record(fd, piece),
                     false => inner.host.write(fd, piece, more),
                 };
                 done += match result {
