@@ -173,7 +173,12 @@ impl Engine {
             let chunk: Vec<u8> =
                 (from..from + bytes).map(|offset| byte_at(self.side, offset)).collect();
             match stream.write(&chunk, false) {
-                Ok(0) | Err(_) => break,
+                Ok(0) => break,
+                Err(_) => {
+                    // It has ended, and will be writable for ever.
+                    self.closed = true;
+                    break;
+                }
                 Ok(taken) => self.progress.written += taken as u64,
             }
             self.next_write_ns = now_ns + behaviour.write_every_ns;
