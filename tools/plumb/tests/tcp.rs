@@ -563,12 +563,14 @@ fn sockets_at_rest_wake_nobody() {
         let fd = listener.acceptable_fd().unwrap();
         let _kernel = kernel_connect(7000).unwrap();
         assert!(ready(fd, 10_000));
-        let (_ours, _) = listener.accept().unwrap();
+        let (ours, _) = listener.accept().unwrap();
         let (_other, _other_kernel) = opened(7001);
-        // Once all that was to be done is done, nobody wakes in a while, but for looking after news.
+        // Once all that was to be done is done, nobody wakes in a while in which nothing happens, but for
+        // looking after news.
+        let silent = ours.readable_fd().unwrap();
         eventually("everybody rests", || {
             let before = sleeps();
-            thread::sleep(Duration::from_millis(200));
+            assert!(!ready(silent, 200));
             sleeps() - before < 10
         });
     });
