@@ -333,12 +333,11 @@ impl Connection {
         }
         if fresh {
             let window = self.window;
+            // What tells of the loss may have acknowledged much of it, and a mark may have come with the
+            // acknowledgment of all: what was under way before counts.
+            let flight = flight.max(self.usage.flight_max);
             self.window.threshold = match phase {
                 Phase::Loss => self.control.timed_out(&window, flight),
-                // The mark may have come with the acknowledgment of all of it.
-                Phase::Reduced => {
-                    self.control.congested(&window, flight.max(self.usage.flight_max))
-                }
                 _ => self.control.congested(&window, flight),
             };
             let from = self.map.start();
