@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use in_lab::{OURS, THEIRS, eventually, host, in_lab, on_peer, program};
 use plumb_net::engine::Algorithm;
-use plumb_net::{Contract, Options, TcpListener, TcpStream};
+use plumb_net::{Contract, Host, Options, TcpListener, TcpStream};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
 
@@ -573,5 +573,46 @@ fn sockets_at_rest_wake_nobody() {
             assert!(!ready(silent, 200));
             sleeps() - before < 10
         });
+    });
+}
+
+/// A connection of the kernel to us, unless we reset it at once.
+fn unless_reset(port: u16) -> Option<KernelStream> {
+    let read = |kernel: &KernelStream| {
+        kernel.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
+        (&mut &*kernel).read(&mut [0]).unwrap_err()
+    };
+    let kind = |error: std::io::Error| error.kind();
+    match kernel_connect(port) {
+        Ok(kernel) if kind(read(&kernel)) == ErrorKind::WouldBlock => Some(kernel),
+        Ok(_) => None,
+        Err(error) => {
+            assert_eq!(kind(error), ErrorKind::ConnectionReset);
+            None
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_can_have_no_flow_is_reset_and_the_next_one_is_had() {
+    let name = "a_connection_that_can_have_no_flow_is_reset_and_the_next_one_is_had";
+    in_lab(name, &RATE, || {
+        // One flow for the listener, one for a connection.
+        let host = Host::connect_for(&in_lab::socket(), 2).unwrap();
+        let listener = Options::new().host(&host).listen((OURS, 7000)).unwrap();
+        let first = kernel_connect(7000).unwrap();
+        let (ours, _) = listener.accept().unwrap();
+        // While nobody accepts, and while somebody does.
+        assert!(unless_reset(7000).is_none());
+        let accepts = thread::spawn(move || listener.accept().unwrap());
+        assert!(unless_reset(7000).is_none());
+        drop((ours, first));
+        let mut had = None;
+        eventually("the first one's flow is free", || {
+            had = unless_reset(7000);
+            had.is_some()
+        });
+        let (_stream, from) = accepts.join().unwrap();
+        assert_eq!(from, had.unwrap().local_addr().unwrap());
     });
 }
