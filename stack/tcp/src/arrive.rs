@@ -9,6 +9,7 @@ use crate::connection::{Connection, Error, State, TICK_NS};
 use crate::receiver::{Keep, Placed};
 use crate::segment::Ecn;
 use crate::trace::{Event, Refused};
+use crate::transmit::reset_for;
 use crate::{Position, Segment};
 
 /// What to do with a segment's payload, and with the segment.
@@ -40,6 +41,7 @@ impl Connection {
         match self.state {
             State::Closed => {
                 self.refuse(now_ns, segment, Refused::Closed);
+                self.reset_stranger(now_ns, segment);
                 Arrival::default()
             }
             State::SynSent => {
@@ -52,6 +54,16 @@ impl Connection {
 
     fn refuse(&mut self, now_ns: u64, segment: &Segment, why: Refused) {
         self.trace.record(now_ns, Event::Refused, segment.sequence, why as u32);
+    }
+
+    /// §3.10.7.1: who does not know that this has ended hears it, as often as it may.
+    fn reset_stranger(&mut self, now_ns: u64, segment: &Segment) {
+        if let Some(reset) = reset_for(segment)
+            && self.timers.may_challenge(now_ns, self.config.challenges_per_second)
+        {
+            let ack = reset.has(tcp_flag::ACK).then_some(reset.acknowledgment);
+            self.pending.answer(reset.sequence, ack);
+        }
     }
 
     /// §3.10.7.3.

@@ -68,7 +68,12 @@ pub(crate) struct Pending {
 impl Pending {
     /// A RST at `sequence`, which acknowledges `ack` if the segment it answers did not.
     pub(crate) fn reset(&mut self, sequence: Position, ack: Option<Position>) {
-        self.reset = Some((sequence.wire(), ack.map(Position::wire)));
+        self.answer(sequence.wire(), ack.map(Position::wire));
+    }
+
+    /// A RST with these numbers.
+    pub(crate) const fn answer(&mut self, sequence: u32, ack: Option<u32>) {
+        self.reset = Some((sequence, ack));
     }
 
     pub(crate) const fn quiet(&mut self) {

@@ -110,6 +110,26 @@ fn a_syn_on_a_connection_is_questioned_and_not_too_often() {
 }
 
 #[test]
+fn who_has_not_heard_of_the_end_is_reset_and_not_too_often() {
+    let (mut a, mut b) = pair();
+    a.abort(S);
+    let lost = sent(&mut a, S);
+    assert_eq!(lost.len(), 1, "the reset that b did not get");
+    b.write(10, false).unwrap();
+    let data = sent(&mut b, 2 * S)[0].segment;
+    let mut answers = Vec::new();
+    for _ in 0..100 {
+        a.on_segment(2 * S, &data);
+        answers.extend(sent(&mut a, 2 * S));
+    }
+    assert_eq!(answers.len(), 10);
+    b.on_segment(2 * S, &answers[0].segment);
+    assert_eq!((b.state(), b.error()), (State::Closed, Some(Error::Reset)));
+    a.on_segment(3 * S, &answers[0].segment);
+    assert_eq!(sent(&mut a, 3 * S), [], "nothing answers a reset");
+}
+
+#[test]
 fn an_old_timestamp_makes_a_segment_old() {
     let (mut a, mut b) = pair();
     b.write(10, false).unwrap();
