@@ -90,6 +90,7 @@
 
 #![forbid(unsafe_code)]
 
+mod amount;
 mod application;
 mod arrive;
 mod config;
