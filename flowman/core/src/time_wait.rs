@@ -13,7 +13,7 @@
 //!
 //! About a hundred bytes each, [`HELD_MAX`] of them, [`USER_MAX`] for each user.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap};
 
 use base_flow::{Endpoints, Sap, Transport};
 use base_rpc::TimeWait;
@@ -52,8 +52,8 @@ pub(crate) struct TimeWaits {
     table: HashMap<Ends, Waiting>,
     /// Those that wait for a clock.
     fresh: Vec<Ends>,
-    /// By the time they end; an entry that does not end then stands here again.
-    queue: VecDeque<(u64, Ends)>,
+    /// By the time they end.
+    queue: BTreeSet<(u64, Ends)>,
     users: HashMap<u32, usize>,
 }
 
@@ -98,6 +98,7 @@ impl TimeWaits {
 
     fn remove(&mut self, ends: Ends) -> Option<LinkId> {
         let waiting = self.table.remove(&ends)?;
+        self.queue.remove(&(waiting.until_ns, ends));
         if let Some(count) = self.users.get_mut(&waiting.uid) {
             *count -= 1;
             if *count == 0 {
@@ -113,14 +114,14 @@ impl TimeWaits {
         for ends in std::mem::take(&mut self.fresh) {
             if let Some(waiting) = self.table.get_mut(&ends) {
                 (waiting.since_ns, waiting.until_ns) = (now_ns, until_ns);
-                self.queue.push_back((until_ns, ends));
+                self.queue.insert((until_ns, ends));
             }
         }
         let mut free = Vec::new();
-        while let Some((due_ns, ends)) = self.queue.front().copied()
+        while let Some((due_ns, ends)) = self.queue.first().copied()
             && due_ns <= now_ns
         {
-            self.queue.pop_front();
+            self.queue.pop_first();
             if self.table.get(&ends).is_some_and(|waiting| waiting.until_ns == due_ns)
                 && let Some(link) = self.remove(ends)
             {
@@ -133,7 +134,7 @@ impl TimeWaits {
     pub(crate) fn next_deadline(&self) -> Option<u64> {
         match self.fresh.is_empty() {
             false => Some(0),
-            true => self.queue.front().map(|(due_ns, _)| *due_ns),
+            true => self.queue.first().map(|(due_ns, _)| *due_ns),
         }
     }
 
@@ -180,8 +181,9 @@ impl TimeWaits {
         }
         if tcp.flags & tcp_flag::FIN != 0 {
             // RFC 9293 §3.10.7.4: the peer has not heard us; wait anew.
+            self.queue.remove(&(waiting.until_ns, ends));
             waiting.until_ns = now_ns + TIME_WAIT_NS;
-            self.queue.push_back((waiting.until_ns, ends));
+            self.queue.insert((waiting.until_ns, ends));
         }
         let data = packet.payload().len() - tcp.header_bytes().min(packet.payload().len());
         if data == 0 && tcp.flags & (tcp_flag::SYN | tcp_flag::FIN) == 0 {

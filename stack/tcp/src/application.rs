@@ -3,7 +3,7 @@
 use base_wire::IcmpV4Type;
 
 use crate::Position;
-use crate::config::{Algorithm, Keepalive};
+use crate::config::{Algorithm, Config, Keepalive};
 use crate::connection::{Connection, Error, State};
 
 /// Why nothing can be written.
@@ -185,9 +185,10 @@ impl Connection {
         self.config.keepalive = keepalive;
     }
 
-    /// Data unacknowledged for so long ends the connection (MUST-21, RFC 5482).
-    pub const fn set_user_timeout_ns(&mut self, timeout_ns: u64) {
-        self.config.user_timeout_ns = timeout_ns;
+    /// Data unacknowledged for so long ends the connection (MUST-21, RFC 5482); 0 for the default.
+    pub fn set_user_timeout_ns(&mut self, timeout_ns: u64) {
+        let default_ns = Config::default().user_timeout_ns;
+        self.config.user_timeout_ns = if timeout_ns == 0 { default_ns } else { timeout_ns };
     }
 
     /// Most bytes a second to send.

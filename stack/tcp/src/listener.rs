@@ -18,6 +18,7 @@ use crate::application::RouterError;
 use crate::config::Config;
 use crate::connection::{Connection, Identity, State, TICK_NS};
 use crate::options::{Options, Timestamps};
+use crate::rtt::Rtt;
 use crate::secret::Secret;
 use crate::segment::Segment;
 use crate::transmit::{Transmit, reset_for};
@@ -36,6 +37,8 @@ pub struct Listener<W = ()> {
     /// When they will be looked through again.
     look_ns: Option<u64>,
     answers: VecDeque<(SocketAddr, W, Segment)>,
+    /// When the last cookie was sent.
+    cookie_ns: Option<u64>,
     counts: ListenCounts,
 }
 
@@ -80,6 +83,7 @@ impl<W: Copy> Listener<W> {
             ready: VecDeque::new(),
             look_ns: None,
             answers: VecDeque::new(),
+            cookie_ns: None,
             counts: ListenCounts::default(),
         }
     }
@@ -219,6 +223,7 @@ impl<W: Copy> Listener<W> {
         if self.half_open.len() >= self.backlog {
             let cookie = self.cookie(now_ns, remote, syn);
             self.counts.cookies_sent += 1;
+            self.cookie_ns = Some(now_ns);
             self.answer((remote, way), Some(cookie));
             return;
         }
@@ -321,6 +326,8 @@ impl<W: Copy> Listener<W> {
 
     /// The connection whose handshake this acknowledgment completes, if it was one of our cookies.
     fn revive(&self, now_ns: u64, remote: SocketAddr, ack: &Segment) -> Option<Connection> {
+        // Who sent none of late need not look for them: guesses would be tried for nothing.
+        self.cookie_ns.filter(|sent_ns| now_ns.saturating_sub(*sent_ns) < 2 * COOKIE_PERIOD_NS)?;
         let (ours, theirs) = (ack.acknowledgment.wrapping_sub(1), ack.sequence.wrapping_sub(1));
         let period = now_ns / COOKIE_PERIOD_NS;
         let fresh = [period, period.saturating_sub(1)]
@@ -353,6 +360,8 @@ impl<W: Copy> Listener<W> {
         connection.poll_transmit(now_ns)?;
         let bare = Segment { payload_bytes: 0, flags: tcp_flag::ACK, ..*ack };
         connection.on_segment(now_ns, &bare);
+        // Both at the same time: no round trip was seen.
+        connection.rtt = Rtt::new();
         (connection.state() == State::Established).then_some(connection)
     }
 }

@@ -447,7 +447,8 @@ impl Connection {
         });
         self.recovery.duplicates = 0;
         self.recovery.tail = None;
-        let doubtful = !probing && phase != Phase::Recovery;
+        // Asked once (RFC 5682 §2.1, step 1): a second time-out says that the first one was right.
+        let doubtful = !probing && !matches!(phase, Phase::Recovery | Phase::Loss);
         self.recovery.frto = if doubtful { Doubt::Asked } else { Doubt::None };
         self.window.bytes = self.pipe() + self.window.segment;
         self.timers.reorder_ns = None;

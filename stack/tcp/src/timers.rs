@@ -3,7 +3,7 @@
 //! A timer is a field; setting it costs a store. Whoever drives the connection asks
 //! [`Connection::next_deadline`] when it has nothing else to do.
 
-use crate::connection::{Connection, Error, State};
+use crate::connection::{Connection, Error, State, TICK_NS};
 use crate::recovery::Phase;
 
 #[derive(Debug)]
@@ -20,6 +20,8 @@ pub(crate) struct Timers {
     pub(crate) heard_ns: u64,
     /// Unanswered probes whether the peer lives.
     pub(crate) probes: u8,
+    /// When the last of them was sent.
+    probed_ns: u64,
     /// Probes of the closed window, answered or not: each waits longer (SHLD-30).
     pub(crate) window_probes: u8,
     /// End of FIN-WAIT-2 or TIME-WAIT.
@@ -55,6 +57,7 @@ impl Timers {
             stalled_ns: None,
             heard_ns: now_ns,
             probes: 0,
+            probed_ns: now_ns,
             window_probes: 0,
             wait_ns: None,
             pace_ns: 0,
@@ -269,8 +272,13 @@ impl Connection {
             && self.state != State::TimeWait
             && self.map.is_empty()
             && self.timers.retransmission.is_none();
-        let wait_ns = keepalive.idle_ns + keepalive.interval_ns * u64::from(self.timers.probes);
-        idle.then(|| self.timers.heard_ns.saturating_add(wait_ns))
+        // Not sooner than a tick after each other, whatever the application says; and each has its time
+        // for an answer, however long the connection was idle before it was to be probed.
+        let due_ns = match self.timers.probes {
+            0 => self.timers.heard_ns.saturating_add(keepalive.idle_ns),
+            _ => self.timers.probed_ns.saturating_add(keepalive.interval_ns.max(TICK_NS)),
+        };
+        idle.then_some(due_ns)
     }
 
     fn keepalive_due(&mut self, now_ns: u64) {
@@ -280,6 +288,7 @@ impl Connection {
             self.give_up(now_ns);
         } else {
             self.timers.probes += 1;
+            self.timers.probed_ns = now_ns;
             self.pending.alive_probe = true;
         }
     }

@@ -210,7 +210,12 @@ impl Connection {
         self.timers.pace_ns = 0;
         if self.recovery.frto == Doubt::Tested {
             // Old data would be mistaken for its own answer.
-            return self.new_data(now_ns);
+            let fresh = self.new_data(now_ns);
+            if fresh.is_some() || self.map.end() > self.recovery.high {
+                return fresh;
+            }
+            // What is new waits for something else: no answer will come that way.
+            self.recovery.frto = Doubt::None;
         }
         self.old_data(now_ns).or_else(|| self.new_data(now_ns))
     }
@@ -357,6 +362,9 @@ impl Connection {
             let (last, entry) = self.map.back()?;
             let end = entry.end;
             if entry.number > self.send.departed {
+                // It has not even left this host: probed for later, if it must be.
+                self.timers.restart_timeout(now_ns);
+                self.arm_retransmission(now_ns);
                 return None;
             }
             // The last of the segments that it was sent in.

@@ -308,3 +308,73 @@ fn a_batch_of_segments_is_answered_by_one_acknowledgment_of_all() {
     assert_eq!(answers.len(), 1, "MUST-58, MUST-59: {answers:?}");
     assert_eq!(Some(answers[0].segment.acknowledgment), end);
 }
+
+#[test]
+fn what_has_not_left_this_host_is_probed_for_when_it_has() {
+    let (mut a, _) = pair();
+    a.set_departed(a.counts().segments_out);
+    a.write(3000, false).unwrap();
+    assert!(!sent(&mut a, S).is_empty());
+    // The wire is slow: the time for a probe comes and goes.
+    let mut now_ns = S;
+    for _ in 0..3 {
+        let due_ns = a.next_deadline().unwrap();
+        assert!(due_ns < now_ns + 5 * S, "{due_ns}");
+        now_ns = due_ns;
+        assert_eq!(sent(&mut a, now_ns), []);
+    }
+    a.set_departed(u64::MAX);
+    let due_ns = a.next_deadline().unwrap();
+    assert!(due_ns < now_ns + 5 * S, "{due_ns}");
+    assert!(!sent(&mut a, due_ns).is_empty(), "it is lost, and sent again");
+}
+
+#[test]
+fn new_data_that_waits_for_more_does_not_keep_what_is_lost_waiting() {
+    let (mut a, mut b) = pair();
+    let segment = u64::from(a.segment_bytes());
+    a.write(10 * segment, false).unwrap();
+    let flight = sent(&mut a, S);
+    assert!(flight.len() >= 2);
+    // Held back by Nagle.
+    a.write(50, false).unwrap();
+    assert_eq!(sent(&mut a, S), []);
+    // Everything is lost; the first one sent again arrives.
+    let mut now_ns = S;
+    let mut rounds = 0;
+    while a.unacknowledged() > 0 {
+        rounds += 1;
+        assert!(rounds < 12, "a time-out for each segment");
+        now_ns = a.next_deadline().unwrap();
+        loop {
+            let again = sent(&mut a, now_ns);
+            now_ns += MS;
+            for transmit in &again {
+                b.on_segment(now_ns, &transmit.segment);
+            }
+            let acks = sent(&mut b, now_ns);
+            if again.is_empty() && acks.is_empty() {
+                break;
+            }
+            for ack in acks {
+                a.on_segment(now_ns, &ack.segment);
+            }
+        }
+    }
+    assert!(a.counts().timeouts <= 2, "{:?}", a.counts());
+}
+
+#[test]
+fn absurd_probes_of_an_idle_connection_end_it_or_nothing_and_never_at_once() {
+    let (mut a, _) = pair();
+    a.set_keepalive(Some(Keepalive { idle_ns: u64::MAX, interval_ns: u64::MAX, probes: 255 }));
+    assert_eq!(sent(&mut a, 3600 * S), []);
+    a.set_keepalive(Some(Keepalive { idle_ns: 0, interval_ns: 0, probes: 0 }));
+    let first = sent(&mut a, 7200 * S);
+    assert_eq!(first.len(), 1);
+    assert!(a.next_deadline().unwrap() > 7200 * S, "the peer has time to answer");
+    a.set_user_timeout_ns(0);
+    a.write(1, false).unwrap();
+    sent(&mut a, 7200 * S);
+    assert_eq!(a.state(), State::Established);
+}
