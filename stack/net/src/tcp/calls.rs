@@ -41,10 +41,12 @@ impl Exchange {
         if peek {
             total = out.first_mut().map_or(0, |part| self.stream.peek(part));
         } else {
+            let mark = self.stream.connection.urgent_bytes();
             for part in out.iter_mut() {
                 let bytes = self.stream.read(now_ns, part);
                 total += bytes;
-                if bytes < part.len() {
+                // No read passes the end of what is urgent, in several parts neither.
+                if bytes < part.len() || mark == Some(total as u64) {
                     break;
                 }
             }

@@ -128,28 +128,13 @@ impl Work for Exchange {
                 Err(fault) => return self.fail(now_ns, &fault.into()),
             }
         }
+        // Before anybody looks whether there is room, or everything has left.
+        self.reap(now_ns);
         self.give_back(now_ns);
     }
 
     fn send_out(&mut self, shared: &Shared, now_ns: u64) {
         self.give_back(now_ns);
-        let (in_driver, queued_bytes) = (&mut self.in_driver, &mut self.queued_bytes);
-        let mut departed = 0;
-        let reaped = device(&mut self.stack).reap_each(|buffer| {
-            while let Some(first) = in_driver.pop_front() {
-                departed = departed.max(first.number);
-                *queued_bytes -= first.bytes;
-                if first.buffer == buffer {
-                    break;
-                }
-            }
-        });
-        if let Err(fault) = reaped {
-            return self.fail(now_ns, &fault.into());
-        }
-        if departed > 0 {
-            self.stream.connection.set_departed(departed);
-        }
         self.starved = false;
         while self.failed.is_none() {
             let (_, free) = device(&mut self.stack).send_buffers();
@@ -175,8 +160,14 @@ impl Work for Exchange {
                         let offset = (bytes > 0).then_some(frame.offset);
                         self.in_driver.push_back(InDriver { buffer, number, offset, bytes });
                     }
-                    // As if it had been lost on the way.
-                    Ok(None) => break,
+                    // As if it had been lost on the way, after the part of it that leaves.
+                    Ok(None) => {
+                        match self.in_driver.back_mut() {
+                            Some(last) => last.number = transmit.number,
+                            None => self.stream.connection.set_departed(transmit.number),
+                        }
+                        break;
+                    }
                     Err(error) => {
                         self.fail(now_ns, &error.into());
                         break;
@@ -204,8 +195,16 @@ impl Work for Exchange {
 
     fn due_ns(&self, now_ns: u64) -> u64 {
         let due_ns = self.stream.connection.next_deadline().unwrap_or(NEVER);
-        let waits_for_driver = self.starved || self.is_over();
-        if waits_for_driver { due_ns.min(now_ns + STARVED_NS) } else { due_ns }
+        // The peer has everything, and only the driver's word that it is done with it is missing.
+        let connection = &self.stream.connection;
+        let rest = self.stream.send.in_driver.is_some()
+            || connection.is_fin_acknowledged() && !self.in_driver.is_empty();
+        let lacks_word = rest && connection.unacknowledged() == 0;
+        if self.starved || self.is_over() || lacks_word {
+            due_ns.min(now_ns + STARVED_NS)
+        } else {
+            due_ns
+        }
     }
 
     fn is_done(&self) -> bool {
@@ -251,6 +250,28 @@ impl Exchange {
             read_shut: false,
             dumped_timeouts: 0,
         }
+    }
+
+    /// Packets that the driver is done with: their bytes can be written over once they are acknowledged.
+    fn reap(&mut self, now_ns: u64) {
+        let (in_driver, queued_bytes) = (&mut self.in_driver, &mut self.queued_bytes);
+        let mut departed = 0;
+        let reaped = device(&mut self.stack).reap_each(|buffer| {
+            while let Some(first) = in_driver.pop_front() {
+                departed = departed.max(first.number);
+                *queued_bytes -= first.bytes;
+                if first.buffer == buffer {
+                    break;
+                }
+            }
+        });
+        if let Err(fault) = reaped {
+            return self.fail(now_ns, &fault.into());
+        }
+        if departed > 0 {
+            self.stream.connection.set_departed(departed);
+        }
+        self.stream.send.in_driver = self.in_driver.iter().filter_map(|packet| packet.offset).min();
     }
 
     /// The flow goes another way, or has another contract.
@@ -320,7 +341,7 @@ impl Exchange {
     /// Whether the peer has everything, and the last word has left this host.
     pub(super) fn is_delivered(&self) -> bool {
         let heard = self.is_over() || self.stream.connection.is_fin_acknowledged();
-        heard && self.in_driver.is_empty()
+        heard && (self.in_driver.is_empty() || self.failed.is_some())
     }
 
     /// Whether the connection has ended.

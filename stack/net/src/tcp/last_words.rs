@@ -6,6 +6,7 @@
 //! which the flow manager sends.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,12 +21,16 @@ const PAUSE: Duration = Duration::from_micros(500);
 
 static SERVICES: Mutex<Vec<Weak<Service>>> = Mutex::new(Vec::new());
 
+/// The process that has these streams; a child that it forked has copies, and no say.
+static OWNER: AtomicU32 = AtomicU32::new(0);
+
 /// The sockets of `service` are closed when the process ends.
 pub(super) fn include(service: &Arc<Service>) {
     static ONCE: Once = Once::new();
     let mut services = SERVICES.lock().unwrap_or_else(PoisonError::into_inner);
     services.retain(|known| known.strong_count() > 0);
     services.push(Arc::downgrade(service));
+    OWNER.store(std::process::id(), Ordering::Relaxed);
     // Where the kernel's library has no room for it, streams end as those of a killed process.
     ONCE.call_once(|| _ = rbuf_shm::at_exit(say));
 }
@@ -36,6 +41,9 @@ extern "C" fn say() {
 }
 
 fn finish() {
+    if OWNER.load(Ordering::Relaxed) != std::process::id() {
+        return;
+    }
     let begun = Instant::now();
     let services = SERVICES.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let sockets: Vec<Arc<dyn Served>> =

@@ -178,7 +178,8 @@ impl<W: Work> Seat<W> {
     fn sleep(&self, mut desk: MutexGuard<'_, Desk<W>>, deadline_ns: u64, now_ns: u64) {
         let seen = device(desk.work.layers()).rx().await_published(1);
         let Ok(Some(seen)) = seen else { return };
-        // What this thread saw and has no use for may be what another one waits for.
+        // What this thread saw and has no use for may be what another one waits for, or watches.
+        self.signal(&mut desk);
         let wakes = desk.sleepers > 0 && desk.has_news_for_sleepers(now_ns);
         let until_ns = deadline_ns.min(desk.work.due_ns(now_ns)).min(now_ns + NEWS_NS);
         desk.note_sleep(until_ns);

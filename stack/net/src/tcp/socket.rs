@@ -113,6 +113,9 @@ impl Socket {
 
     /// As [`Self::write`], from a file; 0 at its end.
     pub(super) fn send_from(&self, file: BorrowedFd<'_>, bytes: usize) -> io::Result<usize> {
+        if bytes == 0 {
+            return Ok(0);
+        }
         let deadline_ns = Self::deadline(&self.write_timeout_ns);
         let nonblocking = self.nonblocking.load(Ordering::Relaxed);
         self.seat.wait_for(deadline_ns, nonblocking, |exchange, _| exchange.send_from(file, bytes))
@@ -120,6 +123,9 @@ impl Socket {
 
     /// As [`Self::read`], to a file; 0 at the stream's end.
     pub(super) fn receive_to(&self, file: BorrowedFd<'_>, bytes: usize) -> io::Result<usize> {
+        if bytes == 0 {
+            return Ok(0);
+        }
         let deadline_ns = Self::deadline(&self.read_timeout_ns);
         let nonblocking = self.nonblocking.load(Ordering::Relaxed);
         self.seat.wait_for(deadline_ns, nonblocking, |exchange, now_ns| {
