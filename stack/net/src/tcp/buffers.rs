@@ -181,7 +181,29 @@ impl<D: Data> Frames<D> {
             ring
         });
         ring.keep(keep, payload);
-        self.insert(Kept { offset: keep.offset, bytes: keep.bytes, frame: None });
+        self.note_copied(keep);
+    }
+
+    /// Copied stretches that touch are one: a peer that sends single bytes gets no entry for each.
+    fn note_copied(&mut self, keep: Keep) {
+        let (start, end) = (keep.offset, keep.offset + u64::from(keep.bytes));
+        let at = match self.kept.back() {
+            Some(last) if last.offset < start => self.kept.len(),
+            _ => self.kept.partition_point(|other| other.offset < start),
+        };
+        if let Some(before) = at.checked_sub(1).and_then(|before| self.kept.get_mut(before))
+            && before.frame.is_none()
+            && before.offset + u64::from(before.bytes) == start
+        {
+            before.bytes += keep.bytes;
+        } else if let Some(after) = self.kept.get_mut(at)
+            && after.frame.is_none()
+            && after.offset == end
+        {
+            (after.offset, after.bytes) = (start, after.bytes + keep.bytes);
+        } else {
+            self.kept.insert(at, Kept { offset: start, bytes: keep.bytes, frame: None });
+        }
     }
 
     /// Keeps part of a frame as a copy.
@@ -222,7 +244,7 @@ impl<D: Data> Frames<D> {
             }
         }
         if let Some(ring) = &mut self.spilt {
-            if self.kept.iter().all(|kept| kept.frame.is_some()) && self.kept.len() < 64 {
+            if self.kept.len() < 64 && self.kept.iter().all(|kept| kept.frame.is_some()) {
                 self.spilt = None;
             } else {
                 ring.skip_to(self.read);
@@ -277,6 +299,9 @@ impl<D: Data> ReceiveQueue for Frames<D> {
             let bytes = (kept.bytes - skip).min((out.len() - done) as u32);
             self.look(kept, skip, &mut out[done..done + bytes as usize]);
             done += bytes as usize;
+            if done == out.len() {
+                break;
+            }
         }
     }
 
@@ -355,5 +380,20 @@ mod tests {
         assert_eq!(out, whole);
         assert!(frames.spilt.is_none(), "memory is given back");
         assert_eq!(frames.free.len(), parts.len());
+    }
+
+    #[test]
+    fn single_bytes_cost_no_entry_each_in_whatever_order_they_come() {
+        let mut frames = frames(0);
+        let byte = |offset: u64| [(offset % 251) as u8];
+        for offset in (0..1000).chain((2000..3000).rev()).chain(1000..2000) {
+            let keep = Keep { offset, skip: 0, bytes: 1 };
+            frames.keep(keep, Payload::Bytes(&byte(offset)));
+        }
+        assert!(frames.kept.len() <= 2, "{} entries", frames.kept.len());
+        let mut out = [0; 3000];
+        frames.read(&mut out);
+        assert!(out.iter().zip(0..).all(|(got, offset)| *got == byte(offset)[0]));
+        assert!(frames.kept.is_empty());
     }
 }
