@@ -109,6 +109,11 @@ fn verdict(scenario: &Scenario, outcome: &Outcome) -> Result<(), String> {
     if !outcome.finished && outcome.failures == [None, None] {
         return Err("it never ended".into());
     }
+    // R2 ends what makes no progress (RFC 9293 §3.8.3), a time-out later at most.
+    let r2_ns = scenario.configs.iter().map(|config| config.user_timeout_ns).max().unwrap_or(0);
+    if outcome.stall.for_ns > r2_ns + 120_000_000_000 {
+        return Err(format!("nothing happened for too long: {:?}", outcome.stall));
+    }
     let cut_short = scenario.behaviours.iter().any(|behaviour| behaviour.closes_at_ns.is_some());
     for side in 0..2 {
         let failed = &outcome.failures[side];
