@@ -169,6 +169,11 @@ impl Connection {
         self.send.no_delay = on;
     }
 
+    /// Whether small segments are sent at once.
+    pub const fn no_delay(&self) -> bool {
+        self.send.no_delay
+    }
+
     /// What was written waits for nothing more, whatever holds small segments back.
     pub const fn flush(&mut self) {
         self.send.flush = self.send.written;

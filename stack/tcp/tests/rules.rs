@@ -340,12 +340,11 @@ fn new_data_that_waits_for_more_does_not_keep_what_is_lost_waiting() {
     a.write(50, false).unwrap();
     assert_eq!(sent(&mut a, S), []);
     // Everything is lost; the first one sent again arrives.
-    let mut now_ns = S;
     let mut rounds = 0;
     while a.unacknowledged() > 0 {
         rounds += 1;
         assert!(rounds < 12, "a time-out for each segment");
-        now_ns = a.next_deadline().unwrap();
+        let mut now_ns = a.next_deadline().unwrap();
         loop {
             let again = sent(&mut a, now_ns);
             now_ns += MS;

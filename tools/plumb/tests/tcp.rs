@@ -119,6 +119,10 @@ fn errors_are_those_of_the_standard_library() {
 
         let (mut ours, kernel) = opened(7003);
         ours.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
+        assert_eq!(ours.read_timeout().unwrap(), Some(Duration::from_millis(20)));
+        assert_eq!((ours.write_timeout().unwrap(), ours.linger()), (None, None));
+        ours.set_nodelay(true).unwrap();
+        assert!(ours.nodelay().unwrap());
         assert_eq!(ours.read(&mut [0]).unwrap_err().kind(), ErrorKind::WouldBlock);
         assert_eq!(
             ours.set_read_timeout(Some(Duration::ZERO)).unwrap_err().kind(),

@@ -4,7 +4,7 @@ use std::io::{self, IoSlice, IoSliceMut, Read, Write};
 use std::net::{Shutdown, SocketAddr, ToSocketAddrs};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use base_flow::{Contract, Endpoints, FlowId, Sap, Transport};
@@ -287,6 +287,38 @@ impl TcpStream {
         Ok(())
     }
 
+    /// What [`Self::set_read_timeout`] was told.
+    ///
+    /// # Errors
+    ///
+    /// Never; `std` says it may.
+    pub fn read_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(duration(&self.socket().read_timeout_ns))
+    }
+
+    /// What [`Self::set_write_timeout`] was told.
+    ///
+    /// # Errors
+    ///
+    /// Never; `std` says it may.
+    pub fn write_timeout(&self) -> io::Result<Option<Duration>> {
+        Ok(duration(&self.socket().write_timeout_ns))
+    }
+
+    /// What [`Self::set_linger`] was told.
+    pub fn linger(&self) -> Option<Duration> {
+        duration(&self.socket().linger_ns)
+    }
+
+    /// What [`Self::set_nodelay`] was told.
+    ///
+    /// # Errors
+    ///
+    /// Never; `std` says it may.
+    pub fn nodelay(&self) -> io::Result<bool> {
+        Ok(self.socket().seat.peek(|exchange| exchange.stream.connection.no_delay()))
+    }
+
     /// Writes no longer than this; `None` for ever.
     ///
     /// # Errors
@@ -390,6 +422,12 @@ impl TcpStream {
             .seat
             .with(|exchange, _| exchange.stream.connection.trace().records().collect())
     }
+}
+
+/// A time limit; none for [`NEVER`].
+fn duration(limit_ns: &AtomicU64) -> Option<Duration> {
+    let limit_ns = limit_ns.load(Ordering::Relaxed);
+    (limit_ns != NEVER).then(|| Duration::from_nanos(limit_ns))
 }
 
 impl Read for &TcpStream {
