@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
-use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
 
 /// Why privileges could not be given up. The driver must not serve then.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +33,14 @@ pub(crate) fn confine() -> Result<(), ConfineError> {
         .map_err(os("capset"))?;
     let seccomp = |error: &dyn std::fmt::Display| ConfineError::Seccomp(error.to_string());
     let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| seccomp(&error))?;
-    let rules: BTreeMap<i64, Vec<seccompiler::SeccompRule>> =
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
         CALLS.iter().map(|&call| (call, Vec::new())).collect();
+    // The link may run the program it has loaded, and load no other.
+    let runs =
+        SeccompCondition::new(0, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, BPF_PROG_TEST_RUN)
+            .and_then(|condition| SeccompRule::new(vec![condition]))
+            .map_err(|error| seccomp(&error))?;
+    rules.insert(libc::SYS_bpf, vec![runs]);
     let refuse = SeccompAction::Errno(rustix::io::Errno::PERM.raw_os_error() as u32);
     let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch)
         .map_err(|error| seccomp(&error))?;
@@ -39,6 +48,9 @@ pub(crate) fn confine() -> Result<(), ConfineError> {
         filter.try_into().map_err(|error: seccompiler::BackendError| seccomp(&error))?;
     seccompiler::apply_filter(&program).map_err(|error| seccomp(&error))
 }
+
+/// The command of `bpf(2)` that runs a program.
+const BPF_PROG_TEST_RUN: u64 = 10;
 
 /// What the loop, the allocator and the death of the process need.
 const CALLS: &[i64] = &[

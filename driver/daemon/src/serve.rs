@@ -77,6 +77,10 @@ fn os(call: &'static str) -> impl Fn(rustix::io::Errno) -> ServeError {
 /// Lead of a driver that sleeps: it is woken within half of this, nearly always.
 const SLEEPER_LEAD_NS: u64 = 1_000_000;
 
+/// Lead of a driver that does not: what it takes to hand over a few frames, so that on a fast line they are
+/// handed over together.
+const SPINNER_LEAD_NS: u64 = 10_000;
+
 /// With work all the time, other things are looked after this often.
 const ROUNDS_MAX: u32 = 64;
 
@@ -116,7 +120,11 @@ pub fn serve_by<L: Polled, S: Scheduler>(
     let secret = secret().map_err(os("getrandom"))?;
     let frame_ns = options.rate.wire_ns(link.facts().frame_bytes_max());
     let lead_ns = options.lead_ns.unwrap_or_else(|| {
-        if options.spin_ns > 0 { frame_ns } else { SLEEPER_LEAD_NS.max(2 * frame_ns) }
+        if options.spin_ns > 0 {
+            SPINNER_LEAD_NS.max(frame_ns)
+        } else {
+            SLEEPER_LEAD_NS.max(2 * frame_ns)
+        }
     });
     let driver = counters.words(0, words).and_then(|words| {
         Driver::scheduled_by(schedule, link, options.rate, lead_ns, options.limits, words, secret)

@@ -1,8 +1,9 @@
 //! A link over a packet socket: any Linux interface, no special hardware (`packet(7)`).
 //!
-//! Received frames appear in a ring that the kernel shares with the driver; frames to send go out
-//! in batches of one system call, each scattered over the driver's private header and the sender's
-//! own memory, so the driver copies no payload.
+//! Received frames appear in a ring that the kernel shares with the driver. Frames to send go out in batches
+//! of one system call: as messages of the socket, each scattered over the driver's private header and the
+//! sender's own memory; or, on an interface without a queue, through a program in the kernel, which lets the
+//! receiver look at them only when all are there.
 //!
 //! # Choices
 //!
@@ -10,6 +11,8 @@
 //!   when it is full or its timer expires, which adds up to that timer (1 ms at least) to the
 //!   latency of every frame that does not fill a block.
 //! * `PACKET_IGNORE_OUTGOING`, or the driver would receive what it sends.
+//! * No sending through XDP: `BPF_F_TEST_XDP_LIVE_FRAMES` would send without a buffer of the kernel's for each
+//!   frame, but makes a page pool for every call, which stays as long as a receiver holds one page of it.
 //! * The kernel's queueing discipline is not bypassed: an interface that is shared with the kernel
 //!   keeps what its administrator configured.
 //!
@@ -20,8 +23,10 @@
 
 #![cfg(target_os = "linux")]
 
+mod bulk;
+mod program;
 mod ring;
 mod send;
 mod socket;
 
-pub use socket::{OpenError, PacketLink};
+pub use socket::{OpenError, PacketLink, bulk_is_possible};

@@ -1,12 +1,19 @@
-//! Batched sending: many frames in one system call, payload in place.
+//! Batched sending: many frames in one system call.
+//!
+//! Frames leave in the order in which they were accepted. Those that a [`Bulk`] can take are copied to it at
+//! once; a stretch of such frames that is long enough leaves through it, everything else through the socket,
+//! payload in place.
 
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use base_wire::{ETHERNET_BYTES, EtherType};
 use driver_filter::{Checked, HEADER_BYTES_MAX};
 use rbuf_channel::{Data, Hold, PAIRS_MAX};
 
+use crate::bulk::{Bulk, Obstacle, SLOTS, WORTH};
+
 /// Frames in a batch.
-pub(crate) const BATCH: usize = 64;
+pub(crate) const BATCH: usize = SLOTS;
 
 /// Pieces of a frame: what is to be done to it, its header and its payload ranges.
 const PIECES: usize = 2 + PAIRS_MAX;
@@ -43,15 +50,33 @@ impl Todo {
     }
 }
 
+/// How the next frames leave, and how many.
+enum Stretch {
+    Bulk(usize),
+    Messages(usize),
+}
+
+/// Whether nothing is to be done to the frame, and it is of the protocol that a [`Bulk`] takes.
+fn is_plain<D: Data>(frame: &Checked<'_, D>) -> bool {
+    let kind = frame.header().get(ETHERNET_BYTES - size_of::<EtherType>()..ETHERNET_BYTES);
+    frame.segmentation().is_none() && kind == Some(&EtherType::IPV4.0.to_bytes()[..])
+}
+
 /// Frames accepted and not yet sent.
 ///
 /// # Invariants
 ///
 /// 1. Messages `0..queued` point to their own entries in the boxes below, which never move.
-/// 2. The pieces of queued frames point into memory that a [`Hold`] in `holds` keeps mapped.
+/// 2. The pieces of queued frames point into memory that a [`Hold`] in `holds` keeps mapped, or into the
+///    slots of `bulk`.
 pub(crate) struct Batch {
     /// Whether the socket expects to be told what is to be done to frames.
     told: bool,
+    bulk: Option<Bulk>,
+    /// Which frames are in slots of `bulk`, under the same index.
+    in_slots: u64,
+    /// Whether running the program was refused.
+    bulk_failed: bool,
     todos: Box<[Todo; BATCH]>,
     headers: Box<[[u8; HEADER_BYTES_MAX]; BATCH]>,
     pieces: Box<[[libc::iovec; PIECES]; BATCH]>,
@@ -72,11 +97,14 @@ unsafe impl Send for Batch {}
 const EMPTY_PIECE: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
 impl Batch {
-    pub(crate) fn new(told: bool) -> Self {
+    pub(crate) fn new(told: bool, bulk: Option<Bulk>) -> Self {
         // SAFETY: `mmsghdr` is plain data for which zero means "nothing".
         let message: libc::mmsghdr = unsafe { std::mem::zeroed() };
         Self {
             told,
+            bulk,
+            in_slots: 0,
+            bulk_failed: false,
             todos: Box::new([Todo::default(); BATCH]),
             headers: Box::new([[0; HEADER_BYTES_MAX]; BATCH]),
             pieces: Box::new([[EMPTY_PIECE; PIECES]; BATCH]),
@@ -86,6 +114,10 @@ impl Batch {
             refused: 0,
             holds: Vec::with_capacity(BATCH),
         }
+    }
+
+    pub(crate) const fn sends_in_bulk(&self) -> bool {
+        self.bulk.is_some() && !self.bulk_failed
     }
 
     pub(crate) const fn room(&self) -> usize {
@@ -102,7 +134,6 @@ impl Batch {
         }
         let index = self.queued;
         let header = frame.header();
-        self.headers[index][..header.len()].copy_from_slice(header);
         let pieces = &mut self.pieces[index];
         let mut count = 0;
         if self.told {
@@ -113,20 +144,34 @@ impl Batch {
             };
             count = 1;
         }
-        pieces[count] = libc::iovec {
-            iov_base: self.headers[index].as_mut_ptr().cast(),
-            iov_len: header.len(),
+        let slot = match &mut self.bulk {
+            Some(bulk) if !self.bulk_failed && is_plain(frame) => bulk.fill(index, frame),
+            _ => None,
         };
-        count += 1;
-        for pair in frame.payload() {
-            let cells = frame.data().cells(pair.offset, pair.len);
+        if let Some(slot) = slot {
+            self.in_slots |= 1 << index;
             pieces[count] =
-                libc::iovec { iov_base: cells.as_ptr().cast_mut().cast(), iov_len: cells.len() };
+                libc::iovec { iov_base: slot.as_ptr().cast_mut().cast(), iov_len: slot.len() };
             count += 1;
-        }
-        let memory = frame.data().memory();
-        if self.holds.last().is_none_or(|(last, _)| *last != memory) {
-            self.holds.push((memory, frame.data().hold()));
+        } else {
+            self.headers[index][..header.len()].copy_from_slice(header);
+            pieces[count] = libc::iovec {
+                iov_base: self.headers[index].as_mut_ptr().cast(),
+                iov_len: header.len(),
+            };
+            count += 1;
+            for pair in frame.payload() {
+                let cells = frame.data().cells(pair.offset, pair.len);
+                pieces[count] = libc::iovec {
+                    iov_base: cells.as_ptr().cast_mut().cast(),
+                    iov_len: cells.len(),
+                };
+                count += 1;
+            }
+            let memory = frame.data().memory();
+            if self.holds.last().is_none_or(|(last, _)| *last != memory) {
+                self.holds.push((memory, frame.data().hold()));
+            }
         }
         let message = &mut self.messages[index].msg_hdr;
         message.msg_iov = pieces.as_mut_ptr();
@@ -138,25 +183,59 @@ impl Batch {
     /// Hands queued frames to the kernel; those it has no room for stay.
     pub(crate) fn flush(&mut self, socket: &OwnedFd) {
         while self.done < self.queued {
-            let first = self.messages[self.done..].as_mut_ptr();
-            let count = (self.queued - self.done) as libc::c_uint;
-            // SAFETY: `count` messages from `first` on are valid (invariants 1 and 2); the kernel
-            // only reads what they point to.
-            let sent =
-                unsafe { libc::sendmmsg(socket.as_raw_fd(), first, count, libc::MSG_DONTWAIT) };
-            if sent > 0 {
-                self.done += sent as usize;
-                continue;
-            }
-            match std::io::Error::last_os_error().raw_os_error() {
-                Some(libc::EINTR) => {}
-                Some(libc::EAGAIN | libc::ENOBUFS) => return,
-                // This frame will never leave: the interface is down or the frame too long for it.
-                _ => {
+            let obstacle = match self.stretch() {
+                Stretch::Bulk(count) => self.send_in_bulk(count),
+                Stretch::Messages(count) => self.send_messages(socket, count),
+            };
+            match obstacle {
+                None => {}
+                Some(Obstacle::Full) => return,
+                Some(Obstacle::Refused) => {
                     self.refused |= 1 << self.done;
                     self.done += 1;
                 }
             }
+        }
+    }
+
+    /// The next frames that leave in the same way.
+    fn stretch(&self) -> Stretch {
+        let ways = if self.bulk_failed { 0 } else { self.in_slots };
+        let bulk_from = |index: usize| (ways >> index).trailing_ones() as usize;
+        let count = bulk_from(self.done);
+        if count >= WORTH {
+            return Stretch::Bulk(count);
+        }
+        let next = (self.done + 1..self.queued).find(|&index| bulk_from(index) >= WORTH);
+        Stretch::Messages(next.unwrap_or(self.queued) - self.done)
+    }
+
+    fn send_in_bulk(&mut self, count: usize) -> Option<Obstacle> {
+        let outcome = self.bulk.as_mut().map(|bulk| bulk.send(self.done, count));
+        let Some(Ok(outcome)) = outcome else {
+            // The frames are in the slots still, and leave as messages.
+            self.bulk_failed = true;
+            return None;
+        };
+        self.done += outcome.sent;
+        outcome.obstacle
+    }
+
+    fn send_messages(&mut self, socket: &OwnedFd, count: usize) -> Option<Obstacle> {
+        let first = self.messages[self.done..][..count].as_mut_ptr();
+        // SAFETY: `count` messages from `first` on are valid (invariants 1 and 2); the kernel only reads what
+        // they point to.
+        let sent = unsafe {
+            libc::sendmmsg(socket.as_raw_fd(), first, count as libc::c_uint, libc::MSG_DONTWAIT)
+        };
+        if sent > 0 {
+            self.done += sent as usize;
+            return None;
+        }
+        match std::io::Error::last_os_error().raw_os_error() {
+            Some(libc::EINTR) => None,
+            Some(libc::EAGAIN | libc::ENOBUFS) => Some(Obstacle::Full),
+            _ => Some(Obstacle::Refused),
         }
     }
 
@@ -169,7 +248,7 @@ impl Batch {
         for index in 0..self.done {
             done(self.refused & (1 << index) == 0);
         }
-        (self.queued, self.done, self.refused) = (0, 0, 0);
+        (self.queued, self.done, self.refused, self.in_slots) = (0, 0, 0, 0);
         self.holds.clear();
     }
 }

@@ -3,11 +3,13 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use base_wire::FRAME_BYTES_MIN;
 use driver_filter::Checked;
 use driver_link::{Arrival, Facts, Link};
 use driver_netlink::{Netlink, NetlinkError};
 use rbuf_channel::Data;
 
+use crate::bulk::Bulk;
 use crate::ring::Ring;
 use crate::send::Batch;
 
@@ -112,9 +114,30 @@ impl PacketLink {
         // means smaller batches.
         let sends = sender.as_ref().unwrap_or(&socket);
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(sends, SEND_BYTES);
-        Ok(Self { ring, batch: Batch::new(sender.is_some()), socket, sender, facts })
+        // An interface with a queue pushes back, which a socket heeds and a program does not hear in time.
+        let bulk = match vlan {
+            None if interface.queue == NO_QUEUE => {
+                Bulk::open(interface.index, facts.frame_bytes_max()).ok()
+            }
+            _ => None,
+        };
+        let batch = Batch::new(sender.is_some(), bulk);
+        Ok(Self { ring, batch, socket, sender, facts })
     }
 }
+
+/// Whether this process may load the program that sends in bulk, and the kernel takes it.
+///
+/// # Errors
+///
+/// `EPERM` without `CAP_BPF` and `CAP_NET_ADMIN` outside any user namespace; others on old kernels.
+pub fn bulk_is_possible() -> io::Result<()> {
+    const LOOPBACK: u32 = 1;
+    Bulk::open(LOOPBACK, FRAME_BYTES_MIN).map(drop)
+}
+
+/// The queueing discipline of interfaces that have none.
+const NO_QUEUE: &str = "noqueue";
 
 /// Largest IP packet that the kernel cuts.
 const UNIT_BYTES: u16 = u16::MAX;
@@ -143,6 +166,12 @@ fn segmenting(index: u32) -> io::Result<OwnedFd> {
 }
 
 impl PacketLink {
+    /// Whether stretches of frames leave in one pass of the kernel. If not, the interface has a queue or a
+    /// VLAN, or [`bulk_is_possible`] says why.
+    pub const fn sends_in_bulk(&self) -> bool {
+        self.batch.sends_in_bulk()
+    }
+
     /// As [`Link::poll_rx`], with the time at which the kernel saw each frame: nanoseconds of the
     /// realtime clock.
     pub fn poll_stamped(

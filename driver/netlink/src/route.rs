@@ -16,6 +16,7 @@ const RTM_GETADDR: u16 = 22;
 const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
+const IFLA_QDISC: u16 = 6;
 const IFLA_LINKINFO: u16 = 18;
 const IFLA_NET_NS_PID: u16 = 19;
 const IFLA_INFO_KIND: u16 = 1;
@@ -39,6 +40,8 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether it is up.
     pub up: bool,
+    /// Name of its queueing discipline (`tc(8)`).
+    pub queue: String,
 }
 
 /// Talks to the kernel about the interfaces of the current network namespace.
@@ -203,18 +206,22 @@ fn read_link(body: &[u8]) -> Option<Interface> {
         mac: Mac::ZERO,
         mtu: 0,
         up: word(8)? & IFF_UP != 0,
+        queue: String::new(),
     };
     for (kind, value) in attributes(body.get(16..)?) {
         match kind {
-            IFLA_IFNAME => {
-                interface.name = String::from_utf8_lossy(value).trim_end_matches('\0').to_string()
-            }
+            IFLA_IFNAME => interface.name = text(value),
+            IFLA_QDISC => interface.queue = text(value),
             IFLA_ADDRESS => interface.mac = value.try_into().map(Mac).unwrap_or_default(),
             IFLA_MTU => interface.mtu = value.try_into().map(u32::from_ne_bytes).unwrap_or(0),
             _ => {}
         }
     }
     Some(interface)
+}
+
+fn text(value: &[u8]) -> String {
+    String::from_utf8_lossy(value).trim_end_matches('\0').to_string()
 }
 
 fn read_address(body: &[u8]) -> Option<Prefix> {

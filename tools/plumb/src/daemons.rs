@@ -69,7 +69,8 @@ pub fn driver(arguments: &cli::Driver) -> Result<ExitCode> {
             socket.display()
         )
     })?;
-    let options = options(&arguments.dev, arguments.rate, &arguments.pace);
+    let kind = if link.sends_in_bulk() { "packet, in bulk" } else { "packet" };
+    let options = options(&arguments.dev, kind, arguments.rate, &arguments.pace);
     match policy {
         None => driver_daemon::serve(link, connection, &options)?,
         Some(policy) => {
@@ -96,10 +97,10 @@ pub fn stay_on(cpus: &[usize]) -> rustix::io::Result<()> {
     sched_setaffinity(None, &set)
 }
 
-fn options(dev: &str, rate: Rate, pace: &cli::Pace) -> Options {
+fn options(dev: &str, kind: &str, rate: Rate, pace: &cli::Pace) -> Options {
     Options {
         name: dev.to_string(),
-        kind: "packet".to_string(),
+        kind: kind.to_string(),
         rate,
         lead_ns: pace.lead.map(|lead| lead.as_nanos() as u64),
         spin_ns: pace.spin.as_nanos() as u64,

@@ -16,7 +16,8 @@ struct Finding {
 
 /// Looks at everything Plumb needs.
 pub fn run(arguments: &cli::Doctor) -> Result<ExitCode> {
-    let findings = [kernel(), shared_memory(), namespaces()?, packet_sockets(), forwarding()];
+    let findings =
+        [kernel(), shared_memory(), namespaces()?, packet_sockets(), bulk(), forwarding()];
     if arguments.json {
         let list: Vec<_> = findings
             .iter()
@@ -80,6 +81,20 @@ fn packet_sockets() -> Finding {
         "CAP_NET_RAW is missing: run `plumb up` as root, or `setcap cap_net_raw+ep` the program; labs do not need it".into()
     };
     Finding { name: "interfaces", ok, detail }
+}
+
+/// Nothing depends on it but speed.
+fn bulk() -> Finding {
+    let detail = match driver_link_packet::bulk_is_possible() {
+        Ok(()) => {
+            "a driver of an interface without a queue sends many frames in one pass of the kernel"
+                .into()
+        }
+        Err(error) => format!(
+            "frames are sent one by one ({error}): for more speed on veth and the like, give `plumb up` CAP_BPF and CAP_NET_ADMIN, outside any user namespace"
+        ),
+    };
+    Finding { name: "bulk sends", ok: true, detail }
 }
 
 fn forwarding() -> Finding {
