@@ -42,8 +42,10 @@ pub struct LinkFacts {
     pub kind: String,
     /// Our address on the link.
     pub mac: Mac,
-    /// Largest IP packet the link carries, in bytes.
+    /// Largest IP packet the link carries now, in bytes.
     pub mtu: u16,
+    /// Largest that it ever carries while it has this driver, and what buffers are made for.
+    pub mtu_max: u16,
     /// Largest IP packet it takes, in bytes: longer TCP segments it cuts. Not less than the MTU.
     pub unit_bytes: u16,
     /// The VLAN of the interface that is driven, if it is not the untagged one.

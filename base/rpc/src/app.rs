@@ -201,6 +201,31 @@ pub enum Reply {
         /// How to format its packets.
         fib: Fib,
     },
+    /// Not an answer (tag 0): the link carries packets of another size from now on, and so do all the
+    /// application's flows on it. Larger ones are refused by the driver.
+    Carries {
+        /// Number of the link in [`Reply::Welcome`].
+        link: u16,
+        /// Largest IP packet, in bytes; never more than the `mtu_max` of the link.
+        mtu: u16,
+        /// Largest IP packet that may be handed to the driver, in bytes.
+        unit_bytes: u16,
+    },
+    /// Not an answer (tag 0): a SYN opens a connection anew that this host still remembers (RFC 9293
+    /// MAY-2). The listener is to answer it as if it had arrived at its flow.
+    Reopened {
+        /// The listener's flow.
+        flow: FlowId,
+        /// Who calls.
+        remote: Sap,
+        /// The station it came from.
+        station: Mac,
+        /// TCP header and options of the SYN; the checksum was right.
+        header: Vec<u8>,
+        /// The new connection's numbers begin here or above: they tell its segments from those of the
+        /// old one.
+        above: u32,
+    },
     /// Not an answer (tag 0): somebody else who may has changed the flow's contract.
     Recontracted {
         /// Which flow.

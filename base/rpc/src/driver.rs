@@ -198,6 +198,13 @@ pub enum FromDriver {
         /// What was alleged.
         fault: String,
     },
+    /// The link carries other packets from now on: somebody has changed the interface.
+    Carries {
+        /// Largest IP packet, in bytes; never more than the `mtu_max` of its facts.
+        mtu: u16,
+        /// Largest IP packet it takes, in bytes: longer TCP segments it cuts.
+        unit_bytes: u16,
+    },
     /// Answer to [`ToDriver::Ping`].
     Pong {
         /// The question's tag.

@@ -121,7 +121,6 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     pub fn attach(&mut self, fib: &Fib, now_ns: u64) -> Result<(), InstallError> {
         let unknown = || InstallError::Unknown(format!("flow {}", fib.flow));
         let index = self.find(fib.flow).ok_or_else(unknown)?;
-        let facts = self.link.facts();
         let flow = self.flows[index as usize].as_mut().ok_or_else(unknown)?;
         if flow.faulted {
             return Err(unknown());
@@ -137,7 +136,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
                 self.demux.remove(&before, index);
             }
         }
-        flow.template = Some(Template::new(&Rights::Flow(*fib), facts.vlan));
+        flow.template = Some(Template::new(&Rights::Flow(*fib), self.facts.vlan));
         self.activate(index, now_ns);
         Ok(())
     }
@@ -217,9 +216,9 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     pub fn set_last_resort(&mut self, id: FlowId, now_ns: u64) -> Result<(), InstallError> {
         let unknown = || InstallError::Unknown(format!("flow {id}"));
         let index = self.find(id).ok_or_else(unknown)?;
-        let facts = self.link.facts();
         let flow = self.flows[index as usize].as_mut().ok_or_else(unknown)?;
-        flow.template = Some(Template::new(&Rights::Station(facts.station), facts.vlan));
+        let rights = Rights::Station(self.facts.station);
+        flow.template = Some(Template::new(&rights, self.facts.vlan));
         self.last_resort = index;
         self.activate(index, now_ns);
         Ok(())

@@ -4,7 +4,7 @@ use base_flow::{Bill, FlowId, LinkFacts, Rate, bill_word};
 use base_rpc::FromDriver;
 use driver_atropos::{Atropos, Line, Scheduler};
 use driver_filter::{Demux, HEADER_BYTES_MAX};
-use driver_link::Link;
+use driver_link::{Facts, Link};
 use rbuf_channel::{Fault, IoRec, Words};
 
 use crate::arenas::Arenas;
@@ -92,8 +92,12 @@ pub struct Driver<L, A: Arenas, W, S = Atropos> {
     pub(crate) sent: bool,
     /// The private copy of the header that is being checked.
     pub(crate) header: Box<[u8; HEADER_BYTES_MAX]>,
-    /// Largest IP packet that a flow may hand over.
-    pub(crate) unit_bytes: u16,
+    /// What the link is now: the largest packets are not always as large as at first.
+    pub(crate) facts: Facts,
+    /// What it was at first, which everything has room for.
+    first: Facts,
+    /// Wire time that is kept free for what is handed over at once.
+    unit_ns: u64,
 }
 
 impl<L: Link, A: Arenas, W: Words> Driver<L, A, W> {
@@ -130,7 +134,14 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         if !limits.units {
             facts.unit_bytes = facts.mtu;
         }
-        let (unit_bytes, unit_ns) = unit(&facts, rate);
+        let first = facts;
+        let frame_ns = frame_ns(&facts, rate);
+        facts.unit_bytes = unit_bytes(&facts, UNIT_NS / frame_ns);
+        let unit_ns = match u64::from(facts.unit_bytes / facts.mtu.max(1)) {
+            0 | 1 => frame_ns,
+            // Each frame of it may be smaller than the longest, and so they may be one more.
+            frames => (frames + 1) * frame_ns,
+        };
         let line = Line::new(rate, facts.frame_bytes_max(), lead_ns)
             .with_units(unit_ns)
             .with_cost_min(limits.frame_cost_ns);
@@ -149,7 +160,9 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             header: Box::new([0; HEADER_BYTES_MAX]),
             link,
             limits,
-            unit_bytes,
+            facts,
+            first,
+            unit_ns,
         })
     }
 
@@ -165,17 +178,35 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
 
     /// What to tell the flow manager of the link.
     pub fn facts(&self, name: &str, kind: &str) -> LinkFacts {
-        let facts = self.link.facts();
         LinkFacts {
             name: name.to_string(),
             kind: kind.to_string(),
-            mac: facts.station,
-            mtu: facts.mtu,
-            unit_bytes: self.unit_bytes,
-            vlan: facts.vlan,
+            mac: self.facts.station,
+            mtu: self.facts.mtu,
+            mtu_max: self.first.mtu,
+            unit_bytes: self.facts.unit_bytes,
+            vlan: self.facts.vlan,
             rate: self.scheduler.line().rate(),
             tardiness_ns: self.scheduler.line().tardiness_ns(),
         }
+    }
+
+    /// The interface carries packets of up to `mtu` bytes from now on. Longer ones are refused, whoever
+    /// has them ready, and longer than at first they never are: rings and buffers are made for that.
+    ///
+    /// Returns what to tell the flow manager, if it is something new.
+    pub fn set_mtu(&mut self, mtu: u16) -> Option<FromDriver> {
+        let mtu = mtu.clamp(MTU_MIN, self.first.mtu.max(MTU_MIN));
+        if mtu == self.facts.mtu {
+            return None;
+        }
+        self.facts.mtu = mtu;
+        let at_once = self.unit_ns / frame_ns(&self.facts, self.scheduler.line().rate());
+        let cuts = self.first.unit_bytes > self.first.mtu;
+        let frames = if cuts { at_once.saturating_sub(1) } else { 1 };
+        let unit_bytes = unit_bytes(&Facts { mtu, ..self.first }, frames);
+        self.facts.unit_bytes = unit_bytes;
+        Some(FromDriver::Carries { mtu, unit_bytes })
     }
 
     /// Number of flows.
@@ -353,14 +384,51 @@ const UNIT_NS: u64 = 250_000;
 /// Fewer frames than this are not worth being cut by the link.
 const UNIT_FRAMES_MIN: u64 = 4;
 
-/// The largest IP packet to take at once on a line of `rate`, and its wire time.
-fn unit(facts: &driver_link::Facts, rate: Rate) -> (u16, u64) {
-    let frame_ns = rate.wire_ns(facts.frame_bytes_max()).max(1);
-    let frames = (UNIT_NS / frame_ns).min(u64::from(facts.unit_bytes / facts.mtu.max(1)));
-    if frames < UNIT_FRAMES_MIN {
-        return (facts.mtu, frame_ns);
+/// What every link carries (RFC 791).
+const MTU_MIN: u16 = 68;
+
+/// Wire time of the longest frame.
+fn frame_ns(facts: &Facts, rate: Rate) -> u64 {
+    rate.wire_ns(facts.frame_bytes_max()).max(1)
+}
+
+/// The largest IP packet to take at once, of no more than so many frames.
+fn unit_bytes(facts: &Facts, frames: u64) -> u16 {
+    let frames = frames.min(u64::from(facts.unit_bytes / facts.mtu.max(1)));
+    if frames < UNIT_FRAMES_MIN { facts.mtu } else { frames as u16 * facts.mtu }
+}
+
+#[cfg(test)]
+mod tests {
+    use base_wire::Mac;
+    use driver_link::null::NullLink;
+    use rbuf_channel::HeapWords;
+
+    use super::*;
+    use crate::arenas::HeapArenas;
+
+    #[test]
+    fn a_unit_is_never_longer_on_the_wire_than_it_could_be_at_first() {
+        for (first, mbit) in [(1500, 10), (1500, 100), (1500, 1000), (1500, 20_000), (9000, 10_000)]
+        {
+            let mut link = NullLink::new(Mac([2; 6]), first);
+            link.set_unit_bytes(u16::MAX);
+            let words = HeapWords::new(crate::bill_words(1));
+            let limits = Limits { flows_max: 1, ..Limits::default() };
+            let rate = Rate::mbit(mbit);
+            let made = Driver::<_, HeapArenas, _>::new(link, rate, 0, limits, words, [1, 2], 0);
+            let mut driver = made.unwrap();
+            let at_first = driver.facts.unit_bytes;
+            for mtu in (68..=first).rev() {
+                driver.set_mtu(mtu);
+                let Facts { mtu: now, unit_bytes, .. } = driver.facts;
+                assert_eq!(now, mtu);
+                let frames = u64::from(unit_bytes / mtu) + u64::from(unit_bytes > mtu);
+                let wire_ns = frames * frame_ns(&driver.facts, rate);
+                assert!(unit_bytes >= mtu && wire_ns <= driver.unit_ns, "{first} {mbit} {mtu}");
+            }
+            driver.set_mtu(first);
+            assert_eq!(driver.facts.unit_bytes, at_first);
+        }
     }
-    let unit_bytes = (frames * u64::from(facts.mtu)).min(u64::from(facts.unit_bytes));
-    // Each frame of it may be smaller than the longest, and so they may be one more.
-    (unit_bytes as u16, (frames + 1) * frame_ns)
 }

@@ -8,7 +8,7 @@ use base_flow::{DropReason, bill_word};
 use base_wire::FRAME_BYTES_MIN;
 use driver_atropos::{Head, Line, Next, Scheduler};
 use driver_filter::HEADER_BYTES_MAX;
-use driver_link::Link;
+use driver_link::{Facts, Link};
 use rbuf_channel::{Data, Fault, Words, flag};
 
 use crate::arenas::Arenas;
@@ -122,8 +122,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             self.scheduler.served(index, slack, 0, false, Head::Empty, now_ns as i64);
             return;
         }
-        let unit_bytes = usize::from(self.unit_bytes);
-        let fate = flow.emit(&mut self.link, unit_bytes, &mut self.scratch, &mut self.header);
+        let fate = flow.emit(&mut self.link, &self.facts, &mut self.scratch, &mut self.header);
         let sent = !matches!(fate, Fate::Refused(_));
         let line = *self.scheduler.line();
         let cut = Cut::of(&flow.head);
@@ -250,7 +249,7 @@ impl<A: Arenas> crate::flow::Flow<A> {
     fn emit(
         &self,
         link: &mut impl Link,
-        unit_bytes: usize,
+        facts: &Facts,
         scratch: &mut [u8],
         header: &mut [u8; HEADER_BYTES_MAX],
     ) -> Fate {
@@ -260,14 +259,11 @@ impl<A: Arenas> crate::flow::Flow<A> {
         if !pairs[0].offset.is_multiple_of(2) {
             return Fate::Refused(DropReason::Misaligned);
         }
-        let facts = link.facts();
         let frame_bytes_max = facts.frame_bytes_max();
         let longest = match rec.gso_size {
             0 => frame_bytes_max,
-            _ if unit_bytes == usize::from(facts.mtu) => {
-                return Fate::Refused(DropReason::Segmentation);
-            }
-            _ => frame_bytes_max - usize::from(facts.mtu) + unit_bytes,
+            _ if facts.unit_bytes == facts.mtu => return Fate::Refused(DropReason::Segmentation),
+            _ => frame_bytes_max - usize::from(facts.mtu) + usize::from(facts.unit_bytes),
         };
         if bytes > longest {
             return Fate::Refused(DropReason::TooLong);

@@ -3,7 +3,7 @@
 mod rig;
 
 use base_flow::{Contract, DropReason, Prefix};
-use base_rpc::InstallError;
+use base_rpc::{FromDriver, InstallError};
 use base_wire::Mac;
 use driver_link::sim::Side;
 use rig::{App, BUFFER, OURS, PEER, Rig, THEIRS, US, fib, frame, incoming, ms};
@@ -179,6 +179,31 @@ fn packets_no_mask_can_judge_are_refused_too() {
     for reason in [DropReason::TooLong, DropReason::Misaligned, DropReason::Segmentation] {
         assert_eq!(bill.dropped(reason), 1, "{reason}");
     }
+}
+
+#[test]
+fn what_the_interface_does_not_carry_any_more_is_refused_and_what_it_never_carried_stays_so() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(10, 100));
+    let mut carried = |rig: &mut Rig, payload: usize| {
+        let frame = app.frame(&vec![7; payload]);
+        assert!(app.send(&frame));
+        let until = rig.now + 200 * MS;
+        rig.run(until);
+        app.reap();
+        rig.arrived() == [frame]
+    };
+    assert!(carried(&mut rig, 1472));
+    let told = |mtu| Some(FromDriver::Carries { mtu, unit_bytes: mtu });
+    assert_eq!(rig.driver.set_mtu(700), told(700));
+    assert_eq!(rig.driver.set_mtu(700), None, "that is nothing new");
+    assert!(carried(&mut rig, 672) && !carried(&mut rig, 673));
+    assert_eq!(rig.driver.set_mtu(9000), told(1500), "as much as there was room made for");
+    assert!(carried(&mut rig, 1472));
+    assert_eq!(rig.driver.set_mtu(0), told(68), "RFC 791");
+    let facts = rig.driver.facts("lan", "sim");
+    assert_eq!((facts.mtu, facts.mtu_max), (68, 1500));
+    assert_eq!(rig.driver.flow_bill(app.flow).unwrap().dropped(DropReason::TooLong), 1);
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! The driver process: one link, one loop, one control connection.
 //!
-//! What it holds when it begins to serve is all it will ever need: the link's socket and the
-//! connection to the flow manager. [`serve`] then gives up every capability and confines itself to
+//! What it holds when it begins to serve is all it will ever need: the link's socket, one that says when
+//! somebody changes the interface, and the connection to the flow manager. [`serve`] then gives up every capability and confines itself to
 //! the system calls of its loop, and only then listens to anyone.
 //!
 //! # Elsewhere

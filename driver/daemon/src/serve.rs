@@ -14,6 +14,7 @@ use base_rpc::{DomainId, FromDriver};
 use driver_atropos::{Atropos, Line, Scheduler};
 use driver_core::{Driver, Limits, bill_words};
 use driver_link::Link;
+use driver_netlink::Watch;
 use rbuf_shm::{
     Access, Arena, ArenaError, Connection, Doorbell, ShmWords, monotonic_ns, raise_descriptor_limit,
 };
@@ -85,19 +86,22 @@ const SPINNER_LEAD_NS: u64 = 10_000;
 const ROUNDS_MAX: u32 = 64;
 
 const CONTROL: u64 = u64::MAX;
+const INTERFACE: u64 = u64::MAX - 1;
 
 /// Drives `link` for the flow manager at the other end of `connection`, until the process is
-/// killed. When the flow manager goes away, the flows go on.
+/// killed. When the flow manager goes away, the flows go on. If the link is an interface, `watch` says
+/// when somebody changes it.
 ///
 /// # Errors
 ///
 /// Only before anything was served, or if the kernel refuses to let the loop wait.
 pub fn serve<L: Polled>(
     link: L,
+    watch: Option<Watch>,
     connection: Connection,
     options: &Options,
 ) -> Result<(), ServeError> {
-    serve_by(|line| Atropos::new(line, monotonic_ns() as i64), link, connection, options)
+    serve_by(|line| Atropos::new(line, monotonic_ns() as i64), link, watch, connection, options)
 }
 
 /// As [`serve`], with the scheduler that `schedule` makes for the line.
@@ -108,6 +112,7 @@ pub fn serve<L: Polled>(
 pub fn serve_by<L: Polled, S: Scheduler>(
     schedule: impl FnOnce(Line) -> S,
     link: L,
+    watch: Option<Watch>,
     connection: Connection,
     options: &Options,
 ) -> Result<(), ServeError> {
@@ -130,7 +135,7 @@ pub fn serve_by<L: Polled, S: Scheduler>(
         Driver::scheduled_by(schedule, link, options.rate, lead_ns, options.limits, words, secret)
     });
     let driver = driver.expect("the counter area was made large enough");
-    let mut server = Server::new(driver, connection, options.spin_ns)?;
+    let mut server = Server::new(driver, watch, connection, options.spin_ns)?;
     let hello = FromDriver::Hello {
         facts: server.driver.facts(&options.name, &options.kind),
         flows_max: options.limits.flows_max,
@@ -156,6 +161,7 @@ fn secret() -> Result<[u64; 2], rustix::io::Errno> {
 
 struct Server<L, S> {
     driver: Driver<L, ShmArenas, ShmWords, S>,
+    watch: Option<Watch>,
     control: Option<Control>,
     epoll: OwnedFd,
     /// The bells domains ring to wake us, kept open as long as they are watched.
@@ -169,16 +175,22 @@ struct Server<L, S> {
 impl<L: Polled, S: Scheduler> Server<L, S> {
     fn new(
         driver: Driver<L, ShmArenas, ShmWords, S>,
+        watch: Option<Watch>,
         connection: Connection,
         spin_ns: u64,
     ) -> Result<Self, ServeError> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(os("epoll_create"))?;
         let data = epoll::EventData::new_u64(CONTROL);
         epoll::add(&epoll, &connection, data, epoll::EventFlags::IN).map_err(os("epoll_ctl"))?;
+        if let Some(watch) = &watch {
+            let data = epoll::EventData::new_u64(INTERFACE);
+            epoll::add(&epoll, watch, data, epoll::EventFlags::IN).map_err(os("epoll_ctl"))?;
+        }
         let mut clock = ThreadClock::new(monotonic_ns());
         let billed_ns = clock.read(monotonic_ns());
         Ok(Self {
             driver,
+            watch,
             control: Some(Control::new(connection)),
             epoll,
             bells: HashMap::new(),
@@ -299,6 +311,7 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         for event in &events[..count] {
             match event.data.u64() {
                 CONTROL => control = true,
+                INTERFACE => self.hear_interface(),
                 domain => {
                     if let Some(bell) =
                         u32::try_from(domain).ok().and_then(|id| self.bells.get(&DomainId(id)))
@@ -315,6 +328,16 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
             self.billed_ns = used;
         }
         Ok(())
+    }
+
+    /// Somebody has changed the interface.
+    fn hear_interface(&mut self) {
+        let Some(mtu) = self.watch.as_mut().and_then(Watch::changed) else { return };
+        // More than a packet can have is more than anybody sends.
+        let news = self.driver.set_mtu(u16::try_from(mtu).unwrap_or(u16::MAX));
+        if let (Some(news), Some(control)) = (news, &mut self.control) {
+            control.tell(&news, Vec::new());
+        }
     }
 
     fn obey(&mut self) -> Result<(), ServeError> {

@@ -28,6 +28,11 @@ impl NullLink {
         Self { facts, arriving: Vec::new(), next: 0, left: 0, accepted: 0, frames: 0, bytes: 0 }
     }
 
+    /// As if it cut segments of up to so many bytes of IP packet.
+    pub const fn set_unit_bytes(&mut self, unit_bytes: u16) {
+        self.facts.unit_bytes = unit_bytes;
+    }
+
     /// Lets `count` frames arrive, taken from `frames` in turn.
     pub fn arrive(&mut self, frames: Vec<Vec<u8>>, count: u64) {
         self.next = 0;

@@ -1,11 +1,12 @@
 //! What the kernel knows about interfaces, and the few things Plumb asks of it.
 //!
 //! A dozen requests over `AF_NETLINK`, built and read by hand: the general crates for this bring an
-//! asynchronous runtime or change with every release, and this is used only at set-up.
+//! asynchronous runtime or change with every release, and this is used only at set-up and when an
+//! interface changes.
 //!
 //! | Used by | For |
 //! |---|---|
-//! | driver | an interface's index, address, MTU and the addresses the kernel owns on it |
+//! | driver | an interface's index, address, MTU and the addresses the kernel owns on it; word of a changed MTU |
 //! | lab | veth pairs, namespaces, addresses, offload settings |
 
 #![forbid(unsafe_code)]
@@ -13,6 +14,8 @@
 mod ethtool;
 mod message;
 mod route;
+mod watch;
 
 pub use message::NetlinkError;
 pub use route::{Interface, Netlink};
+pub use watch::Watch;

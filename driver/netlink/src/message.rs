@@ -1,7 +1,7 @@
 //! Netlink messages: building, sending, reading.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::netlink::SocketAddrNetlink;
 use rustix::net::{
@@ -32,6 +32,8 @@ pub(crate) const NLM_F_DUMP: u16 = 0x300;
 pub(crate) const NLM_F_NEW: u16 = 0x600;
 const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
+/// The group of what is said about interfaces (`RTMGRP_LINK`).
+const LINKS: u32 = 1;
 const NESTED: u16 = 1 << 15;
 
 /// A request under construction: a header, a fixed part, attributes.
@@ -95,15 +97,47 @@ impl Socket {
         Ok(Self { socket })
     }
 
-    /// Sends a request and calls `each` with the kind and body of every message of the answer.
-    pub(crate) fn call(
-        &self,
-        mut request: Request,
-        mut each: impl FnMut(u16, &[u8]),
-    ) -> io::Result<()> {
+    /// One that hears of every change of an interface.
+    pub(crate) fn listen() -> io::Result<Self> {
+        let socket =
+            socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
+        bind(&socket, &SocketAddrNetlink::new(0, LINKS))?;
+        Ok(Self { socket })
+    }
+
+    /// Calls `each` with the kind and body of what has been said, and does not wait for more; `false` if
+    /// something was said that is lost.
+    pub(crate) fn hear(&self, mut each: impl FnMut(u16, &[u8])) -> bool {
+        let mut buffer = vec![0; 64 * 1024];
+        loop {
+            match recv(&self.socket, &mut buffer[..], RecvFlags::DONTWAIT) {
+                Ok((_, received)) => {
+                    let mut rest = &buffer[..received.min(64 * 1024)];
+                    while let Some((kind, body, next)) = split(rest) {
+                        rest = next;
+                        each(kind, body);
+                    }
+                }
+                Err(rustix::io::Errno::INTR) => {}
+                Err(errno) => return errno == rustix::io::Errno::AGAIN,
+            }
+        }
+    }
+
+    pub(crate) fn send(&self, mut request: Request) -> io::Result<()> {
         let length = request.bytes.len() as u32;
         request.bytes[..4].copy_from_slice(&length.to_ne_bytes());
         sendto(&self.socket, &request.bytes, SendFlags::empty(), &SocketAddrNetlink::new(0, 0))?;
+        Ok(())
+    }
+
+    /// Sends a request and calls `each` with the kind and body of every message of the answer.
+    pub(crate) fn call(
+        &self,
+        request: Request,
+        mut each: impl FnMut(u16, &[u8]),
+    ) -> io::Result<()> {
+        self.send(request)?;
         let mut buffer = vec![0; 64 * 1024];
         loop {
             let (_, received) = recv(&self.socket, &mut buffer[..], RecvFlags::empty())?;
@@ -126,6 +160,12 @@ impl Socket {
                 }
             }
         }
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -170,6 +170,17 @@ impl Netlink {
         self.call("bring interface down".into(), request, |_, _| ())
     }
 
+    /// Lets interface `index` carry packets of up to `mtu` bytes.
+    ///
+    /// # Errors
+    ///
+    /// `EPERM` without `CAP_NET_ADMIN`, `EINVAL` if the interface cannot.
+    pub fn set_mtu(&self, index: u32, mtu: u32) -> Result<(), NetlinkError> {
+        let mut request = Request::new(RTM_SETLINK, 0, &link_header(index, 0, 0));
+        request.attribute(IFLA_MTU, &mtu.to_ne_bytes());
+        self.call(format!("set the MTU of an interface to {mtu}"), request, |_, _| ())
+    }
+
     /// Gives the kernel an address on interface `index`.
     ///
     /// # Errors
@@ -196,6 +207,16 @@ fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
     header[8..12].copy_from_slice(&flags.to_ne_bytes());
     header[12..].copy_from_slice(&change.to_ne_bytes());
     header
+}
+
+/// Asks what interface `index` is.
+pub(crate) fn link_request(index: u32) -> Request {
+    Request::new(RTM_GETLINK, 0, &link_header(index, 0, 0))
+}
+
+/// What a message says of an interface that is there.
+pub(crate) fn read_news(kind: u16, body: &[u8]) -> Option<Interface> {
+    (kind == RTM_NEWLINK).then(|| read_link(body)).flatten()
 }
 
 fn read_link(body: &[u8]) -> Option<Interface> {

@@ -4,98 +4,112 @@
 //! knows: sequence numbers were the application's affair. But the peer does. So it is asked: a segment
 //! that cannot be right makes it say where it is, what it says comes to the handler of last resort
 //! because nobody owns the connection any more, and the reset that answers it is exact.
+//!
+//! # Invariants
+//!
+//! 1. These resets are no answers to strangers and need no part of their allowance: each connection is
+//!    answered [`ANSWERS_MAX`] times at most, and only while it is asked. Who is asked had a flow, with
+//!    all that its user may have of these.
+//! 2. Nobody is asked so fast that questions and answers do not fit into the flow manager's own flow.
+//!
+//! # Cost
+//!
+//! About a hundred bytes for each connection, for a second; a packet is looked up in logarithmic time.
 
-use base_flow::{Endpoints, Sap};
-use base_wire::{
-    IPV4_BYTES, Ipv4, Mac, Protocol, TCP_BYTES, Tcp, checksum, pseudo_header, tcp_flag,
-};
-use std::net::IpAddr;
-use zerocopy::IntoBytes;
-use zerocopy::byteorder::network_endian::{U16, U32};
+use std::collections::{BTreeMap, BTreeSet};
 
-use crate::last_resort::Station;
+use base_flow::Endpoints;
+use base_wire::Mac;
+
 use crate::manager::LinkId;
+use crate::segment::Ends;
 
 /// Connections asked about at a time; those of further ones hear when they speak next.
 const ASKING_MAX: usize = 4096;
 
-/// Pauses between questions, in nanoseconds: the first may come before the driver has forgotten the
-/// flow, and any may be lost.
-const PAUSES_NS: [u64; 4] = [20_000_000, 80_000_000, 200_000_000, 500_000_000];
+/// Pauses before questions, in nanoseconds, and after the last: the first may come before the driver has
+/// forgotten the flow, and any may be lost.
+const PAUSES_NS: [u64; 5] = [20_000_000, 80_000_000, 200_000_000, 500_000_000, 200_000_000];
+
+/// Questions at once, and the pause after so many. Half of the buffers that the flow manager has, and
+/// all connections are asked within a second.
+const AT_ONCE: usize = 32;
+const AT_ONCE_PAUSE_NS: u64 = 4_000_000;
+
+/// Resets for a connection: what was under way of it may be answered before the peer says where it is.
+const ANSWERS_MAX: u8 = 4;
 
 #[derive(Debug)]
 struct Gone {
-    ends: Endpoints,
     link: LinkId,
     to: Mac,
-    /// When to ask again; 0 for as soon as it is known what time it is.
-    due_ns: u64,
-    asked: usize,
+    /// Pauses that have passed.
+    passed: usize,
+    answered: u8,
 }
 
-/// Those whose peers have not been heard.
+/// Those whose peers may not have heard of it.
 #[derive(Debug, Default)]
 pub(crate) struct Departed {
-    gone: Vec<Gone>,
+    gone: BTreeMap<Ends, Gone>,
+    /// By the end of a pause; 0 before it is known what time it is.
+    queue: BTreeSet<(u64, Ends)>,
+    /// Nobody is asked before.
+    next_ns: u64,
 }
 
 impl Departed {
     /// The application of a connection has died.
     pub(crate) fn add(&mut self, ends: Endpoints, link: LinkId, to: Mac) {
-        if self.gone.len() < ASKING_MAX {
-            self.gone.push(Gone { ends, link, to, due_ns: 0, asked: 0 });
+        let Some(remote) = ends.remote else { return };
+        let ends = (ends.local, remote);
+        if self.gone.len() < ASKING_MAX && !self.gone.contains_key(&ends) {
+            self.gone.insert(ends, Gone { link, to, passed: 0, answered: 0 });
+            self.queue.insert((0, ends));
         }
     }
 
-    /// The peer of a connection has spoken, and was answered by a reset.
-    pub(crate) fn heard(&mut self, local: Sap, remote: Sap) {
-        self.gone.retain(|gone| gone.ends.local != local || gone.ends.remote != Some(remote));
+    /// The peer of a connection has spoken and is to be answered by a reset; `false` if it is nobody's
+    /// peer, or was answered often enough. It is not asked again.
+    pub(crate) fn answers(&mut self, ends: Ends) -> bool {
+        let Some(gone) = self.gone.get_mut(&ends) else { return false };
+        let open = gone.answered < ANSWERS_MAX;
+        gone.answered += u8::from(open);
+        open
+    }
+
+    /// The peer of a connection has begun another one.
+    pub(crate) fn forget(&mut self, ends: Ends) {
+        self.gone.remove(&ends);
     }
 
     /// Whom to ask now: on which link, at which station, about which connection.
-    pub(crate) fn tick(&mut self, now_ns: u64) -> Vec<(LinkId, Mac, Endpoints)> {
+    pub(crate) fn tick(&mut self, now_ns: u64) -> Vec<(LinkId, Mac, Ends)> {
         let mut ask = Vec::new();
-        for gone in &mut self.gone {
-            if gone.due_ns > now_ns {
+        while now_ns >= self.next_ns
+            && let Some((due_ns, ends)) = self.queue.first().copied()
+            && due_ns <= now_ns
+        {
+            self.queue.pop_first();
+            // Forgotten since.
+            let Some(gone) = self.gone.get_mut(&ends) else { continue };
+            gone.passed += usize::from(due_ns > 0);
+            let Some(pause_ns) = PAUSES_NS.get(gone.passed) else {
+                self.gone.remove(&ends);
                 continue;
+            };
+            self.queue.insert((now_ns + pause_ns, ends));
+            if gone.passed > 0 && gone.answered == 0 {
+                ask.push((gone.link, gone.to, ends));
             }
-            // The first pause passes before the first question.
-            if gone.due_ns > 0 {
-                ask.push((gone.link, gone.to, gone.ends));
-                gone.asked += 1;
+            if ask.len() == AT_ONCE {
+                self.next_ns = now_ns + AT_ONCE_PAUSE_NS;
             }
-            gone.due_ns = now_ns + PAUSES_NS.get(gone.asked).copied().unwrap_or(0);
         }
-        self.gone.retain(|gone| gone.asked < PAUSES_NS.len());
         ask
     }
 
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        self.gone.iter().map(|gone| gone.due_ns).min()
+        self.queue.first().map(|(due_ns, _)| (*due_ns).max(self.next_ns))
     }
-}
-
-/// The segment that makes a peer say where it is: it acknowledges nothing that was ever sent, at a number
-/// that is, but for a chance in thousands, far from the window.
-pub(crate) fn question(station: Station, to: Mac, ends: &Endpoints) -> Option<Vec<u8>> {
-    let remote = ends.remote?;
-    let (IpAddr::V4(source), IpAddr::V4(destination)) = (ends.local.address, remote.address) else {
-        return None;
-    };
-    let mut tcp = Tcp {
-        source: U16::new(ends.local.port),
-        destination: U16::new(remote.port),
-        sequence: U32::ZERO,
-        acknowledgment: U32::ZERO,
-        offset: ((TCP_BYTES / 4) as u8) << 4,
-        flags: tcp_flag::ACK,
-        window: U16::ZERO,
-        checksum: U16::ZERO,
-        urgent: U16::ZERO,
-    };
-    let pseudo = pseudo_header(source.into(), destination.into(), Protocol::TCP, TCP_BYTES as u32)?;
-    tcp.checksum = U16::new(checksum::finish(pseudo + checksum::sum(tcp.as_bytes())));
-    let ip = Ipv4::new(source, destination, Protocol::TCP, TCP_BYTES as u16);
-    debug_assert_eq!(ip.as_bytes().len(), IPV4_BYTES);
-    Some(station.frame(to, base_wire::EtherType::IPV4, &[ip.as_bytes(), tcp.as_bytes()]))
 }

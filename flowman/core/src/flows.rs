@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use base_flow::{Contract, Endpoints, FlowId};
+use base_flow::{Contract, Endpoints, Fib, FlowId};
 
 use crate::manager::{ClientId, LinkId};
 use crate::neighbours::Place;
@@ -24,6 +24,9 @@ pub(crate) struct Flow {
     pub(crate) endpoints: Option<Endpoints>,
     /// Whom its packets are handed to.
     pub(crate) hop: Option<Place>,
+    /// What its owner was told of how to format its packets; `None` without ends, or as long as its
+    /// neighbour is not known.
+    pub(crate) fib: Option<Fib>,
     /// The request to answer when the driver has removed it: it is closing.
     pub(crate) closing: Option<Option<u32>>,
 }
@@ -68,6 +71,7 @@ impl Flows {
             contract,
             endpoints: None,
             hop: None,
+            fib: None,
             closing: None,
         });
         self.count += 1;
@@ -116,6 +120,12 @@ impl Flows {
         self.free.push_back(id.index);
         self.count -= 1;
         flow
+    }
+
+    /// How packets of the flows of a link are formatted.
+    pub(crate) fn fibs_of(&mut self, link: LinkId) -> impl Iterator<Item = &mut Fib> {
+        let flows = self.places.iter_mut().filter_map(|(_, flow)| flow.as_mut());
+        flows.filter(move |flow| flow.link == link).filter_map(|flow| flow.fib.as_mut())
     }
 
     /// All flows from index `from` on, in order.

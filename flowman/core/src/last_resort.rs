@@ -3,14 +3,17 @@
 //! Pure functions from a frame to the frame that answers it. None of them answers what was sent to
 //! everybody, comes from everybody, or is itself an answer (RFC 1122 §3.2.2).
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use base_wire::{
     Arp, EtherType, Ethernet, Header, ICMP_BYTES, IPV4_BYTES, Icmp, IcmpV4Type, Ipv4, Mac,
-    Protocol, TCP_BYTES, Tcp, Udp, VlanTag, checksum, pseudo_header, tcp_flag,
+    Protocol, Udp, VlanTag, checksum,
 };
 use zerocopy::IntoBytes;
-use zerocopy::byteorder::network_endian::{U16, U32};
+use zerocopy::byteorder::network_endian::U16;
+
+use crate::segment::Segment;
+use crate::strays::ends_of;
 
 /// Builds frames from our station.
 #[derive(Debug, Clone, Copy)]
@@ -104,21 +107,21 @@ fn packet<'a>(ethernet: &Ethernet, bytes: &'a [u8]) -> Option<Packet<'a>> {
 
 /// What the answer to a packet is.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Reply {
+pub(crate) enum Answer {
     Echo(Vec<u8>),
     Unreachable(Vec<u8>),
     Reset(Vec<u8>),
 }
 
 /// The answer to a packet to a port or identifier nobody owns.
-pub(crate) fn answer(packet: &Packet<'_>, station: Station) -> Option<Reply> {
+pub(crate) fn answer(packet: &Packet<'_>, station: Station) -> Option<Answer> {
     match packet.ip.protocol {
-        Protocol::ICMP => echo(packet, station).map(Reply::Echo),
+        Protocol::ICMP => echo(packet, station).map(Answer::Echo),
         Protocol::UDP => {
             Udp::split(packet.payload)?;
-            unreachable(packet, station).map(Reply::Unreachable)
+            unreachable(packet, station).map(Answer::Unreachable)
         }
-        Protocol::TCP => reset(packet, station).map(Reply::Reset),
+        Protocol::TCP => reset(packet, station).map(Answer::Reset),
         _ => None,
     }
 }
@@ -161,60 +164,9 @@ fn unreachable(packet: &Packet<'_>, station: Station) -> Option<Vec<u8>> {
     Some(send(packet, station, Protocol::ICMP, &[icmp.as_bytes(), quoted]))
 }
 
-/// Whether the checksum of a segment is right (RFC 9293 MUST-3).
-pub(crate) fn intact(packet: &Packet<'_>) -> bool {
-    let (from, to) = (packet.ip.source().into(), packet.ip.destination().into());
-    pseudo_header(from, to, Protocol::TCP, packet.payload.len() as u32)
-        .is_some_and(|pseudo| checksum::is_valid(pseudo + checksum::sum(packet.payload)))
-}
-
-/// RFC 9293 §3.10.7.1: a segment to a connection that does not exist is answered by a reset, unless
-/// it is one.
 fn reset(packet: &Packet<'_>, station: Station) -> Option<Vec<u8>> {
-    let (tcp, _) = Tcp::split(packet.payload)?;
-    if tcp.flags & tcp_flag::RST != 0 || !intact(packet) {
-        return None;
-    }
-    let data = packet
-        .payload
-        .len()
-        .checked_sub(tcp.header_bytes())
-        .filter(|_| tcp.header_bytes() >= TCP_BYTES)?;
-    let occupied = |flag| u32::from(tcp.flags & flag != 0);
-    let length =
-        (data as u32).wrapping_add(occupied(tcp_flag::SYN)).wrapping_add(occupied(tcp_flag::FIN));
-    let acknowledged = tcp.flags & tcp_flag::ACK != 0;
-    let reply = Tcp {
-        source: tcp.destination,
-        destination: tcp.source,
-        sequence: if acknowledged { tcp.acknowledgment } else { U32::ZERO },
-        acknowledgment: if acknowledged {
-            U32::ZERO
-        } else {
-            U32::new(tcp.sequence.get().wrapping_add(length))
-        },
-        offset: 5 << 4,
-        flags: if acknowledged { tcp_flag::RST } else { tcp_flag::RST | tcp_flag::ACK },
-        window: U16::ZERO,
-        checksum: U16::ZERO,
-        urgent: U16::ZERO,
-    };
-    segment(packet, station, reply, &[])
-}
-
-/// A segment back to where a packet came from.
-pub(crate) fn segment(
-    packet: &Packet<'_>,
-    station: Station,
-    mut tcp: Tcp,
-    options: &[u8],
-) -> Option<Vec<u8>> {
-    let (us, them): (IpAddr, IpAddr) = (packet.ip.destination().into(), packet.ip.source().into());
-    let bytes = (TCP_BYTES + options.len()) as u32;
-    let pseudo = pseudo_header(us, them, Protocol::TCP, bytes)?;
-    let sum = pseudo + checksum::sum(tcp.as_bytes()) + checksum::sum(options);
-    tcp.checksum = U16::new(checksum::finish(sum));
-    Some(send(packet, station, Protocol::TCP, &[tcp.as_bytes(), options]))
+    let words = Segment::read(packet)?.reset()?;
+    words.frame(station, packet.from, ends_of(packet)?)
 }
 
 /// Limits how many answers are sent: `per_s` a second, `burst` at once.
@@ -265,7 +217,7 @@ mod tests {
         PacketBuilder::ethernet2(THEM, US.mac.0).ipv4([10, 0, 0, 2], [10, 0, 0, 1], 64)
     }
 
-    fn reply_to(frame: &[u8]) -> Option<Reply> {
+    fn reply_to(frame: &[u8]) -> Option<Answer> {
         match read(frame) {
             Stray::Packet(packet) => answer(&packet, US),
             _ => None,
@@ -276,7 +228,7 @@ mod tests {
     fn an_echo_comes_back_with_its_data_and_a_good_checksum() {
         let mut frame = Vec::new();
         to_us().icmpv4_echo_request(77, 5).write(&mut frame, b"some data").unwrap();
-        let Some(Reply::Echo(reply)) = reply_to(&frame) else { panic!("no echo") };
+        let Some(Answer::Echo(reply)) = reply_to(&frame) else { panic!("no echo") };
         let parsed = SlicedPacket::from_ethernet(&reply).unwrap();
         let Some(TransportSlice::Icmpv4(icmp)) = parsed.transport else { panic!("not ICMP") };
         assert_eq!((icmp.type_u8(), icmp.payload()), (0, &b"some data"[..]));
@@ -291,7 +243,7 @@ mod tests {
     fn a_datagram_to_nobody_is_answered_with_its_own_head() {
         let mut frame = Vec::new();
         to_us().udp(1000, 2000).write(&mut frame, &[7; 100]).unwrap();
-        let Some(Reply::Unreachable(reply)) = reply_to(&frame) else { panic!("no answer") };
+        let Some(Answer::Unreachable(reply)) = reply_to(&frame) else { panic!("no answer") };
         assert_eq!(reply[14 + 20], 3);
         assert_eq!(reply[14 + 20 + 8..], frame[14..14 + 28]);
     }
@@ -305,7 +257,7 @@ mod tests {
             let mut frame = Vec::new();
             build(to_us().tcp(1000, 2000, 500, 1000)).write(&mut frame, data).unwrap();
             reply_to(&frame).map(|reply| {
-                let Reply::Reset(reply) = reply else { panic!("not a reset") };
+                let Answer::Reset(reply) = reply else { panic!("not a reset") };
                 let parsed = SlicedPacket::from_ethernet(&reply).unwrap();
                 let Some(TransportSlice::Tcp(tcp)) = parsed.transport else { panic!("not TCP") };
                 let header = tcp.to_header();

@@ -36,6 +36,7 @@ mod neighbours;
 mod ports;
 mod requests;
 mod routes;
+mod segment;
 mod strays;
 mod time_wait;
 

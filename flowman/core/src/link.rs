@@ -70,8 +70,8 @@ impl Driver {
     }
 }
 
-/// Wire time of the longest frame of a link.
+/// Wire time of the longest frame a link ever carries: contracts are admitted for that.
 pub(crate) fn longest_frame_ns(facts: &LinkFacts) -> u64 {
     let tag = if facts.vlan.is_some() { base_wire::VLAN_TAG_BYTES } else { 0 };
-    facts.rate.wire_ns(usize::from(facts.mtu) + base_wire::ETHERNET_BYTES + tag)
+    facts.rate.wire_ns(usize::from(facts.mtu_max) + base_wire::ETHERNET_BYTES + tag)
 }

@@ -10,13 +10,14 @@ use base_rpc::{
 use base_wire::{Arp, Mac};
 
 use crate::config::{Config, LinkConfig, Policy};
-use crate::departed::{Departed, question};
-use crate::flows::Flows;
+use crate::departed::Departed;
+use crate::flows::{Flow, Flows};
 use crate::last_resort::{Allowance, Station, announcement};
 use crate::link::{Driver, Link, longest_frame_ns};
 use crate::neighbours::{Event, Neighbours, Place};
 use crate::ports::Ports;
 use crate::routes::{Route, Routes};
+use crate::segment::Words;
 use crate::time_wait::TimeWaits;
 
 /// Names a connected application to the daemon.
@@ -256,9 +257,12 @@ impl FlowManager {
         if let Some(account) = self.accounts.get_mut(&gone.uid) {
             account.connections -= 1;
         }
-        for flow in gone.flows {
-            self.mourn(flow);
-            self.close(flow, None);
+        for id in gone.flows {
+            let flow = self.flows.get(id).cloned();
+            self.close(id, None);
+            if let Some(flow) = flow {
+                self.mourn(&flow);
+            }
         }
         for (link, domain) in gone.domains {
             self.tell_driver(link, ToDriver::RemoveDomain { domain: domain.id });
@@ -272,21 +276,15 @@ impl FlowManager {
     }
 
     /// The application of a flow has died: if it was a connection, its peer is to hear of it.
-    fn mourn(&mut self, id: FlowId) {
-        let Some(flow) = self.flows.get(id) else { return };
-        let (link, hop, flow_uid) = (flow.link, flow.hop, flow.uid);
-        let (Some(ends), Some(fib)) = (flow.endpoints, self.fib(id, None)) else { return };
-        let Some(remote) = ends.remote else { return };
-        if ends.transport != Transport::Tcp {
+    fn mourn(&mut self, flow: &Flow) {
+        let Some(Fib { endpoints: ends, source, next_hop_mac: Some(mac), .. }) = flow.fib else {
             return;
+        };
+        if ends.transport == Transport::Tcp && ends.remote.is_some() {
+            let ends = Endpoints { local: Sap::new(source, ends.local.port), ..ends };
+            self.departed.add(ends, flow.link, mac);
+            self.park(ends, flow.link, flow.uid, None);
         }
-        // A peer on this host is reached by the driver, which turns the frame around.
-        let own = self.links[usize::from(link.0)].owns(remote.address).then_some(fib.source_mac);
-        let known = hop.and_then(|place| self.neighbours.station(place));
-        let Some(mac) = own.or(known) else { return };
-        let ends = Endpoints { local: Sap::new(fib.source, ends.local.port), ..ends };
-        self.departed.add(ends, link, mac);
-        self.park(ends, link, flow_uid, None);
     }
 
     /// The link that a driver of interface `name` would drive.
@@ -344,6 +342,7 @@ impl FlowManager {
                 }
             }
             FromDriver::FlowRemoved { flow, bill } => self.flow_removed(flow, bill),
+            FromDriver::Carries { mtu, unit_bytes } => self.carries(link, mtu, unit_bytes),
             FromDriver::Fault { flow, fault } => {
                 let reason = format!("the application broke the rules of the channel: {fault}");
                 if let Some(found) = self.flows.get(flow)
@@ -476,7 +475,7 @@ impl FlowManager {
     /// Gives a flow's ends and port back.
     pub(crate) fn release_endpoints(&mut self, id: FlowId) {
         let Some(flow) = self.flows.get_mut(id) else { return };
-        flow.hop = None;
+        (flow.hop, flow.fib) = (None, None);
         let (client, endpoints) = (flow.client, flow.endpoints);
         self.flows.set_endpoints(id, None);
         if let (Some(client), Some(endpoints)) = (client, endpoints) {
@@ -514,7 +513,8 @@ impl FlowManager {
         }
         for (link, mac, ends) in self.departed.tick(now_ns) {
             let station = self.station(link);
-            if let Some(frame) = station.and_then(|station| question(station, mac, &ends)) {
+            let frame = station.and_then(|us| Words::question().frame(us, mac, ends));
+            if let Some(frame) = frame {
                 self.outputs.push_back(Output::Frame { link, frame });
             }
         }
@@ -591,15 +591,20 @@ impl FlowManager {
     /// A neighbour moved to another station: flows to it get a new template and their owners a
     /// call-back (paper §3.2).
     fn reorganise(&mut self, place: Place, mac: Mac) {
-        let moved: Vec<FlowId> = self
+        let ids: Vec<FlowId> = self
             .flows
             .iter_from(0)
             .filter(|flow| flow.hop == Some(place))
             .map(|flow| flow.id)
             .collect();
-        for id in moved {
-            let Some(fib) = self.fib(id, Some(mac)) else { continue };
-            let client = self.flows.get(id).and_then(|flow| flow.client);
+        for id in ids {
+            let Some(flow) = self.flows.get_mut(id) else { continue };
+            let client = flow.client;
+            let Some(fib) = flow.fib.as_mut().filter(|fib| fib.next_hop_mac != Some(mac)) else {
+                continue;
+            };
+            fib.next_hop_mac = Some(mac);
+            let fib = *fib;
             self.tell_driver(place.0, ToDriver::Attach { fib });
             if let Some(client) = client {
                 self.tell(client, 0, Reply::Reorganised { fib });
@@ -607,8 +612,29 @@ impl FlowManager {
         }
     }
 
-    /// What the owner of a flow must know to format its packets.
-    pub(crate) fn fib(&self, id: FlowId, next_hop_mac: Option<Mac>) -> Option<Fib> {
+    /// A link carries smaller packets from now on, or as large ones as before: one call-back to each
+    /// application, for all its flows there. Templates say nothing about size; the driver sees to it.
+    fn carries(&mut self, id: LinkId, mtu: u16, unit_bytes: u16) {
+        let Some(driver) = &mut self.links[usize::from(id.0)].driver else { return };
+        let mtu = mtu.min(driver.facts.mtu_max);
+        (driver.facts.mtu, driver.facts.unit_bytes) = (mtu, unit_bytes);
+        for fib in self.flows.fibs_of(id) {
+            (fib.mtu, fib.unit_bytes) = (mtu, unit_bytes);
+        }
+        let mut owners: Vec<ClientId> = self
+            .clients
+            .iter()
+            .filter(|(_, client)| client.domains.contains_key(&id))
+            .map(|(&owner, _)| owner)
+            .collect();
+        owners.sort_unstable();
+        for owner in owners {
+            self.tell(owner, 0, Reply::Carries { link: id.0, mtu, unit_bytes });
+        }
+    }
+
+    /// The way of a flow is known: what the owner must know to format its packets.
+    pub(crate) fn settle(&mut self, id: FlowId, next_hop_mac: Option<Mac>) -> Option<Fib> {
         let flow = self.flows.get(id)?;
         let endpoints = flow.endpoints?;
         let link = &self.links[usize::from(flow.link.0)];
@@ -618,7 +644,7 @@ impl FlowManager {
         } else {
             endpoints.local.address
         };
-        Some(Fib {
+        let fib = Fib {
             flow: id,
             endpoints,
             source,
@@ -627,7 +653,9 @@ impl FlowManager {
             mtu: facts.mtu,
             unit_bytes: facts.unit_bytes,
             vlan: facts.vlan,
-        })
+        };
+        self.flows.get_mut(id)?.fib = Some(fib);
+        Some(fib)
     }
 
     pub(crate) fn station(&self, link: LinkId) -> Option<Station> {

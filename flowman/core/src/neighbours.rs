@@ -167,11 +167,6 @@ impl Neighbours {
         self.entries.values().filter_map(|entry| entry.due.or_else(|| expiry(entry))).min()
     }
 
-    /// The station of a neighbour, if it is known.
-    pub(crate) fn station(&self, place: Place) -> Option<Mac> {
-        self.entries.get(&place)?.mac
-    }
-
     pub(crate) fn len(&self) -> usize {
         self.entries.len()
     }

@@ -400,7 +400,7 @@ impl FlowManager {
         let Some(found) = self.flows.get(flow) else { return };
         let (link, contract) = (found.link, found.contract);
         let tardiness_ns = self.tardiness_ns(link);
-        let fib = self.fib(flow, mac);
+        let fib = self.settle(flow, mac);
         if let Some(fib) = fib {
             self.tell_driver(link, ToDriver::Attach { fib });
         }
@@ -414,7 +414,7 @@ impl FlowManager {
         flow: FlowId,
         mac: Option<Mac>,
     ) {
-        let Some(fib) = self.fib(flow, mac) else {
+        let Some(fib) = self.settle(flow, mac) else {
             return self.tell(client, tag, Reply::Refused(Refusal::UnknownFlow));
         };
         if let Some(link) = self.flows.get(flow).map(|found| found.link) {

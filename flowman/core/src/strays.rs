@@ -3,12 +3,14 @@
 use std::net::IpAddr;
 
 use base_flow::{Endpoints, Sap, Transport};
-use base_rpc::ToDriver;
+use base_rpc::{Reply, ToDriver};
 use base_wire::{Arp, ArpOperation, Header, Protocol, Tcp, Udp};
 
-use crate::last_resort::{Packet, Reply as Back, Stray, announcement, answer, read};
+use crate::flows::Flow;
+use crate::last_resort::{Answer, Packet, Stray, announcement, answer, read};
 use crate::manager::{FlowManager, LinkId, Output};
-use crate::time_wait::Verdict;
+use crate::segment::{Ends, Segment};
+use crate::time_wait::{Verdict, endpoints};
 
 /// Least time between two defences of an address (RFC 5227 §2.4).
 const DEFENCE_NS: u64 = 10_000_000_000;
@@ -70,64 +72,91 @@ impl FlowManager {
         if !self.links[usize::from(link.0)].owns(destination) {
             return;
         }
-        match self.time_waits.on_packet(now_ns, packet, station) {
-            Verdict::Silence => return,
-            Verdict::Acknowledge(frame) => {
-                if self.replies.take(now_ns) {
-                    self.outputs.push_back(Output::Frame { link, frame });
-                } else {
-                    self.status.replies_suppressed += 1;
-                }
-                return;
-            }
-            Verdict::Reopens(endpoints) => {
-                self.tell_driver(link, ToDriver::Unpark { endpoints });
-            }
-            Verdict::NotHere => {}
+        let connection = ends_of(packet).filter(|_| packet.ip.protocol == Protocol::TCP);
+        if let Some(ends) = connection
+            && !self.is_news(now_ns, link, ends, packet)
+        {
+            return;
         }
-        let parked = ends_of(packet).is_some_and(|(here, there)| self.time_waits.has(here, there));
-        if !parked && self.has_flow_for(link, packet) {
+        let parked = connection.is_some_and(|(here, there)| self.time_waits.has(here, there));
+        if !parked && self.flow_for(link, packet).is_some() {
             return self.tell_driver(link, ToDriver::Inject { frame: frame.to_vec() });
         }
         let Some(back) = answer(packet, station) else { return };
-        // Echo has its own measure, the contract of this flow; the others are limited.
-        if !matches!(back, Back::Echo(_)) && !self.replies.take(now_ns) {
+        // Echo has its own measure, the contract of this flow. Who was connected to an application that
+        // died is no stranger, and is answered a few times at most. The others are limited.
+        let known = match back {
+            Answer::Echo(_) => true,
+            Answer::Reset(_) => connection.is_some_and(|ends| self.departed.answers(ends)),
+            Answer::Unreachable(_) => false,
+        };
+        if !known && !self.replies.take(now_ns) {
             self.status.replies_suppressed += 1;
             return;
         }
-        if matches!(back, Back::Reset(_))
-            && let Some((local, remote)) = ends_of(packet)
-        {
-            self.departed.heard(local, remote);
-        }
         let (count, frame) = match back {
-            Back::Echo(frame) => (&mut self.status.echo_answered, frame),
-            Back::Unreachable(frame) => (&mut self.status.unreachable_sent, frame),
-            Back::Reset(frame) => (&mut self.status.resets_sent, frame),
+            Answer::Echo(frame) => (&mut self.status.echo_answered, frame),
+            Answer::Unreachable(frame) => (&mut self.status.unreachable_sent, frame),
+            Answer::Reset(frame) => (&mut self.status.resets_sent, frame),
         };
         *count += 1;
         self.outputs.push_back(Output::Frame { link, frame });
     }
 
-    /// Whether a flow of the link exists that the packet belongs to: it was opened while the packet was on
-    /// its way here.
-    fn has_flow_for(&self, link: LinkId, packet: &Packet<'_>) -> bool {
+    /// Asks those connections that are over but not forgotten; `false` if one of them had something to do
+    /// with the segment, and nobody else has.
+    fn is_news(&mut self, now_ns: u64, link: LinkId, ends: Ends, packet: &Packet<'_>) -> bool {
+        if !self.time_waits.has(ends.0, ends.1) {
+            return true;
+        }
+        let segment = Segment::read(packet);
+        match self.time_waits.on_segment(now_ns, ends, segment.as_ref()) {
+            Verdict::NotHere => true,
+            Verdict::Silence => false,
+            Verdict::Acknowledge(words) => {
+                let frame = self.station(link).and_then(|us| words.frame(us, packet.from, ends));
+                if !self.replies.take(now_ns) {
+                    self.status.replies_suppressed += 1;
+                } else if let Some(frame) = frame {
+                    self.outputs.push_back(Output::Frame { link, frame });
+                }
+                false
+            }
+            Verdict::Reopens(above) => {
+                self.departed.forget(ends);
+                self.tell_driver(link, ToDriver::Unpark { endpoints: endpoints(ends) });
+                let listener =
+                    self.flow_for(link, packet).and_then(|flow| Some((flow.id, flow.client?)));
+                let (Some(above), Some((flow, client)), Some(syn)) = (above, listener, segment)
+                else {
+                    return true;
+                };
+                let header = syn.header.to_vec();
+                let (remote, station) = (ends.1, packet.from);
+                self.tell(client, 0, Reply::Reopened { flow, remote, station, header, above });
+                false
+            }
+        }
+    }
+
+    /// The flow of the link that a packet belongs to: it was opened while the packet was on its way here.
+    fn flow_for(&self, link: LinkId, packet: &Packet<'_>) -> Option<&Flow> {
         let transport = match packet.ip.protocol {
             Protocol::UDP => Transport::Udp,
             Protocol::TCP => Transport::Tcp,
-            _ => return false,
+            _ => return None,
         };
-        let Some((local, remote)) = ends_of(packet) else { return false };
+        let (local, remote) = ends_of(packet)?;
         let ends = |local, remote| Endpoints { transport, local, remote };
         [ends(local, Some(remote)), ends(local, None), ends(Sap::any_v4(local.port), None)]
             .iter()
             .filter_map(|ends| self.flows.with(ends))
-            .any(|flow| flow.link == link)
+            .find(|flow| flow.link == link)
     }
 }
 
 /// Our end and the other of a UDP or TCP packet to us.
-pub(crate) fn ends_of(packet: &Packet<'_>) -> Option<(Sap, Sap)> {
+pub(crate) fn ends_of(packet: &Packet<'_>) -> Option<Ends> {
     let (here, there) = match packet.ip.protocol {
         Protocol::UDP => {
             Udp::split(packet.payload()).map(|(udp, _)| (udp.destination, udp.source))?

@@ -17,12 +17,10 @@ use std::collections::{BTreeSet, HashMap};
 
 use base_flow::{Endpoints, Sap, Transport};
 use base_rpc::TimeWait;
-use base_wire::{Header, Protocol, TCP_BYTES, Tcp, tcp_flag};
-use zerocopy::byteorder::network_endian::{U16, U32};
+use base_wire::tcp_flag;
 
-use crate::last_resort::{Packet, Station, intact, segment};
 use crate::manager::LinkId;
-use crate::strays::ends_of;
+use crate::segment::{Ends, Segment, Words};
 
 /// Twice the longest life of a segment, taken for 30 s as Linux does.
 pub(crate) const TIME_WAIT_NS: u64 = 60_000_000_000;
@@ -33,8 +31,9 @@ const HELD_MAX: usize = 65_536;
 /// Of them, for one user.
 const USER_MAX: usize = 16_384;
 
-/// Local end, remote end.
-type Ends = (Sap, Sap);
+/// A new connection between the same ends begins so far above the old one: beyond anything that may still
+/// be under way of it.
+const REOPENED_ABOVE: u32 = 65_537;
 
 #[derive(Debug)]
 struct Waiting {
@@ -57,17 +56,18 @@ pub(crate) struct TimeWaits {
     users: HashMap<u32, usize>,
 }
 
-/// What becomes of a packet.
+/// What becomes of a segment.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Verdict {
     /// It is none of TIME-WAIT's business, or nothing is known of the connection.
     NotHere,
     /// It is not answered.
     Silence,
-    /// It is answered by this frame.
-    Acknowledge(Vec<u8>),
-    /// It opens the connection anew: these ends are free.
-    Reopens(Endpoints),
+    /// It is answered so.
+    Acknowledge(Words),
+    /// It opens the connection anew: the ends are free. The numbers of the new one begin there or above,
+    /// if it is known where the old one ended.
+    Reopens(Option<u32>),
 }
 
 impl TimeWaits {
@@ -138,107 +138,51 @@ impl TimeWaits {
         }
     }
 
-    /// A packet came to this host that no flow claimed.
-    pub(crate) fn on_packet(
+    /// A segment came to this host that no flow claimed.
+    pub(crate) fn on_segment(
         &mut self,
         now_ns: u64,
-        packet: &Packet<'_>,
-        station: Station,
+        ends: Ends,
+        segment: Option<&Segment<'_>>,
     ) -> Verdict {
-        if self.table.is_empty() || packet.ip.protocol != Protocol::TCP {
-            return Verdict::NotHere;
-        }
-        let (Some(ends), Some((tcp, after))) = (ends_of(packet), Tcp::split(packet.payload()))
-        else {
-            return Verdict::NotHere;
-        };
         let Some(waiting) = self.table.get_mut(&ends) else { return Verdict::NotHere };
-        if !intact(packet) || tcp.header_bytes() < TCP_BYTES {
-            return Verdict::Silence;
-        }
-        let opens = tcp.flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN;
-        let options = after.get(..tcp.header_bytes() - TCP_BYTES).unwrap_or(&[]);
-        let Some(what) = &waiting.what else {
-            if opens {
+        let Some(segment) = segment else { return Verdict::Silence };
+        let Some(what) = waiting.what else {
+            if segment.opens() {
                 self.remove(ends);
-                return Verdict::Reopens(endpoints(ends));
+                return Verdict::Reopens(None);
             }
             return Verdict::NotHere;
         };
         // RFC 1337: a RST may be an old duplicate.
-        if tcp.flags & tcp_flag::RST != 0 {
+        if segment.has(tcp_flag::RST) {
             return Verdict::Silence;
         }
         let ahead = |number: u32, than: u32| number.wrapping_sub(than).cast_signed() > 0;
         // RFC 6191 §2, RFC 9293 SHLD-4.
-        let newer = match (clock(options), what.clocks) {
+        let newer = match (segment.clock(), what.clocks) {
             (Some(clock), Some((_, recent))) => ahead(clock, recent),
-            _ => ahead(tcp.sequence.get(), what.acknowledgment),
+            _ => ahead(segment.tcp.sequence.get(), what.acknowledgment),
         };
-        if opens && newer {
+        if segment.opens() && newer {
             self.remove(ends);
-            return Verdict::Reopens(endpoints(ends));
+            return Verdict::Reopens(Some(what.sequence.wrapping_add(REOPENED_ABOVE)));
         }
-        if tcp.flags & tcp_flag::FIN != 0 {
+        if segment.has(tcp_flag::FIN) {
             // RFC 9293 §3.10.7.4: the peer has not heard us; wait anew.
             self.queue.remove(&(waiting.until_ns, ends));
             waiting.until_ns = now_ns + TIME_WAIT_NS;
             self.queue.insert((waiting.until_ns, ends));
         }
-        let data = packet.payload().len() - tcp.header_bytes().min(packet.payload().len());
-        if data == 0 && tcp.flags & (tcp_flag::SYN | tcp_flag::FIN) == 0 {
+        if segment.data_bytes == 0 && !segment.has(tcp_flag::SYN | tcp_flag::FIN) {
             // An acknowledgment is not acknowledged.
             return Verdict::Silence;
         }
-        let what = *what;
-        let ticks = (now_ns.saturating_sub(waiting.since_ns) / 1_000_000) as u32;
-        acknowledge(packet, station, tcp, &what, ticks)
-            .map_or(Verdict::Silence, Verdict::Acknowledge)
+        let ms = (now_ns.saturating_sub(waiting.since_ns) / 1_000_000) as u32;
+        Verdict::Acknowledge(Words::acknowledgment(&what, ms))
     }
 }
 
-fn endpoints((local, remote): Ends) -> Endpoints {
+pub(crate) const fn endpoints((local, remote): Ends) -> Endpoints {
     Endpoints { transport: Transport::Tcp, local, remote: Some(remote) }
-}
-
-/// What the sender's clock shows, if its segment says so.
-fn clock(mut options: &[u8]) -> Option<u32> {
-    loop {
-        options = match options {
-            [1, rest @ ..] => rest,
-            [8, 10, a, b, c, d, ..] => return Some(u32::from_be_bytes([*a, *b, *c, *d])),
-            [kind, length, ..] if *kind > 1 && *length > 1 => {
-                options.get(usize::from(*length)..)?
-            }
-            _ => return None,
-        };
-    }
-}
-
-/// Where we are.
-fn acknowledge(
-    packet: &Packet<'_>,
-    station: Station,
-    tcp: &Tcp,
-    what: &TimeWait,
-    ticks: u32,
-) -> Option<Vec<u8>> {
-    let mut options = Vec::new();
-    if let Some((ours, theirs)) = what.clocks {
-        options.extend([1, 1, 8, 10]);
-        options.extend(ours.wrapping_add(ticks).to_be_bytes());
-        options.extend(theirs.to_be_bytes());
-    }
-    let reply = Tcp {
-        source: tcp.destination,
-        destination: tcp.source,
-        sequence: U32::new(what.sequence),
-        acknowledgment: U32::new(what.acknowledgment),
-        offset: (((TCP_BYTES + options.len()) / 4) as u8) << 4,
-        flags: tcp_flag::ACK,
-        window: U16::new(0xffff),
-        checksum: U16::ZERO,
-        urgent: U16::ZERO,
-    };
-    segment(packet, station, reply, &options)
 }

@@ -1,222 +1,17 @@
 //! The flow manager by script: what goes in, what comes out, and what is left.
 
+mod script;
+
 use std::net::{IpAddr, Ipv4Addr};
 
 use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Rate, Sap, Transport};
 use base_rpc::{
-    Answer, Call, DomainId, FlowLayout, FromDriver, InstallError, JoinOffer, Query, QueryReply,
-    Refusal, Region, Reply, Request, StatusInfo, TimeWait, ToDriver,
+    Call, DomainId, FromDriver, InstallError, JoinOffer, Query, QueryReply, Refusal, Reply,
+    Request, ToDriver,
 };
-use base_wire::{Arp, ArpOperation, EtherType, Ethernet, Header, Mac};
-use flowman_core::{
-    ClientId, Config, Counters, FlowManager, LinkConfig, LinkId, Output, Policy, Rights,
-};
-use zerocopy::IntoBytes;
-
-const US: Mac = Mac([2, 0, 0, 0, 0, 1]);
-const PEER: Mac = Mac([2, 0, 0, 0, 0, 9]);
-const OURS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-const THEIRS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
-const LINK: LinkId = LinkId(0);
-const S: u64 = 1_000_000_000;
-
-struct NoCounters;
-
-impl Counters for NoCounters {
-    fn bill(&self, _link: LinkId, _flow: u32) -> Bill {
-        Bill::default()
-    }
-
-    fn link(&self, _link: LinkId) -> (Bill, u64, u64) {
-        (Bill::default(), 0, 0)
-    }
-}
-
-/// A flow manager with a driver, and what it has said.
-struct Script {
-    manager: FlowManager,
-    now: u64,
-    answers: Vec<(ClientId, Answer)>,
-    told: Vec<ToDriver>,
-    frames: Vec<Vec<u8>>,
-    gone: Vec<ClientId>,
-    clients: u64,
-}
-
-impl Script {
-    fn new() -> Self {
-        Self::with(Policy::default())
-    }
-
-    fn with(policy: Policy) -> Self {
-        let link = LinkConfig {
-            dev: "lan".into(),
-            addresses: vec!["10.77.0.1/24".parse().unwrap()],
-            gateway: Some(Ipv4Addr::new(10, 77, 0, 254).into()),
-            rate: None,
-            vlan: None,
-        };
-        let mut script = Self {
-            manager: FlowManager::new(Config { links: vec![link], policy }, [7; 16]),
-            now: S,
-            answers: Vec::new(),
-            told: Vec::new(),
-            frames: Vec::new(),
-            gone: Vec::new(),
-            clients: 0,
-        };
-        let facts = LinkFacts {
-            name: "lan".into(),
-            kind: "sim".into(),
-            mac: US,
-            mtu: 1500,
-            unit_bytes: 1500,
-            vlan: None,
-            rate: Rate::mbit(100),
-            tardiness_ns: 1,
-        };
-        assert_eq!(script.manager.driver_joined(facts), Some(LINK));
-        script.drain();
-        script
-    }
-
-    fn drain(&mut self) {
-        while let Some(output) = self.manager.poll_output() {
-            match output {
-                Output::Answer { client, answer, .. } => self.answers.push((client, answer)),
-                Output::Disconnect { client } => self.gone.push(client),
-                Output::Driver { message, .. } => self.told.push(message),
-                Output::Frame { frame, .. } => self.frames.push(frame),
-                Output::OfferOwn { domain, .. } => {
-                    let added = FromDriver::DomainAdded { domain, result: Ok(()) };
-                    self.manager.driver_message(LINK, added);
-                }
-                Output::OpenOwn { .. } => {}
-            }
-        }
-    }
-
-    /// A client of user `uid` that has said hello and joined.
-    fn client(&mut self, uid: u32) -> ClientId {
-        self.clients += 1;
-        let client = ClientId(self.clients);
-        self.manager.client_joined(client, 100 + self.clients as i32, uid);
-        assert!(matches!(self.ask(client, Request::Hello), Some(Reply::Welcome { .. })));
-        let join = Call { tag: 9, request: Request::Join(JoinOffer { link: 0, flows_max: 64 }) };
-        self.manager.request(self.now, client, join, 4, &NoCounters);
-        self.drain();
-        let Some(ToDriver::AddDomain { domain, .. }) = self.told.pop() else { panic!("no domain") };
-        self.manager.driver_message(LINK, FromDriver::DomainAdded { domain, result: Ok(()) });
-        self.drain();
-        assert!(matches!(self.answers.pop(), Some((_, Answer { tag: 9, reply: Reply::Joined }))));
-        client
-    }
-
-    /// Asks, and returns the answer if it comes at once.
-    fn ask(&mut self, client: ClientId, request: Request) -> Option<Reply> {
-        self.manager.request(self.now, client, Call { tag: 5, request }, 0, &NoCounters);
-        self.drain();
-        self.answer(client)
-    }
-
-    fn answer(&mut self, client: ClientId) -> Option<Reply> {
-        let at = self.answers.iter().position(|(to, _)| *to == client)?;
-        Some(self.answers.remove(at).1.reply)
-    }
-
-    fn open(
-        &mut self,
-        client: ClientId,
-        contract: Contract,
-        local: Sap,
-        remote: Option<Sap>,
-    ) -> Option<Reply> {
-        let endpoints = Some(Endpoints { transport: Transport::Udp, local, remote });
-        self.ask(client, Request::Open { link: 0, contract, layout: layout(), endpoints })
-    }
-
-    /// Opens a flow without a remote end, which must be admitted.
-    fn listen(&mut self, client: ClientId, port: u16) -> FlowId {
-        match self.open(client, Contract::BEST_EFFORT, Sap::new(OURS.into(), port), None) {
-            Some(Reply::Opened { flow, .. }) => flow,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    /// The peer answers ARP, or speaks unasked.
-    fn hear_arp(&mut self, arp: &Arp) {
-        let mut frame = vec![0; 14];
-        Ethernet { destination: US, source: arp.sender_mac, ether_type: EtherType::ARP }
-            .put(&mut frame)
-            .unwrap();
-        frame.extend(arp.as_bytes());
-        self.manager.frame(self.now, LINK, &frame);
-        self.drain();
-    }
-
-    /// ARP packets sent since last asked.
-    fn arps(&mut self) -> Vec<Arp> {
-        let arp = |frame: Vec<u8>| {
-            let (ethernet, rest) = Ethernet::split(&frame).unwrap();
-            (ethernet.ether_type == EtherType::ARP).then(|| *Arp::split(rest).unwrap().0)
-        };
-        std::mem::take(&mut self.frames).into_iter().filter_map(arp).collect()
-    }
-
-    fn removed(&mut self) {
-        for message in std::mem::take(&mut self.told) {
-            if let ToDriver::RemoveFlow { flow } = message {
-                self.manager
-                    .driver_message(LINK, FromDriver::FlowRemoved { flow, bill: Bill::default() });
-            }
-        }
-        self.drain();
-    }
-
-    fn status(&mut self, client: ClientId) -> StatusInfo {
-        match self.ask(client, Request::Query(Query::Status)) {
-            Some(Reply::Found(QueryReply::Status(status))) => status,
-            other => panic!("{other:?}"),
-        }
-    }
-
-    fn pass(&mut self, ns: u64) {
-        let end = self.now + ns;
-        while let Some(at) = self.manager.next_deadline().filter(|&at| at <= end) {
-            self.now = at.max(self.now);
-            self.manager.tick(self.now);
-            self.drain();
-        }
-        self.now = end;
-    }
-}
-
-fn layout() -> FlowLayout {
-    let region = Region { offset: 0, bytes: 4096 };
-    FlowLayout {
-        slot: 0,
-        control_offset: 1024,
-        tx_words: 16,
-        rx_words: 16,
-        tx_data: region,
-        rx_data: region,
-    }
-}
-
-fn peer(port: u16) -> Sap {
-    Sap::new(THEIRS.into(), port)
-}
-
-fn ms(slice: u64, period: u64) -> Contract {
-    Contract::guaranteed(slice * 1_000_000, period * 1_000_000).unwrap()
-}
-
-fn refused(reply: Option<Reply>) -> Refusal {
-    match reply {
-        Some(Reply::Refused(refusal)) => refusal,
-        other => panic!("{other:?}"),
-    }
-}
+use base_wire::{Arp, ArpOperation, Mac};
+use flowman_core::{ClientId, Policy, Rights};
+use script::{LINK, NoCounters, OURS, PEER, S, Script, THEIRS, US, ms, peer, refused};
 
 #[test]
 fn a_flow_to_an_unknown_neighbour_opens_when_it_answers() {
@@ -501,6 +296,7 @@ fn a_driver_that_goes_takes_its_flows_and_a_new_one_starts_clean() {
         kind: "sim".into(),
         mac: US,
         mtu: 1500,
+        mtu_max: 1500,
         unit_bytes: 1500,
         vlan: None,
         rate: Rate::mbit(100),
@@ -587,231 +383,33 @@ fn requests_out_of_order_are_refused_and_their_client_sent_away() {
 }
 
 #[test]
-fn the_peer_of_a_connection_whose_application_died_is_asked_and_then_reset() {
-    let mut script = Script::new();
-    let client = script.client(0);
-    let endpoints = Some(Endpoints {
-        transport: Transport::Tcp,
-        local: Sap::new(OURS.into(), 4000),
-        remote: Some(peer(80)),
-    });
-    let contract = Contract::BEST_EFFORT;
-    let open = Request::Open { link: 0, contract, layout: layout(), endpoints };
-    assert_eq!(script.ask(client, open), None);
-    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
-    assert!(matches!(script.answer(client), Some(Reply::Opened { .. })));
-    script.frames.clear();
-
-    script.manager.client_left(client);
-    script.drain();
-    script.removed();
-    script.pass(100_000_000);
-    let parts = |frame: &[u8]| {
-        let packet = etherparse::SlicedPacket::from_ethernet(frame).unwrap();
-        let Some(etherparse::TransportSlice::Tcp(tcp)) = packet.transport else {
-            panic!("not TCP")
-        };
-        tcp.to_header()
-    };
-    let asked = std::mem::take(&mut script.frames);
-    let question = parts(&asked[0]);
-    assert_eq!((question.source_port, question.destination_port), (4000, 80));
-    assert!(question.ack && !question.rst && !question.syn);
-
-    // It says where it is.
-    let mut answer = Vec::new();
-    etherparse::PacketBuilder::ethernet2(PEER.0, US.0)
-        .ipv4(THEIRS.octets(), OURS.octets(), 64)
-        .tcp(80, 4000, 1234, 500)
-        .ack(987_654)
-        .write(&mut answer, &[])
-        .unwrap();
-    script.manager.frame(script.now, LINK, &answer);
-    script.drain();
-    let reset = parts(&script.frames.pop().unwrap());
-    assert_eq!((reset.rst, reset.sequence_number), (true, 987_654));
-    script.pass(S);
-    assert!(script.frames.is_empty(), "it was heard, and is not asked again");
-}
-
-#[test]
-fn a_peer_that_never_answers_is_not_asked_for_ever() {
-    let mut script = Script::new();
-    let client = script.client(0);
-    let local = Sap::new(OURS.into(), 4000);
-    let endpoints = Some(Endpoints { transport: Transport::Tcp, local, remote: Some(peer(80)) });
-    let contract = Contract::BEST_EFFORT;
-    script.ask(client, Request::Open { link: 0, contract, layout: layout(), endpoints });
-    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
-    script.manager.client_left(client);
-    script.drain();
-    script.frames.clear();
-    script.pass(20 * S);
-    assert_eq!(script.frames.len(), 4);
-}
-
-impl Script {
-    /// Opens a connection between these ports, and closes it as the side that waits.
-    fn wait(&mut self, client: ClientId, local: u16, remote: u16) -> Option<Reply> {
-        let flow = match self.connect(client, local, remote) {
-            Some(Reply::Opened { flow, .. }) => flow,
-            other => return other,
-        };
-        let time_wait = TimeWait { sequence: 1000, acknowledgment: 5000, clocks: Some((7, 300)) };
-        self.ask(client, Request::Close { flow, time_wait: Some(time_wait) });
-        assert!(self.told.iter().any(|told| matches!(told, ToDriver::Park { .. })));
-        self.removed();
-        self.answers.clear();
-        None
-    }
-
-    fn connect(&mut self, client: ClientId, local: u16, remote: u16) -> Option<Reply> {
-        let endpoints = Some(Endpoints {
-            transport: Transport::Tcp,
-            local: Sap::new(OURS.into(), local),
-            remote: (remote > 0).then(|| peer(remote)),
-        });
-        let contract = Contract::BEST_EFFORT;
-        self.ask(client, Request::Open { link: 0, contract, layout: layout(), endpoints })
-    }
-
-    /// A segment of the peer's port 80 for our port 4000, with a timestamp or without; what is sent then.
-    fn hear_segment(
-        &mut self,
-        sequence: u32,
-        set: impl Fn(
-            etherparse::PacketBuilderStep<etherparse::TcpHeader>,
-        ) -> etherparse::PacketBuilderStep<etherparse::TcpHeader>,
-        clock: Option<u32>,
-    ) -> Vec<etherparse::TcpHeader> {
-        let builder = etherparse::PacketBuilder::ethernet2(PEER.0, US.0)
-            .ipv4(THEIRS.octets(), OURS.octets(), 64)
-            .tcp(80, 4000, sequence, 500);
-        let options: Vec<etherparse::TcpOptionElement> =
-            clock.iter().map(|clock| etherparse::TcpOptionElement::Timestamp(*clock, 0)).collect();
-        let mut frame = Vec::new();
-        set(builder).options(&options).unwrap().write(&mut frame, &[]).unwrap();
-        self.frames.clear();
-        self.manager.frame(self.now, LINK, &frame);
-        self.drain();
-        let header = |frame: Vec<u8>| {
-            let packet = etherparse::SlicedPacket::from_ethernet(&frame).unwrap();
-            match packet.transport {
-                Some(etherparse::TransportSlice::Tcp(tcp)) => Some(tcp.to_header()),
-                _ => None,
-            }
-        };
-        std::mem::take(&mut self.frames).into_iter().filter_map(header).collect()
-    }
-
-    fn told(&self, wanted: fn(&ToDriver) -> bool) -> usize {
-        self.told.iter().filter(|told| wanted(told)).count()
-    }
-}
-
-#[test]
-fn a_fin_that_comes_again_after_the_flow_was_closed_is_acknowledged_for_a_minute() {
-    let mut script = Script::new();
-    let client = script.client(0);
-    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
-    assert_eq!(script.wait(client, 4000, 80), None);
-    script.pass(50 * S);
-    let answers = script.hear_segment(4999, |tcp| tcp.fin().ack(1000), Some(300));
-    let [answer] = answers.as_slice() else { panic!("{answers:?}") };
-    assert!(answer.ack && !answer.rst);
-    assert_eq!((answer.sequence_number, answer.acknowledgment_number), (1000, 5000));
-    let clocks = etherparse::TcpOptionElement::Timestamp(7 + 50_000, 300);
-    assert!(answer.options_iterator().any(|option| option == Ok(clocks.clone())));
-    assert!(script.hear_segment(5000, |tcp| tcp.ack(1000), Some(300)).is_empty());
-    assert!(script.hear_segment(5000, |tcp| tcp.rst(), None).is_empty(), "RFC 1337");
-
-    script.pass(59 * S);
-    assert_eq!(script.told(|told| matches!(told, ToDriver::Unpark { .. })), 0, "it began anew");
-    script.pass(2 * S);
-    assert_eq!(script.told(|told| matches!(told, ToDriver::Unpark { .. })), 1);
-    let [reset] = &script.hear_segment(4999, |tcp| tcp.fin().ack(1000), None)[..] else { panic!() };
-    assert!(reset.rst, "nobody knows it any more");
-}
-
-#[test]
-fn the_ends_of_a_connection_that_waits_are_given_to_nobody() {
+fn a_link_that_carries_less_tells_each_application_once_and_what_opens_later() {
     let mut script = Script::new();
     let (client, other) = (script.client(0), script.client(1000));
     script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
-    script.wait(client, 4000, 80);
-    assert!(matches!(refused(script.connect(other, 4000, 80)), Refusal::InUse { .. }));
-    assert!(matches!(script.connect(other, 4000, 81), Some(Reply::Opened { .. })));
-    // The first port of all would be this one.
-    script.wait(client, 49_152, 80);
+    for remote in [80, 81] {
+        assert!(matches!(script.connect(client, 4000, remote), Some(Reply::Opened { .. })));
+    }
+    let carries = |mtu| FromDriver::Carries { mtu, unit_bytes: mtu };
+    script.manager.driver_message(LINK, carries(700));
+    script.drain();
+    let told = Reply::Carries { link: 0, mtu: 700, unit_bytes: 700 };
+    assert_eq!(script.answer(client), Some(told.clone()));
+    assert_eq!(script.answer(client), None, "once for all its flows");
+    assert_eq!(script.answer(other), Some(told));
+    let opened = script.connect(client, 4000, 82);
+    let Some(Reply::Opened { fib: Some(fib), .. }) = opened else { panic!("{opened:?}") };
+    assert_eq!((fib.mtu, fib.unit_bytes), (700, 700));
+    // A neighbour that moves does not bring the old size back.
+    script.hear_arp(&Arp::request(Mac([2, 0, 0, 0, 0, 10]), THEIRS, THEIRS));
     for _ in 0..3 {
-        let Some(Reply::Opened { fib: Some(fib), .. }) = script.connect(client, 0, 80) else {
-            panic!()
-        };
-        assert_ne!(fib.endpoints.local.port, 49_152);
+        let moved = script.answer(client);
+        assert!(matches!(moved, Some(Reply::Reorganised { fib }) if fib.mtu == 700), "{moved:?}");
     }
-    script.pass(61 * S);
-    assert!(matches!(script.connect(other, 4000, 80), Some(Reply::Opened { .. })));
-}
-
-#[test]
-fn only_a_syn_that_is_newer_than_the_connection_that_waits_reaches_a_listener() {
-    let mut script = Script::new();
-    let client = script.client(0);
-    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
-    script.wait(client, 4000, 80);
-    script.connect(client, 4000, 0);
-    let injected = |told: &ToDriver| matches!(told, ToDriver::Inject { .. });
-    let [answer] = &script.hear_segment(9000, |tcp| tcp.syn(), Some(299))[..] else { panic!() };
-    assert_eq!((answer.ack, answer.rst, script.told(injected)), (true, false, 0), "an old one");
-    assert!(script.hear_segment(100, |tcp| tcp.syn(), Some(301)).is_empty());
-    assert_eq!(script.told(|told| matches!(told, ToDriver::Unpark { .. })), 1);
-    assert_eq!(script.told(injected), 1);
-}
-
-#[test]
-fn nobody_is_connected_to_many_at_once() {
-    let mut script = Script::new();
-    let client = script.client(0);
-    for many in [[10, 77, 0, 255], [255, 255, 255, 255], [224, 0, 0, 1]] {
-        let endpoints = Some(Endpoints {
-            transport: Transport::Tcp,
-            local: Sap::any_v4(0),
-            remote: Some(Sap::new(Ipv4Addr::from(many).into(), 80)),
-        });
-        let contract = Contract::BEST_EFFORT;
-        let open = Request::Open { link: 0, contract, layout: layout(), endpoints };
-        assert!(matches!(refused(script.ask(client, open)), Refusal::Unreachable { .. }));
-    }
-}
-
-#[test]
-fn a_damaged_segment_to_nobody_is_not_answered() {
-    let mut script = Script::new();
-    let mut frame = Vec::new();
-    etherparse::PacketBuilder::ethernet2(PEER.0, US.0)
-        .ipv4(THEIRS.octets(), OURS.octets(), 64)
-        .tcp(80, 4000, 1234, 500)
-        .syn()
-        .write(&mut frame, &[])
-        .unwrap();
-    script.manager.frame(script.now, LINK, &frame);
+    script.manager.driver_message(LINK, carries(9000));
     script.drain();
-    assert_eq!(script.frames.len(), 2, "the announcement of our address, and a reset");
-    let last = frame.len() - 1;
-    frame[last] ^= 1;
-    script.frames.clear();
-    script.manager.frame(script.now, LINK, &frame);
-    script.drain();
-    assert!(script.frames.is_empty());
-}
-
-#[test]
-fn a_port_that_calls_can_be_listened_at() {
-    let mut script = Script::new();
-    let client = script.client(0);
-    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
-    assert!(matches!(script.connect(client, 4000, 80), Some(Reply::Opened { .. })));
-    assert!(matches!(script.connect(client, 4000, 0), Some(Reply::Opened { .. })), "MUST-42");
-    assert!(matches!(script.connect(client, 4000, 81), Some(Reply::Opened { .. })));
-    assert!(matches!(refused(script.connect(client, 4000, 0)), Refusal::InUse { .. }));
+    assert!(
+        matches!(script.answer(client), Some(Reply::Carries { mtu: 1500, .. })),
+        "no more than at first"
+    );
 }

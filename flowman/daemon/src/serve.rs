@@ -337,7 +337,7 @@ impl Daemon {
         match (line.link, message) {
             (None, FromDriver::Hello { facts, flows_max }) => {
                 let tag = if facts.vlan.is_some() { 18 } else { 14 };
-                line.frame_bytes = u32::from(facts.mtu) + tag;
+                line.frame_bytes = u32::from(facts.mtu_max) + tag;
                 line.flows_max = flows_max;
                 line.counters = received
                     .descriptors

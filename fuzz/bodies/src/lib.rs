@@ -174,6 +174,7 @@ pub fn last_resort(bytes: &[u8]) {
         kind: "sim".into(),
         mac: US,
         mtu: 1500,
+        mtu_max: 1500,
         unit_bytes: 1500,
         vlan: None,
         rate: Rate::mbit(100),

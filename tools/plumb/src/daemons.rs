@@ -8,6 +8,7 @@ use base_flow::Rate;
 use driver_core::Limits;
 use driver_daemon::Options;
 use driver_link_packet::PacketLink;
+use driver_netlink::Watch;
 use flowman_core::{Config, LinkConfig};
 use rbuf_shm::{Connection, monotonic_ns};
 use rustix::process::Signal;
@@ -61,6 +62,8 @@ pub fn driver(arguments: &cli::Driver) -> Result<ExitCode> {
         stay_on(&[cpu]).with_context(|| format!("cannot run on processor {cpu}"))?;
     }
     let policy = arguments.policy.as_deref().map(policy).transpose()?;
+    let watch = Some(Watch::open(&arguments.dev)?);
+    // Later than that, so that no change is missed.
     let link = PacketLink::open(&arguments.dev, arguments.vlan)?;
     let socket = flowman_daemon::driver_socket(&arguments.socket.socket);
     let connection = Connection::connect(&socket).with_context(|| {
@@ -72,10 +75,10 @@ pub fn driver(arguments: &cli::Driver) -> Result<ExitCode> {
     let kind = if link.sends_in_bulk() { "packet, in bulk" } else { "packet" };
     let options = options(&arguments.dev, kind, arguments.rate, &arguments.pace);
     match policy {
-        None => driver_daemon::serve(link, connection, &options)?,
+        None => driver_daemon::serve(link, watch, connection, &options)?,
         Some(policy) => {
             let schedule = |line| policy.schedule(line, monotonic_ns() as i64);
-            driver_daemon::serve_by(schedule, link, connection, &options)?;
+            driver_daemon::serve_by(schedule, link, watch, connection, &options)?;
         }
     }
     Ok(ExitCode::SUCCESS)

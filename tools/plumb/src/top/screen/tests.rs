@@ -44,6 +44,7 @@ fn link(driver_ns: u64, stall_ns: u64) -> LinkInfo {
             kind: "packet".into(),
             mac: Mac([2; 6]),
             mtu: 1500,
+            mtu_max: 1500,
             unit_bytes: 1500,
             vlan: None,
             rate: Rate::mbit(100),

@@ -1,0 +1,248 @@
+//! The flow manager and TCP connections: those that wait, and those whose application has died.
+
+mod script;
+
+use std::net::Ipv4Addr;
+
+use base_flow::{Contract, Endpoints, Sap, Transport};
+use base_rpc::{Refusal, Reply, Request, ToDriver};
+use base_wire::Arp;
+use script::{LINK, OURS, PEER, S, Script, THEIRS, US, layout, peer, refused};
+
+#[test]
+fn the_peer_of_a_connection_whose_application_died_is_asked_and_then_reset() {
+    let mut script = Script::new();
+    let client = script.client(0);
+    let endpoints = Some(Endpoints {
+        transport: Transport::Tcp,
+        local: Sap::new(OURS.into(), 4000),
+        remote: Some(peer(80)),
+    });
+    let contract = Contract::BEST_EFFORT;
+    let open = Request::Open { link: 0, contract, layout: layout(), endpoints };
+    assert_eq!(script.ask(client, open), None);
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    assert!(matches!(script.answer(client), Some(Reply::Opened { .. })));
+    script.frames.clear();
+
+    script.manager.client_left(client);
+    script.drain();
+    script.removed();
+    script.pass(100_000_000);
+    let parts = |frame: &[u8]| {
+        let packet = etherparse::SlicedPacket::from_ethernet(frame).unwrap();
+        let Some(etherparse::TransportSlice::Tcp(tcp)) = packet.transport else {
+            panic!("not TCP")
+        };
+        tcp.to_header()
+    };
+    let asked = std::mem::take(&mut script.frames);
+    let question = parts(&asked[0]);
+    assert_eq!((question.source_port, question.destination_port), (4000, 80));
+    assert!(question.ack && !question.rst && !question.syn);
+
+    // It says where it is.
+    let mut answer = Vec::new();
+    etherparse::PacketBuilder::ethernet2(PEER.0, US.0)
+        .ipv4(THEIRS.octets(), OURS.octets(), 64)
+        .tcp(80, 4000, 1234, 500)
+        .ack(987_654)
+        .write(&mut answer, &[])
+        .unwrap();
+    script.manager.frame(script.now, LINK, &answer);
+    script.drain();
+    let reset = parts(&script.frames.pop().unwrap());
+    assert_eq!((reset.rst, reset.sequence_number), (true, 987_654));
+    script.pass(S);
+    assert!(script.frames.is_empty(), "it was heard, and is not asked again");
+}
+
+#[test]
+fn every_peer_of_hundreds_of_connections_is_reset_within_a_second_whatever_strangers_do() {
+    let mut script = Script::new();
+    let client = script.client(0);
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    const CONNECTIONS: u16 = 600;
+    for port in 0..CONNECTIONS {
+        assert!(matches!(script.connect(client, 4000 + port, 80), Some(Reply::Opened { .. })));
+    }
+    script.frames.clear();
+    script.manager.client_left(client);
+    script.drain();
+    script.removed();
+    let mut reset = std::collections::BTreeSet::new();
+    let end = script.now + S;
+    while let Some(at) = script.manager.next_deadline().filter(|&at| at <= end) {
+        script.now = at.max(script.now);
+        script.manager.tick(script.now);
+        script.drain();
+        let asked = std::mem::take(&mut script.frames);
+        assert!(asked.len() <= 32, "{} frames for the few buffers there are", asked.len());
+        for question in asked {
+            // Strangers have used up what they are allowed.
+            script.hear_from(9, 9, 1);
+            let port = u16::from_be_bytes([question[34], question[35]]);
+            script.hear_from(80, port, u32::from(port));
+            let answers = std::mem::take(&mut script.frames);
+            let to_it = |frame: &&Vec<u8>| frame[34..36] == port.to_be_bytes();
+            let answer = answers.iter().find(to_it).expect("its peer is answered");
+            assert_eq!((answer[47], &answer[38..42]), (4, &u32::from(port).to_be_bytes()[..]));
+            assert!(reset.insert(port), "and not asked again");
+        }
+    }
+    assert_eq!(reset.len(), usize::from(CONNECTIONS));
+    // Whoever speaks in the name of one of them is a stranger in the end.
+    let answered = (0..1000).filter(|_| !script.hear_from(80, 4000, 1).is_empty()).count();
+    assert!(answered <= 50, "{answered} resets for one connection");
+}
+
+#[test]
+fn a_peer_that_never_answers_is_not_asked_for_ever() {
+    let mut script = Script::new();
+    let client = script.client(0);
+    let local = Sap::new(OURS.into(), 4000);
+    let endpoints = Some(Endpoints { transport: Transport::Tcp, local, remote: Some(peer(80)) });
+    let contract = Contract::BEST_EFFORT;
+    script.ask(client, Request::Open { link: 0, contract, layout: layout(), endpoints });
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    script.manager.client_left(client);
+    script.drain();
+    script.frames.clear();
+    script.pass(20 * S);
+    assert_eq!(script.frames.len(), 4);
+}
+
+#[test]
+fn a_fin_that_comes_again_after_the_flow_was_closed_is_acknowledged_for_a_minute() {
+    let mut script = Script::new();
+    let client = script.client(0);
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    assert_eq!(script.wait(client, 4000, 80), None);
+    script.pass(50 * S);
+    let answers = script.hear_segment(4999, |tcp| tcp.fin().ack(1000), Some(300));
+    let [answer] = answers.as_slice() else { panic!("{answers:?}") };
+    assert!(answer.ack && !answer.rst);
+    assert_eq!((answer.sequence_number, answer.acknowledgment_number), (1000, 5000));
+    let clocks = etherparse::TcpOptionElement::Timestamp(7 + 50_000, 300);
+    assert!(answer.options_iterator().any(|option| option == Ok(clocks.clone())));
+    assert!(script.hear_segment(5000, |tcp| tcp.ack(1000), Some(300)).is_empty());
+    assert!(script.hear_segment(5000, |tcp| tcp.rst(), None).is_empty(), "RFC 1337");
+
+    script.pass(59 * S);
+    assert_eq!(script.told(|told| matches!(told, ToDriver::Unpark { .. })), 0, "it began anew");
+    script.pass(2 * S);
+    assert_eq!(script.told(|told| matches!(told, ToDriver::Unpark { .. })), 1);
+    let [reset] = &script.hear_segment(4999, |tcp| tcp.fin().ack(1000), None)[..] else { panic!() };
+    assert!(reset.rst, "nobody knows it any more");
+}
+
+#[test]
+fn the_ends_of_a_connection_that_waits_are_given_to_nobody() {
+    let mut script = Script::new();
+    let (client, other) = (script.client(0), script.client(1000));
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    script.wait(client, 4000, 80);
+    assert!(matches!(refused(script.connect(other, 4000, 80)), Refusal::InUse { .. }));
+    assert!(matches!(script.connect(other, 4000, 81), Some(Reply::Opened { .. })));
+    // The first port of all would be this one.
+    script.wait(client, 49_152, 80);
+    for _ in 0..3 {
+        let Some(Reply::Opened { fib: Some(fib), .. }) = script.connect(client, 0, 80) else {
+            panic!()
+        };
+        assert_ne!(fib.endpoints.local.port, 49_152);
+    }
+    script.pass(61 * S);
+    assert!(matches!(script.connect(other, 4000, 80), Some(Reply::Opened { .. })));
+}
+
+#[test]
+fn only_a_syn_that_is_newer_than_the_connection_that_waits_reaches_a_listener() {
+    let mut script = Script::new();
+    let client = script.client(0);
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    script.wait(client, 4000, 80);
+    script.connect(client, 4000, 0);
+    let injected = |told: &ToDriver| matches!(told, ToDriver::Inject { .. });
+    let [answer] = &script.hear_segment(9000, |tcp| tcp.syn(), Some(299))[..] else { panic!() };
+    assert_eq!((answer.ack, answer.rst, script.told(injected)), (true, false, 0), "an old one");
+    assert!(script.hear_segment(100, |tcp| tcp.syn(), Some(301)).is_empty());
+    assert_eq!(script.told(|told| matches!(told, ToDriver::Unpark { .. })), 1);
+    let Some(Reply::Reopened { remote, station, header, above, .. }) = script.answer(client) else {
+        panic!("the listener does not hear of it")
+    };
+    assert_eq!((remote, station), (peer(80), PEER));
+    assert_eq!(header[4..8], 100u32.to_be_bytes(), "the whole header, with its clock");
+    assert_eq!(header.len(), 32);
+    // RFC 9293 MAY-2: beyond the last number of the old connection.
+    assert!(above.wrapping_sub(1000).cast_signed() > 0);
+    assert_eq!(script.told(injected), 0, "or the listener would have two");
+    script.hear_segment(100, |tcp| tcp.syn(), Some(301));
+    assert_eq!(script.told(injected), 1, "what comes again finds nothing left to say");
+}
+
+#[test]
+fn a_syn_for_the_ends_of_a_dead_application_is_any_listeners_for_nobody_knows_its_numbers() {
+    let mut script = Script::new();
+    let (client, other) = (script.client(0), script.client(0));
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    script.connect(client, 4000, 80);
+    script.manager.client_left(client);
+    script.drain();
+    script.removed();
+    script.connect(other, 4000, 0);
+    script.answers.clear();
+    script.hear_segment(100, |tcp| tcp.syn(), Some(301));
+    assert_eq!(script.told(|told| matches!(told, ToDriver::Inject { .. })), 1);
+    assert!(script.answer(other).is_none());
+    script.pass(S);
+    assert!(script.frames.is_empty(), "a peer that calls again is not asked where it is");
+}
+
+#[test]
+fn nobody_is_connected_to_many_at_once() {
+    let mut script = Script::new();
+    let client = script.client(0);
+    for many in [[10, 77, 0, 255], [255, 255, 255, 255], [224, 0, 0, 1]] {
+        let endpoints = Some(Endpoints {
+            transport: Transport::Tcp,
+            local: Sap::any_v4(0),
+            remote: Some(Sap::new(Ipv4Addr::from(many).into(), 80)),
+        });
+        let contract = Contract::BEST_EFFORT;
+        let open = Request::Open { link: 0, contract, layout: layout(), endpoints };
+        assert!(matches!(refused(script.ask(client, open)), Refusal::Unreachable { .. }));
+    }
+}
+
+#[test]
+fn a_damaged_segment_to_nobody_is_not_answered() {
+    let mut script = Script::new();
+    let mut frame = Vec::new();
+    etherparse::PacketBuilder::ethernet2(PEER.0, US.0)
+        .ipv4(THEIRS.octets(), OURS.octets(), 64)
+        .tcp(80, 4000, 1234, 500)
+        .syn()
+        .write(&mut frame, &[])
+        .unwrap();
+    script.manager.frame(script.now, LINK, &frame);
+    script.drain();
+    assert_eq!(script.frames.len(), 2, "the announcement of our address, and a reset");
+    let last = frame.len() - 1;
+    frame[last] ^= 1;
+    script.frames.clear();
+    script.manager.frame(script.now, LINK, &frame);
+    script.drain();
+    assert!(script.frames.is_empty());
+}
+
+#[test]
+fn a_port_that_calls_can_be_listened_at() {
+    let mut script = Script::new();
+    let client = script.client(0);
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    assert!(matches!(script.connect(client, 4000, 80), Some(Reply::Opened { .. })));
+    assert!(matches!(script.connect(client, 4000, 0), Some(Reply::Opened { .. })), "MUST-42");
+    assert!(matches!(script.connect(client, 4000, 81), Some(Reply::Opened { .. })));
+    assert!(matches!(refused(script.connect(client, 4000, 0)), Refusal::InUse { .. }));
+}
