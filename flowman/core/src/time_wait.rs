@@ -6,6 +6,9 @@
 //! manager remembers a few numbers, and the driver gives it what still comes between these ends. They
 //! are not given to anybody else before the time is over.
 //!
+//! A SYN that is newer than the connection opens it anew (RFC 6191). Who listens is then told where the
+//! new one's numbers begin at least (RFC 9293 MAY-2): nobody else knows where the old one ended.
+//!
 //! Of a connection whose application was killed nothing is known but its ends: they are kept
 //! from others for as long, and what comes is answered by a reset.
 //!

@@ -20,7 +20,9 @@ pub struct Device<W, D> {
     /// Bytes of a buffer for sending: room for headers, and for a packet unless payload is sent from
     /// elsewhere.
     send_bytes: u32,
-    payload_max: usize,
+    /// Largest IP packet at present, and the largest that buffers are made for.
+    packet_max: usize,
+    buffer_max: usize,
     rejected: u64,
     broken: u64,
     /// Whether something was put into or taken from the transmit and the receive channel that the
@@ -74,7 +76,8 @@ impl<W: Words, D: Data> Device<W, D> {
             tx_data,
             rx_data,
             send_bytes,
-            payload_max: usize::from(mtu),
+            packet_max: usize::from(mtu),
+            buffer_max: usize::from(mtu),
             rejected: 0,
             broken: 0,
             tx_moved: false,
@@ -185,7 +188,7 @@ impl<W: Words, D: Data> Layer for Device<W, D> {
     }
 
     fn payload_bytes_max(&self) -> usize {
-        self.payload_max + base_wire::ETHERNET_BYTES + base_wire::VLAN_TAG_BYTES
+        self.packet_max + base_wire::ETHERNET_BYTES + base_wire::VLAN_TAG_BYTES
     }
 
     fn packet(&mut self) -> Result<Option<Outgoing<D>>, Fault> {
@@ -244,7 +247,10 @@ impl<W: Words, D: Data> Layer for Device<W, D> {
         self.offer(buffer).map(|_| ())
     }
 
-    fn reorganise(&mut self, _fib: &Fib) {}
+    /// Packets are as large as the link carries now, and never larger than the buffers.
+    fn reorganise(&mut self, fib: &Fib) {
+        self.packet_max = usize::from(fib.mtu).min(self.buffer_max);
+    }
 
     fn damaged(&self) -> u64 {
         self.broken

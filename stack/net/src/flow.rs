@@ -1,14 +1,16 @@
 //! A flow: its channels, its name, and what the flow manager has to say about it.
 
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, Rate};
 use base_rpc::{FlowLayout, Refusal, Reply, Request, TimeWait};
+use base_wire::Mac;
 use rbuf_channel::Park;
 use rbuf_domain::Domain;
 use rbuf_shm::{Futex, ShmData, ShmWords};
-use stack_layer::Device;
+use stack_layer::{Device, Layer as _};
 
 use crate::host::unexpected;
 use crate::tcp::Service;
@@ -33,6 +35,8 @@ pub(crate) struct Shared {
     domain: Arc<Domain>,
     layout: FlowLayout,
     link: u16,
+    /// The largest packet that its buffers are made for.
+    mtu_max: u16,
     /// Transmit and receive data.
     pub(crate) areas: (ShmData, ShmData),
     id: FlowId,
@@ -54,21 +58,42 @@ pub(crate) enum News {
     Fib(Fib),
     /// Somebody else changed its contract.
     Contract(Contract),
+    /// Its link carries packets of so many bytes, and takes so many at once.
+    Carries(u16, u16),
+    /// A SYN for a listener that no driver delivers.
+    Reopened(Reopened),
 }
+
+/// A SYN that opens a connection anew which the flow manager remembers.
+#[derive(Debug)]
+pub(crate) struct Reopened {
+    pub(crate) remote: SocketAddr,
+    pub(crate) station: Mac,
+    /// TCP header and options.
+    pub(crate) header: Vec<u8>,
+    /// Where the new connection's numbers begin at least.
+    pub(crate) above: u32,
+}
+
+/// As many wait to be looked at; who is one too many asks again.
+const REOPENED_MAX: usize = 64;
 
 /// What of it is new to whoever works on the flow.
 #[derive(Debug)]
 pub(crate) struct Changes {
     pub(crate) fib: Option<Fib>,
     pub(crate) contract: Option<Contract>,
+    pub(crate) reopened: Vec<Reopened>,
 }
 
 #[derive(Debug)]
 struct Latest {
     lost: Option<String>,
-    fib: Option<Fib>,
+    fib: Fib,
+    is_fib_new: bool,
     contract: Contract,
     is_contract_new: bool,
+    reopened: Vec<Reopened>,
     time_wait: Option<TimeWait>,
 }
 
@@ -102,7 +127,8 @@ impl Flow {
         let Some(info) = host.links().iter().find(|info| info.link == link) else {
             return Err(Refusal::NoLink { link }.into());
         };
-        let mtu = info.facts.mtu;
+        // The link may carry less now, and as much as that again later.
+        let mtu = info.facts.mtu_max;
         let domain = host.domain(link)?;
         let shape = match headers {
             Some(headers) => options.stream_shape(mtu, headers, domain.is_roomy()),
@@ -136,19 +162,23 @@ impl Flow {
                 other => Err(unexpected(&other)),
             }
         });
-        let (device, areas, (tx_words, rx_words), (id, fib, contract, tardiness_ns)) = match opened
-        {
-            Ok(opened) => opened,
-            Err(error) => {
-                domain.give_back(&layout);
-                return Err(error);
-            }
-        };
+        let (mut device, areas, (tx_words, rx_words), (id, fib, contract, tardiness_ns)) =
+            match opened {
+                Ok(opened) => opened,
+                Err(error) => {
+                    domain.give_back(&layout);
+                    return Err(error);
+                }
+            };
+        // The driver may be another one than when the links were asked for.
+        let fib = Fib { mtu: fib.mtu.min(mtu), ..fib };
+        device.reorganise(&fib);
         let shared = Arc::new(Shared {
             host: host.clone(),
             domain,
             layout,
             link,
+            mtu_max: mtu,
             areas,
             id,
             tx_words,
@@ -156,9 +186,11 @@ impl Flow {
             news: AtomicBool::new(false),
             latest: Mutex::new(Latest {
                 lost: None,
-                fib: None,
+                fib,
+                is_fib_new: false,
                 contract,
                 is_contract_new: false,
+                reopened: Vec::new(),
                 time_wait: None,
             }),
             closed: AtomicBool::new(false),
@@ -250,7 +282,10 @@ impl Flow {
     pub fn attach(&mut self, endpoints: Endpoints) -> Result<&Fib, Error> {
         match self.shared.host.call(Request::Attach { flow: self.shared.id, endpoints })? {
             Reply::Attached { fib } => {
-                self.fib = fib;
+                let mut latest = self.shared.latest();
+                latest.fib = Fib { mtu: fib.mtu.min(self.shared.mtu_max), ..fib };
+                self.fib = latest.fib;
+                drop(latest);
                 Ok(&self.fib)
             }
             other => Err(unexpected(&other)),
@@ -289,6 +324,11 @@ impl Shared {
         }
     }
 
+    /// The link it is on.
+    pub(crate) const fn link(&self) -> u16 {
+        self.link
+    }
+
     /// What the flow manager is to say in place of a connection when the flow is closed.
     pub(crate) fn leave(&self, time_wait: TimeWait) {
         self.latest().time_wait = Some(time_wait);
@@ -306,13 +346,31 @@ impl Shared {
 
     /// News from the flow manager; whoever sleeps is woken to hear it.
     pub(crate) fn notify(&self, news: News) {
+        let mut latest = self.latest();
+        let fib = latest.fib;
         match news {
-            News::Fib(fib) => self.latest().fib = Some(fib),
-            News::Lost(reason) => self.latest().lost = Some(reason),
+            News::Fib(fib) => latest.set_fib(fib, self.mtu_max),
+            News::Carries(mtu, unit_bytes) if (mtu, unit_bytes) == (fib.mtu, fib.unit_bytes) => {
+                return;
+            }
+            News::Carries(mtu, unit_bytes) => {
+                latest.set_fib(Fib { mtu, unit_bytes, ..fib }, self.mtu_max);
+            }
+            News::Lost(reason) => latest.lost = Some(reason),
+            News::Reopened(syn) if latest.reopened.len() < REOPENED_MAX => {
+                latest.reopened.push(syn);
+            }
+            News::Reopened(_) => return,
             // Nobody waits for this.
-            News::Contract(contract) => return self.set_contract(contract),
+            News::Contract(contract) => {
+                drop(latest);
+                return self.set_contract(contract);
+            }
         }
+        drop(latest);
         self.news.store(true, Ordering::Release);
+        // Whoever is in no call has somebody who looks after it.
+        self.host.services().list(self.link, self.layout.slot);
         Futex::patient().wake(&self.tx_words[0]);
         Futex::patient().wake(&self.rx_words[0]);
     }
@@ -329,7 +387,9 @@ impl Shared {
         self.news.store(false, Ordering::Relaxed);
         let is_contract_new = std::mem::take(&mut latest.is_contract_new);
         let contract = is_contract_new.then_some(latest.contract);
-        Ok(Some(Changes { fib: latest.fib.take(), contract }))
+        let fib = std::mem::take(&mut latest.is_fib_new).then_some(latest.fib);
+        let reopened = std::mem::take(&mut latest.reopened);
+        Ok(Some(Changes { fib, contract, reopened }))
     }
 
     /// What to say when the flow is closed: once.
@@ -354,6 +414,13 @@ impl Shared {
             Reply::Closed { bill } => Ok(bill),
             other => Err(unexpected(&other)),
         }
+    }
+}
+
+impl Latest {
+    const fn set_fib(&mut self, fib: Fib, mtu_max: u16) {
+        let mtu = if fib.mtu < mtu_max { fib.mtu } else { mtu_max };
+        (self.fib, self.is_fib_new) = (Fib { mtu, ..fib }, true);
     }
 }
 

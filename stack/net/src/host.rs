@@ -15,7 +15,7 @@ use base_wire::Mac;
 use rbuf_domain::{Domain, DomainError, Offer, Shape};
 use rbuf_shm::Connection;
 
-use crate::flow::{Flow, News, Shared};
+use crate::flow::{Flow, News, Reopened, Shared};
 use crate::rpc::Rpc;
 use crate::tcp::Services;
 use crate::{Error, Options};
@@ -42,6 +42,9 @@ struct Inner {
     flows_max: u32,
     domains: Mutex<HashMap<u16, Arc<Domain>>>,
     flows: Mutex<HashMap<FlowId, Weak<Shared>>>,
+    /// What links carry since that changed: largest packet, and most that is taken at once. Who hears the
+    /// flow manager holds it, so that what it says last holds.
+    carried: Mutex<HashMap<u16, (u16, u16)>>,
     /// Memory of flows that are being closed, by the tag of the call.
     closing: Mutex<HashMap<u32, (Arc<Domain>, FlowLayout)>>,
     services: Services,
@@ -109,6 +112,7 @@ impl Host {
             flows_max,
             domains: Mutex::default(),
             flows: Mutex::default(),
+            carried: Mutex::default(),
             closing: Mutex::default(),
             services: Services::default(),
         };
@@ -171,6 +175,12 @@ impl Host {
 
     pub(crate) fn register(&self, flow: FlowId, shared: &Arc<Shared>) {
         lock(&self.inner.flows).insert(flow, Arc::downgrade(shared));
+        // Another thread may have heard of a change before this flow could.
+        self.heed(Rpc::known_notices);
+        let carried = lock(&self.inner.carried).get(&shared.link()).copied();
+        if let Some((mtu, unit_bytes)) = carried {
+            shared.notify(News::Carries(mtu, unit_bytes));
+        }
     }
 
     pub(crate) fn unregister(&self, flow: FlowId) {
@@ -188,11 +198,11 @@ impl Host {
 
     /// Room for a flow's channels; waits for flows that are being closed if there is none.
     pub(crate) fn lay_out(&self, domain: &Domain, shape: &Shape) -> Result<FlowLayout, Error> {
-        self.heed(self.inner.rpc.known_notices());
+        self.heed(Rpc::known_notices);
         match domain.lay_out(shape) {
             Err(DomainError::Slots(_) | DomainError::Full) => {
                 self.inner.rpc.settle()?;
-                self.heed(self.inner.rpc.known_notices());
+                self.heed(Rpc::known_notices);
                 Ok(domain.lay_out(shape)?)
             }
             found => Ok(found?),
@@ -201,12 +211,13 @@ impl Host {
 
     /// Hears what the flow manager has said.
     pub(crate) fn hear_notices(&self) {
-        self.heed(self.inner.rpc.notices());
+        self.heed(Rpc::notices);
     }
 
     /// Hands call-backs to the flows they are for, and takes back the memory of closed ones.
-    fn heed(&self, notices: Vec<Answer>) {
-        for Answer { tag, reply } in notices {
+    fn heed(&self, hear: impl FnOnce(&Rpc) -> Vec<Answer>) {
+        let mut carried = lock(&self.inner.carried);
+        for Answer { tag, reply } in hear(&self.inner.rpc) {
             if tag != 0 {
                 if let Some((domain, layout)) = lock(&self.inner.closing).remove(&tag) {
                     domain.give_back(&layout);
@@ -217,6 +228,17 @@ impl Host {
                 Reply::Lost { flow, reason } => (flow, News::Lost(reason)),
                 Reply::Reorganised { fib } => (fib.flow, News::Fib(fib)),
                 Reply::Recontracted { flow, contract } => (flow, News::Contract(contract)),
+                Reply::Reopened { flow, remote, station, header, above } => {
+                    let remote = remote.into();
+                    (flow, News::Reopened(Reopened { remote, station, header, above }))
+                }
+                Reply::Carries { link, mtu, unit_bytes } => {
+                    carried.insert(link, (mtu, unit_bytes));
+                    for shared in self.flows_of(link) {
+                        shared.notify(News::Carries(mtu, unit_bytes));
+                    }
+                    continue;
+                }
                 _ => continue,
             };
             let shared = lock(&self.inner.flows).get(&flow).and_then(Weak::upgrade);
@@ -224,6 +246,12 @@ impl Host {
                 shared.notify(notice);
             }
         }
+    }
+
+    fn flows_of(&self, link: u16) -> Vec<Arc<Shared>> {
+        let flows = lock(&self.inner.flows);
+        let all = flows.values().filter_map(Weak::upgrade);
+        all.filter(|shared| shared.link() == link).collect()
     }
 
     /// Opens a flow; [`Options::open`] is the pleasant way to do it.

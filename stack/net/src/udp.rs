@@ -177,8 +177,10 @@ impl Udp {
     ///
     /// # Errors
     ///
-    /// `NotConnected` if it is not; `InvalidInput` if the datagram is too long; `WouldBlock` if
-    /// there is no buffer and waiting is not wanted; `NotConnected` if the flow was lost.
+    /// `NotConnected` if it is not; `InvalidInput` if the datagram is too long for what the link carries
+    /// now; `WouldBlock` if there is no buffer and waiting is not wanted; `NotConnected` if the flow was
+    /// lost. A datagram that is sent before this socket has heard of a smaller link is dropped by the
+    /// driver, and counted by [`Self::errors`].
     pub fn send(&self, payload: &[u8]) -> io::Result<usize> {
         self.send_with(payload, Peer::Connected)
     }
@@ -224,6 +226,11 @@ impl Udp {
 
     fn send_with(&self, payload: &[u8], peer: Peer) -> io::Result<usize> {
         let mut buffer = self.buffer_for(peer)?;
+        if payload.len() > buffer.room() {
+            // The link may carry more by now.
+            self.shared.host().hear_notices();
+            self.state().hear(&self.shared)?;
+        }
         let max = buffer.room();
         if !buffer.write(payload) {
             return Err(

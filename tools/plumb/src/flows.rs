@@ -4,6 +4,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Result, bail};
+use base_flow::LinkFacts;
 use plumb_net::{FlowInfo, Host};
 
 use crate::cli;
@@ -61,14 +62,9 @@ fn change(set: &cli::FlowsSet) -> Result<ExitCode> {
 fn show_surroundings(host: &Host) -> Result<()> {
     for link in host.query_links()? {
         let addresses: Vec<String> = link.addresses.iter().map(ToString::to_string).collect();
-        println!(
-            "link {} ({}), {} at {}, mtu {}",
-            link.facts.name,
-            link.facts.kind,
-            addresses.join(" "),
-            link.facts.mac,
-            link.facts.mtu
-        );
+        let LinkFacts { name, kind, mac, mtu, mtu_max, .. } = &link.facts;
+        let room = if mtu < mtu_max { format!(" of {mtu_max}") } else { String::new() };
+        println!("link {name} ({kind}), {} at {mac}, mtu {mtu}{room}", addresses.join(" "));
         println!(
             "  {} scheduled, {:.1} of {:.1} % promised, a guaranteed frame is at most {} us late, line stood still {} ms",
             link.facts.rate,

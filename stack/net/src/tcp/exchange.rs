@@ -229,8 +229,10 @@ impl Exchange {
         options: &Options,
         flow: Flow,
         mut stack: Layers,
-        connection: Connection,
+        mut connection: Connection,
     ) -> Self {
+        // It may have begun before the link changed.
+        connection.on_route(monotonic_ns(), flow.fib().mtu);
         let (tx_data, rx_data) = flow.shared.areas.clone();
         let offered_for = u64::from(options.receive_bytes.min(FIRST_RECEIVE_BYTES));
         let send = SendArea::new(tx_data, u32::from(HEADERS) * HEAD_BYTES_MAX as u32);

@@ -12,7 +12,7 @@ use base_flow::{Contract, Endpoints, FlowId, Sap, Transport};
 use base_wire::Mac;
 use rbuf_channel::{Data, Pair};
 use stack_layer::{Arrived, Peer, Received};
-use stack_tcp::{Connection, ListenCounts, Listener, Segment};
+use stack_tcp::{Config, Connection, Ecn, ListenCounts, Listener, Segment};
 
 use super::layers::{Layers, config, device, open};
 use super::readiness::Condition;
@@ -21,7 +21,7 @@ use super::secret;
 use super::service::{Outcome, Served};
 use super::socket::Socket;
 use super::stream::TcpStream;
-use crate::flow::{Flow, Shared};
+use crate::flow::{Changes, Flow, Reopened, Shared};
 use crate::{Error, Options};
 
 /// Listens for TCP connections. The methods are those of `std::net::TcpListener`.
@@ -58,6 +58,8 @@ struct Entrance {
     // Dropped before the flow is closed.
     stack: Layers,
     listener: Listener<Mac>,
+    /// What connections are told that begin now.
+    config: Config,
     flow: Flow,
     backlog: usize,
     /// Connections whose handshake is complete, and which have no flow of their own yet.
@@ -112,7 +114,8 @@ impl TcpListener {
         let backlog = options.backlog as usize;
         let entrance = Entrance {
             stack,
-            listener: Listener::new(local, config, secret().clone(), backlog),
+            listener: Listener::new(local, config.clone(), secret().clone(), backlog),
+            config,
             flow,
             backlog,
             complete: VecDeque::new(),
@@ -307,8 +310,8 @@ impl Work for Entrance {
     fn take_in(&mut self, shared: &Shared, now_ns: u64) {
         match shared.news() {
             Ok(changes) => {
-                if let Some(fib) = changes.and_then(|changes| changes.fib) {
-                    self.stack.reorganise(&fib);
+                if let Some(changes) = changes {
+                    self.heed(now_ns, changes);
                 }
             }
             Err(error) => return self.fail(&error),
@@ -366,6 +369,21 @@ impl Work for Entrance {
 }
 
 impl Entrance {
+    /// The way of what is sent has changed, or a SYN has come another way.
+    fn heed(&mut self, now_ns: u64, changes: Changes) {
+        if let Some(fib) = changes.fib {
+            self.stack.reorganise(&fib);
+            self.config.mtu = fib.mtu;
+            self.listener.set_config(self.config.clone());
+        }
+        for Reopened { remote, station, header, above } in changes.reopened {
+            let full = self.is_full();
+            if let Ok((_, syn, _)) = Segment::parse(&header, header.len(), Ecn::from_tos(0)) {
+                self.listener.reopen(now_ns, (remote, station), &syn, full, above);
+            }
+        }
+    }
+
     fn fail(&mut self, error: &Error) {
         self.failed.get_or_insert_with(|| error.to_string());
     }

@@ -84,6 +84,13 @@ impl Services {
         by_link.insert(link, Arc::clone(&service));
         Ok(service)
     }
+
+    /// The flow manager has something to say to a socket of `link`, if that is one of ours.
+    pub(crate) fn list(&self, link: u16, slot: u32) {
+        if let Some(service) = lock(&self.by_link).get(&link) {
+            service.list(slot);
+        }
+    }
 }
 
 pub(crate) struct Service {

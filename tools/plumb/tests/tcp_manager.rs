@@ -1,0 +1,272 @@
+//! What the flow manager does for connections: it tells them what the link carries, waits in their place,
+//! and speaks for those whose application has died.
+
+mod in_lab;
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpListener as KernelListener, TcpStream as KernelStream};
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use driver_link::Link;
+use driver_link_packet::PacketLink;
+use driver_netlink::Netlink;
+use in_lab::{OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer};
+use plumb_net::{Options, TcpStream};
+use rustix::net::{
+    AddressFamily, SocketAddrV4, SocketFlags, SocketType, bind, connect, socket_with,
+};
+
+const RATE: [&str; 2] = ["--rate", "1gbit"];
+const SOON: Option<Duration> = Some(Duration::from_secs(20));
+
+fn options() -> Options {
+    Options::new().host(&host())
+}
+
+fn kernel_listener(port: u16) -> KernelListener {
+    on_peer(|| KernelListener::bind((THEIRS, port)).unwrap())
+}
+
+/// Our end and the kernel's of a connection that we opened.
+fn opened(port: u16, options: &Options) -> (TcpStream, KernelStream) {
+    let listener = kernel_listener(port);
+    let ours = options.connect_tcp((THEIRS, port)).unwrap();
+    let (kernel, _) = listener.accept().unwrap();
+    ours.set_read_timeout(SOON).unwrap();
+    kernel.set_read_timeout(SOON).unwrap();
+    (ours, kernel)
+}
+
+/// Lets both ends of the wire carry packets of up to `mtu` bytes.
+fn set_mtu(mtu: u32) {
+    let set = |dev: &str| {
+        let netlink = Netlink::open().unwrap();
+        netlink.set_mtu(netlink.interface(dev).unwrap().index, mtu).unwrap();
+    };
+    set("plumb0");
+    on_peer(|| set("plumb1"));
+}
+
+/// Sends `count` bytes in each direction at the same time, and checks that they arrive.
+fn exchange(ours: &TcpStream, kernel: &KernelStream, count: usize, meanwhile: impl FnOnce()) {
+    let bytes = |seed: u64| -> Vec<u8> {
+        let mut chance = fastrand::Rng::with_seed(seed);
+        (0..count).map(|_| chance.u8(..)).collect()
+    };
+    let (there, back) = (bytes(1), bytes(2));
+    thread::scope(|scope| {
+        scope.spawn(|| (&mut &*ours).write_all(&there).unwrap());
+        scope.spawn(|| (&mut &*kernel).write_all(&back).unwrap());
+        let arrived = scope.spawn(|| {
+            let mut received = vec![0; count];
+            (&mut &*kernel).read_exact(&mut received).unwrap();
+            received
+        });
+        let received = scope.spawn(|| {
+            let mut received = vec![0; count];
+            (&mut &*ours).read_exact(&mut received).unwrap();
+            received
+        });
+        meanwhile();
+        assert!(arrived.join().unwrap() == there, "what arrived there is not what was sent");
+        assert!(received.join().unwrap() == back, "what came back is not what was sent");
+    });
+}
+
+#[test]
+fn a_stream_goes_on_whatever_its_link_carries_and_loses_nothing_once_it_knows() {
+    let name = "a_stream_goes_on_whatever_its_link_carries_and_loses_nothing_once_it_knows";
+    in_lab(name, &RATE, || {
+        let (ours, kernel) = opened(7000, &options());
+        let listener = options().listen((OURS, 7001)).unwrap();
+        assert_eq!(ours.info().mtu, 1500);
+        exchange(&ours, &kernel, 16 << 20, || set_mtu(700));
+        eventually("it knows", || ours.info().mtu == 700);
+        let unlossy = |ours: &TcpStream, kernel: &KernelStream| {
+            let before = ours.counts().retransmissions;
+            exchange(ours, kernel, 4 << 20, || ());
+            assert_eq!(ours.counts().retransmissions, before);
+        };
+        unlossy(&ours, &kernel);
+        // Who comes only now, over an old listener or as a new application.
+        let (late, late_kernel) = opened(7002, &options());
+        let called = on_peer(|| KernelStream::connect((OURS, 7001)).unwrap());
+        let (accepted, _) = listener.accept().unwrap();
+        for (ours, kernel) in [(&late, &late_kernel), (&accepted, &called)] {
+            assert_eq!(ours.info().mtu, 700);
+            unlossy(ours, kernel);
+        }
+        let all = [(&ours, &kernel), (&late, &late_kernel), (&accepted, &called)];
+        for (mtu, carried) in [(1200, 1200), (1500, 1500), (4000, 1500)] {
+            set_mtu(mtu);
+            for (ours, kernel) in all {
+                eventually("it knows", || ours.info().mtu == carried);
+                unlossy(ours, kernel);
+            }
+        }
+        let links = host().query_links().unwrap();
+        assert_eq!((links[0].facts.mtu, links[0].facts.mtu_max), (1500, 1500));
+    });
+}
+
+#[test]
+fn a_stream_at_rest_hears_what_its_link_carries() {
+    in_lab("a_stream_at_rest_hears_what_its_link_carries", &RATE, || {
+        let (ours, kernel) = opened(7000, &options());
+        set_mtu(600);
+        // Nobody is in a call: the service thread is told.
+        eventually("it knows", || ours.info().mtu == 600);
+        exchange(&ours, &kernel, 1 << 20, || ());
+        assert_eq!(ours.counts().retransmissions, 0);
+    });
+}
+
+#[test]
+fn a_datagram_that_the_link_does_not_carry_any_more_is_refused_with_what_it_does() {
+    let name = "a_datagram_that_the_link_does_not_carry_any_more_is_refused_with_what_it_does";
+    in_lab(name, &RATE, || {
+        let kernel = kernel_socket(9000);
+        kernel.set_read_timeout(SOON).unwrap();
+        let ours = options().connect((THEIRS, 9000)).unwrap();
+        let arrives = |bytes: usize| {
+            ours.send(&vec![7; bytes]).unwrap();
+            let mut got = [0; 2000];
+            assert_eq!(kernel.recv(&mut got).unwrap(), bytes);
+        };
+        arrives(1472);
+        set_mtu(700);
+        // Before it has heard of it, the driver refuses them.
+        let mut error = None;
+        eventually("it is refused", || {
+            error = ours.send(&[7; 673]).err();
+            error.is_some()
+        });
+        let error = error.unwrap();
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("672"), "{error}");
+        assert_eq!(ours.payload_bytes_max(), 672);
+        arrives(672);
+        set_mtu(1500);
+        eventually("it is sent again", || ours.send(&[7; 1472]).is_ok());
+        let mut got = [0; 2000];
+        assert_eq!(kernel.recv(&mut got).unwrap(), 1472);
+    });
+}
+
+/// Sequence number and flags of our segments that have arrived there, and payload bytes.
+fn segments(wire: &mut PacketLink) -> Vec<(u32, u8, u32)> {
+    let mut all = Vec::new();
+    loop {
+        let seen = wire.poll_rx(256, &mut |arrival| {
+            let frame = arrival.frame;
+            if frame.get(12..14) == Some(&[8, 0][..]) && frame.get(23) == Some(&6) {
+                let sequence = u32::from_be_bytes(frame[38..42].try_into().unwrap());
+                let total = u32::from(u16::from_be_bytes(frame[16..18].try_into().unwrap()));
+                all.push((sequence, frame[47], total - 20 - u32::from(frame[46] >> 4) * 4));
+            }
+        });
+        if seen == 0 {
+            return all;
+        }
+    }
+}
+
+#[test]
+fn a_connection_that_is_opened_anew_begins_above_the_old_one_whoever_listens() {
+    let name = "a_connection_that_is_opened_anew_begins_above_the_old_one_whoever_listens";
+    in_lab(name, &RATE, || {
+        const BYTES: u32 = 4 << 20;
+        for (port, accepts) in [(7000, true), (7001, false)] {
+            let mut wire = on_peer(|| PacketLink::open("plumb1", None).unwrap());
+            let listener = kernel_listener(port);
+            let ours = options().local((OURS, port + 100).into()).connect_tcp((THEIRS, port));
+            let mut ours = ours.unwrap();
+            let (mut kernel, _) = listener.accept().unwrap();
+            // Far more than the clock of initial numbers counts meanwhile.
+            thread::scope(|scope| {
+                scope.spawn(|| {
+                    ours.write_all(&vec![0; BYTES as usize]).unwrap();
+                    ours.shutdown(Shutdown::Write).unwrap();
+                });
+                let mut all = Vec::new();
+                kernel.read_to_end(&mut all).unwrap();
+                assert_eq!(all.len(), BYTES as usize);
+            });
+            drop(kernel);
+            drop(listener);
+            assert_eq!(ours.read(&mut [0]).unwrap(), 0);
+            drop(ours);
+            let mut ends = segments(&mut wire).into_iter().filter(|(_, flags, _)| flags & 1 != 0);
+            let (sequence, _, bytes) = ends.next_back().unwrap();
+            let last = sequence.wrapping_add(bytes);
+
+            let listener = options().listen((OURS, port + 100)).unwrap();
+            let caller = on_peer(|| {
+                let stream = SocketType::STREAM;
+                let socket = socket_with(AddressFamily::INET, stream, SocketFlags::empty(), None);
+                let socket = socket.unwrap();
+                rustix::net::sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+                bind(&socket, &SocketAddrV4::new(THEIRS, port)).unwrap();
+                connect(&socket, &SocketAddrV4::new(OURS, port + 100)).unwrap();
+                KernelStream::from(socket)
+            });
+            // Whether a thread of the application waits for it, or the service thread looks after it.
+            if accepts {
+                let (ours, from) = listener.accept().unwrap();
+                assert_eq!(from, caller.local_addr().unwrap());
+                exchange(&ours, &caller, 100_000, || ());
+            }
+            let answers = segments(&mut wire).into_iter().filter(|(_, flags, _)| *flags == 0x12);
+            let numbers: Vec<i32> =
+                answers.map(|(number, ..)| number.wrapping_sub(last).cast_signed()).collect();
+            assert!(!numbers.is_empty() && numbers.iter().all(|above| *above > 0), "{numbers:?}");
+        }
+    });
+}
+
+const HOLDER: &str = "PLUMB_TEST_HOLDER";
+
+#[test]
+fn each_of_hundreds_of_peers_hears_within_a_second_that_the_application_was_killed() {
+    let name = "each_of_hundreds_of_peers_hears_within_a_second_that_the_application_was_killed";
+    const CONNECTIONS: usize = 300;
+    in_lab(name, &RATE, || {
+        if std::env::var_os(HOLDER).is_some() {
+            // The application: it is there until it is killed.
+            let open = |_| options_once().connect_tcp((THEIRS, 7000)).unwrap();
+            let held: Vec<TcpStream> = (0..CONNECTIONS).map(open).collect();
+            println!("{} connections are open", held.len());
+            let _ = std::io::stdin().read(&mut [0]);
+            return;
+        }
+        let listener = kernel_listener(7000);
+        let mut application = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture", "--test-threads=1"])
+            .env(HOLDER, "yes")
+            .stdin(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let peers: Vec<KernelStream> =
+            (0..CONNECTIONS).map(|_| listener.accept().unwrap().0).collect();
+        for mut peer in &peers {
+            peer.set_read_timeout(SOON).unwrap();
+            peer.write_all(b"!").unwrap();
+        }
+        application.kill().unwrap();
+        application.wait().unwrap();
+        let killed = Instant::now();
+        for mut peer in &peers {
+            assert_eq!(peer.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        }
+        let took = killed.elapsed();
+        assert!(took < Duration::from_secs(1), "it took {took:?}");
+    });
+}
+
+/// One connection to the flow manager for all, as an application has.
+fn options_once() -> Options {
+    static HOST: std::sync::OnceLock<plumb_net::Host> = std::sync::OnceLock::new();
+    Options::new().host(HOST.get_or_init(host))
+}
