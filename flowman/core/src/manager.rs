@@ -287,6 +287,11 @@ impl FlowManager {
         }
     }
 
+    /// How many flows an application has.
+    pub fn flows_of(&self, client: ClientId) -> usize {
+        self.clients.get(&client).map_or(0, |client| client.flows.len())
+    }
+
     /// The link that a driver of interface `name` would drive.
     pub fn link_named(&self, name: &str) -> Option<LinkId> {
         self.links.iter().position(|link| link.config.dev == name).map(|index| LinkId(index as u16))

@@ -19,8 +19,10 @@ use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new
 
 use crate::own::OwnFlow;
 
-/// Answers a client may leave unread before it is sent away.
+/// Answers a client may leave unread before it is sent away, besides call-backs: of these two for each
+/// of its flows, for it did not ask for them and they come all at once.
 const UNREAD_MAX: usize = 256;
+const UNREAD_OF_FLOW_MAX: usize = 2;
 
 /// Why the flow manager could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -396,9 +398,10 @@ impl Daemon {
                     } else {
                         Vec::new()
                     };
+                    let unread_max = UNREAD_MAX + UNREAD_OF_FLOW_MAX * self.core.flows_of(client);
                     if let Some(line) = self.clients.get_mut(&client) {
                         line.send(encode(&answer), beside);
-                        line.closing |= line.unsent.len() > UNREAD_MAX;
+                        line.closing |= line.unsent.len() > unread_max;
                     }
                 }
                 Output::Disconnect { client } => {

@@ -258,6 +258,23 @@ fn a_change_of_the_way_changes_the_next_frame() {
 }
 
 #[test]
+fn packets_are_as_large_as_the_link_carries_now_and_never_larger_than_their_buffers() {
+    let mut two = two(&fib(true, None));
+    let max = usize::from(MTU) - 28;
+    assert_eq!(two.stack.payload_bytes_max(), max);
+    two.stack.reorganise(&Fib { mtu: 700, unit_bytes: 700, ..fib(true, None) });
+    assert_eq!(two.stack.payload_bytes_max(), 672);
+    let begun_before = two.packet(&vec![7; max]);
+    let refused = two.stack.send(begun_before).unwrap_err();
+    assert!(matches!(refused, SendError::TooLong { max: 672, .. }), "{refused}");
+    let packet = two.packet(&[7; 672]);
+    two.stack.send(packet).unwrap();
+    assert_eq!(two.sent().len(), 14 + 700);
+    two.stack.reorganise(&Fib { mtu: 9000, unit_bytes: 9000, ..fib(true, None) });
+    assert_eq!(two.stack.payload_bytes_max(), max);
+}
+
+#[test]
 fn reading_posts_nothing_to_a_driver_that_waits_for_something_to_send() {
     let mut two = two(&fib(true, None));
     two.stack.lower().lower().lower().notice();

@@ -9,10 +9,11 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base_wire::Mac;
 use driver_link::Link;
 use driver_link_packet::PacketLink;
 use driver_netlink::Netlink;
-use in_lab::{OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer};
+use in_lab::{OURS, THEIRS, claim_to_be_at, eventually, host, in_lab, kernel_socket, on_peer};
 use plumb_net::{Options, TcpStream};
 use rustix::net::{
     AddressFamily, SocketAddrV4, SocketFlags, SocketType, bind, connect, socket_with,
@@ -262,6 +263,31 @@ fn each_of_hundreds_of_peers_hears_within_a_second_that_the_application_was_kill
         }
         let took = killed.elapsed();
         assert!(took < Duration::from_secs(1), "it took {took:?}");
+    });
+}
+
+#[test]
+fn an_application_with_hundreds_of_flows_may_hear_late_that_a_neighbour_has_moved() {
+    let name = "an_application_with_hundreds_of_flows_may_hear_late_that_a_neighbour_has_moved";
+    in_lab(name, &RATE, || {
+        let (busy, watcher) = (host(), host());
+        let small = Options::new().host(&busy).send_buffers(2).receive_buffers(2);
+        let flows: Vec<_> = (0..1000).map(|_| small.connect((THEIRS, 9000)).unwrap()).collect();
+        let mut wire = on_peer(|| PacketLink::open("plumb1", None).unwrap());
+        let elsewhere = Mac([2, 0, 0, 0, 0, 99]);
+        claim_to_be_at(&mut wire, elsewhere);
+        eventually("it has moved", || {
+            let neighbours = watcher.query_neighbours().unwrap();
+            neighbours.iter().any(|neighbour| neighbour.mac == Some(elsewhere))
+        });
+        // It has read none of it so far, and is still somebody.
+        assert_eq!(busy.query_flows().unwrap().len(), flows.len() + 1);
+        eventually("packets go to the other station", || {
+            flows[999].send(b"?").unwrap();
+            let mut there = false;
+            wire.poll_rx(64, &mut |arrival| there |= arrival.frame[..6] == elsewhere.0);
+            there
+        });
     });
 }
 

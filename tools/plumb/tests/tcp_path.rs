@@ -9,17 +9,14 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use base_wire::{Arp, EtherType, Ethernet, Mac};
-use driver_filter::{HEADER_BYTES_MAX, Rights, Template};
+use base_wire::Mac;
 use driver_link::Link;
 use driver_link_packet::PacketLink;
-use in_lab::{OURS, THEIRS, eventually, host, in_lab, on_peer};
+use in_lab::{OURS, THEIRS, claim_to_be_at, eventually, host, in_lab, on_peer};
 use plumb_net::engine::Keepalive;
 use plumb_net::{Options, TcpStream};
-use rbuf_channel::{Data, HeapData, Pair};
 use rustix::net::sockopt::set_tcp_congestion;
 use tools_sim::tcp::Checker;
-use zerocopy::IntoBytes;
 
 const SOON: Option<Duration> = Some(Duration::from_secs(20));
 
@@ -383,24 +380,6 @@ fn several_threads_accept_and_each_connection_is_had_once() {
         seen.sort_unstable();
         assert!(seen.into_iter().eq(0..CONNECTIONS as u32));
     });
-}
-
-/// Says on the peer's side of the wire, to everybody, that its address is at `station`.
-fn claim_to_be_at(link: &mut PacketLink, station: Mac) {
-    let claim = Arp::reply(station, THEIRS, Mac::BROADCAST, THEIRS);
-    let ethernet =
-        Ethernet { destination: Mac::BROADCAST, source: station, ether_type: EtherType::ARP };
-    let frame = [ethernet.as_bytes(), claim.as_bytes()].concat();
-    let data = HeapData::new(64);
-    data.write(0, &frame);
-    let pairs = [Pair { offset: 0, len: frame.len() as u32 }];
-    let mut header = [0; HEADER_BYTES_MAX];
-    header[..frame.len()].copy_from_slice(&frame);
-    let template = Template::new(&Rights::Station(station), None);
-    let checked = template.check(&header, &pairs, &data, frame.len()).unwrap();
-    assert!(link.transmit(&checked));
-    link.flush();
-    link.complete(&mut |sent| assert!(sent));
 }
 
 #[test]

@@ -10,8 +10,14 @@ use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Command;
 
+use base_wire::{Arp, EtherType, Ethernet, Mac};
+use driver_filter::{HEADER_BYTES_MAX, Rights, Template};
+use driver_link::Link;
+use driver_link_packet::PacketLink;
 use plumb_net::Host;
+use rbuf_channel::{Data, HeapData, Pair};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
+use zerocopy::IntoBytes;
 
 pub const OURS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
 pub const THEIRS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
@@ -87,6 +93,24 @@ pub fn holdings(pid: u32) -> (usize, usize) {
     let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
     let mappings = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap().lines().count();
     (descriptors, mappings)
+}
+
+/// Says on the peer's side of the wire, to everybody, that its address is at `station`.
+pub fn claim_to_be_at(link: &mut PacketLink, station: Mac) {
+    let claim = Arp::reply(station, THEIRS, Mac::BROADCAST, THEIRS);
+    let ethernet =
+        Ethernet { destination: Mac::BROADCAST, source: station, ether_type: EtherType::ARP };
+    let frame = [ethernet.as_bytes(), claim.as_bytes()].concat();
+    let data = HeapData::new(64);
+    data.write(0, &frame);
+    let pairs = [Pair { offset: 0, len: frame.len() as u32 }];
+    let mut header = [0; HEADER_BYTES_MAX];
+    header[..frame.len()].copy_from_slice(&frame);
+    let template = Template::new(&Rights::Station(station), None);
+    let checked = template.check(&header, &pairs, &data, frame.len()).unwrap();
+    assert!(link.transmit(&checked));
+    link.flush();
+    link.complete(&mut |sent| assert!(sent));
 }
 
 /// Asks again and again until `condition` holds; fails after ten seconds.
