@@ -123,12 +123,11 @@ impl FlowManager {
                 false
             }
             Verdict::Reopens(above) => {
-                self.departed.forget(ends);
-                self.tell_driver(link, ToDriver::Unpark { endpoints: endpoints(ends) });
                 let listener =
                     self.flow_for(link, packet).and_then(|flow| Some((flow.id, flow.client?)));
-                let (Some(above), Some((flow, client)), Some(syn)) = (above, listener, segment)
-                else {
+                let (Some((flow, client)), Some(syn)) = (listener, segment) else {
+                    self.time_waits.remove(ends);
+                    self.let_go(link, ends);
                     return true;
                 };
                 let header = syn.header.to_vec();
@@ -136,7 +135,17 @@ impl FlowManager {
                 self.tell(client, 0, Reply::Reopened { flow, remote, station, header, above });
                 false
             }
+            Verdict::Free => {
+                self.let_go(link, ends);
+                true
+            }
         }
+    }
+
+    /// A connection that was over is forgotten: what comes now is others' business.
+    fn let_go(&mut self, link: LinkId, ends: Ends) {
+        self.departed.forget(ends);
+        self.tell_driver(link, ToDriver::Unpark { endpoints: endpoints(ends) });
     }
 
     /// The flow of the link that a packet belongs to: it was opened while the packet was on its way here.

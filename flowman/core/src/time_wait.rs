@@ -7,7 +7,8 @@
 //! are not given to anybody else before the time is over.
 //!
 //! A SYN that is newer than the connection opens it anew (RFC 6191). Who listens is then told where the
-//! new one's numbers begin at least (RFC 9293 MAY-2): nobody else knows where the old one ended.
+//! new one's numbers begin at least (RFC 9293 MAY-2): nobody else knows where the old one ended. The old
+//! one is forgotten when the peer goes on with the new one, so that no copy of the SYN gets there first.
 //!
 //! Of a connection whose application was killed nothing is known but its ends: they are kept
 //! from others for as long, and what comes is answered by a reset.
@@ -38,6 +39,9 @@ const USER_MAX: usize = 16_384;
 /// be under way of it.
 const REOPENED_ABOVE: u32 = 65_537;
 
+/// A SYN that comes again so much later was not answered: it takes its chance with the clock alone.
+const CALL_NS: u64 = 900_000_000;
+
 #[derive(Debug)]
 struct Waiting {
     link: LinkId,
@@ -46,6 +50,8 @@ struct Waiting {
     /// When it began, and when it ends; 0 before it is known what time it is.
     since_ns: u64,
     until_ns: u64,
+    /// When a SYN that opens it anew was handed to a listener.
+    called_ns: Option<u64>,
 }
 
 /// Connections that are over for their applications, and not for the network.
@@ -68,9 +74,10 @@ pub(crate) enum Verdict {
     Silence,
     /// It is answered so.
     Acknowledge(Words),
-    /// It opens the connection anew: the ends are free. The numbers of the new one begin there or above,
-    /// if it is known where the old one ended.
-    Reopens(Option<u32>),
+    /// It opens the connection anew, with numbers from this one on: for who listens, by message.
+    Reopens(u32),
+    /// The connection is forgotten, and this is no business of TIME-WAIT's any more.
+    Free,
 }
 
 impl TimeWaits {
@@ -88,7 +95,8 @@ impl TimeWaits {
         if self.table.len() >= HELD_MAX || user >= USER_MAX || self.table.contains_key(&key) {
             return false;
         }
-        self.table.insert(key, Waiting { link, uid, what, since_ns: 0, until_ns: 0 });
+        self.table
+            .insert(key, Waiting { link, uid, what, since_ns: 0, until_ns: 0, called_ns: None });
         self.fresh.push(key);
         *self.users.entry(uid).or_default() += 1;
         true
@@ -99,7 +107,8 @@ impl TimeWaits {
         self.table.contains_key(&(local, remote))
     }
 
-    fn remove(&mut self, ends: Ends) -> Option<LinkId> {
+    /// Forgets a connection.
+    pub(crate) fn remove(&mut self, ends: Ends) -> Option<LinkId> {
         let waiting = self.table.remove(&ends)?;
         self.queue.remove(&(waiting.until_ns, ends));
         if let Some(count) = self.users.get_mut(&waiting.uid) {
@@ -153,10 +162,18 @@ impl TimeWaits {
         let Some(what) = waiting.what else {
             if segment.opens() {
                 self.remove(ends);
-                return Verdict::Reopens(None);
+                return Verdict::Free;
             }
             return Verdict::NotHere;
         };
+        if let Some(called_ns) = waiting.called_ns {
+            if segment.opens() && now_ns.saturating_sub(called_ns) < CALL_NS {
+                // A copy, which must not be with the listener before the message is.
+                return Verdict::Silence;
+            }
+            self.remove(ends);
+            return Verdict::Free;
+        }
         // RFC 1337: a RST may be an old duplicate.
         if segment.has(tcp_flag::RST) {
             return Verdict::Silence;
@@ -168,8 +185,8 @@ impl TimeWaits {
             _ => ahead(segment.tcp.sequence.get(), what.acknowledgment),
         };
         if segment.opens() && newer {
-            self.remove(ends);
-            return Verdict::Reopens(Some(what.sequence.wrapping_add(REOPENED_ABOVE)));
+            waiting.called_ns = Some(now_ns);
+            return Verdict::Reopens(what.sequence.wrapping_add(REOPENED_ABOVE));
         }
         if segment.has(tcp_flag::FIN) {
             // RFC 9293 §3.10.7.4: the peer has not heard us; wait anew.
