@@ -3,7 +3,8 @@
 //! A reset counts only if it hits the next byte that the peer expects (RFC 5961), which nobody here
 //! knows: sequence numbers were the application's affair. But the peer does. So it is asked: a segment
 //! that cannot be right makes it say where it is, what it says comes to the handler of last resort
-//! because nobody owns the connection any more, and the reset that answers it is exact.
+//! because nobody owns the connection any more, and the reset that answers it is exact. Question or reset
+//! may be lost, so it is asked again until it answers by a reset itself: it knows nothing any more.
 //!
 //! # Invariants
 //!
@@ -31,13 +32,12 @@ const ASKING_MAX: usize = 4096;
 /// forgotten the flow, and any may be lost.
 const PAUSES_NS: [u64; 5] = [20_000_000, 80_000_000, 200_000_000, 500_000_000, 200_000_000];
 
-/// Questions at once, and the pause after so many. Half of the buffers that the flow manager has, and
-/// all connections are asked within a second.
+/// Questions at once, and the pause after so many: half of the buffers that the flow manager has.
 const AT_ONCE: usize = 32;
 const AT_ONCE_PAUSE_NS: u64 = 4_000_000;
 
-/// Resets for a connection: what was under way of it may be answered before the peer says where it is.
-const ANSWERS_MAX: u8 = 4;
+/// Resets for a connection: to each question, and to what was under way before the peer says where it is.
+const ANSWERS_MAX: u8 = 8;
 
 #[derive(Debug)]
 struct Gone {
@@ -70,7 +70,7 @@ impl Departed {
     }
 
     /// The peer of a connection has spoken and is to be answered by a reset; `false` if it is nobody's
-    /// peer, or was answered often enough. It is not asked again.
+    /// peer, or was answered often enough.
     pub(crate) fn answers(&mut self, ends: Ends) -> bool {
         let Some(gone) = self.gone.get_mut(&ends) else { return false };
         let open = gone.answered < ANSWERS_MAX;
@@ -78,7 +78,7 @@ impl Departed {
         open
     }
 
-    /// The peer of a connection has begun another one.
+    /// The peer of a connection has none any more, or begins another one.
     pub(crate) fn forget(&mut self, ends: Ends) {
         self.gone.remove(&ends);
     }
@@ -99,7 +99,7 @@ impl Departed {
                 continue;
             };
             self.queue.insert((now_ns + pause_ns, ends));
-            if gone.passed > 0 && gone.answered == 0 {
+            if gone.passed > 0 {
                 ask.push((gone.link, gone.to, ends));
             }
             if ask.len() == AT_ONCE {

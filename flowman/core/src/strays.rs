@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use base_flow::{Endpoints, Sap, Transport};
 use base_rpc::{Reply, ToDriver};
-use base_wire::{Arp, ArpOperation, Header, Protocol, Tcp, Udp};
+use base_wire::{Arp, ArpOperation, Header, Protocol, Tcp, Udp, tcp_flag};
 
 use crate::flows::Flow;
 use crate::last_resort::{Answer, Packet, Stray, announcement, answer, read};
@@ -82,7 +82,15 @@ impl FlowManager {
         if !parked && self.flow_for(link, packet).is_some() {
             return self.tell_driver(link, ToDriver::Inject { frame: frame.to_vec() });
         }
-        let Some(back) = answer(packet, station) else { return };
+        let Some(back) = answer(packet, station) else {
+            if let (Some(ends), Some(segment)) = (connection, Segment::read(packet))
+                && segment.has(tcp_flag::RST)
+            {
+                // The peer has nothing left that it need hear of.
+                self.departed.forget(ends);
+            }
+            return;
+        };
         // Echo has its own measure, the contract of this flow. Who was connected to an application that
         // died is no stranger, and is answered a few times at most. The others are limited.
         let known = match back {

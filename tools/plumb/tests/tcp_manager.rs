@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use base_flow::DropReason;
 use base_wire::Mac;
 use driver_link::Link;
 use driver_link_packet::PacketLink;
@@ -76,6 +77,24 @@ fn exchange(ours: &TcpStream, kernel: &KernelStream, count: usize, meanwhile: im
     });
 }
 
+/// Sends much in each direction, and hardly anything of it twice: neither driver nor wire refuses any of it.
+fn unlossy(ours: &TcpStream, kernel: &KernelStream) {
+    const BYTES: usize = 4 << 20;
+    let refused = || {
+        let flows = host().query_flows().unwrap();
+        let found = flows.iter().find(|info| info.flow == ours.flow_id()).unwrap();
+        let bill = found.bill.as_ref().unwrap();
+        let reasons = [DropReason::TooLong, DropReason::Segmentation, DropReason::LinkRefused];
+        reasons.map(|reason| bill.dropped(reason))
+    };
+    let before = (refused(), ours.counts().retransmitted_bytes);
+    exchange(ours, kernel, BYTES, || ());
+    assert_eq!(refused(), before.0);
+    let again = ours.counts().retransmitted_bytes - before.1;
+    // A machine that has other things to do makes a probe look necessary now and then.
+    assert!(again < BYTES as u64 / 50, "{again} bytes were sent again");
+}
+
 #[test]
 fn a_stream_goes_on_whatever_its_link_carries_and_loses_nothing_once_it_knows() {
     let name = "a_stream_goes_on_whatever_its_link_carries_and_loses_nothing_once_it_knows";
@@ -85,11 +104,6 @@ fn a_stream_goes_on_whatever_its_link_carries_and_loses_nothing_once_it_knows() 
         assert_eq!(ours.info().mtu, 1500);
         exchange(&ours, &kernel, 16 << 20, || set_mtu(700));
         eventually("it knows", || ours.info().mtu == 700);
-        let unlossy = |ours: &TcpStream, kernel: &KernelStream| {
-            let before = ours.counts().retransmissions;
-            exchange(ours, kernel, 4 << 20, || ());
-            assert_eq!(ours.counts().retransmissions, before);
-        };
         unlossy(&ours, &kernel);
         // Who comes only now, over an old listener or as a new application.
         let (late, late_kernel) = opened(7002, &options());
@@ -119,8 +133,7 @@ fn a_stream_at_rest_hears_what_its_link_carries() {
         set_mtu(600);
         // Nobody is in a call: the service thread is told.
         eventually("it knows", || ours.info().mtu == 600);
-        exchange(&ours, &kernel, 1 << 20, || ());
-        assert_eq!(ours.counts().retransmissions, 0);
+        unlossy(&ours, &kernel);
     });
 }
 
@@ -203,7 +216,13 @@ fn a_connection_that_is_opened_anew_begins_above_the_old_one_whoever_listens() {
             let (sequence, _, bytes) = ends.next_back().unwrap();
             let last = sequence.wrapping_add(bytes);
 
-            let listener = options().listen((OURS, port + 100)).unwrap();
+            // Its flow is closed in the background.
+            let mut listener = None;
+            eventually("its port is free", || {
+                listener = options().listen((OURS, port + 100)).ok();
+                listener.is_some()
+            });
+            let listener = listener.unwrap();
             let caller = on_peer(|| {
                 let stream = SocketType::STREAM;
                 let socket = socket_with(AddressFamily::INET, stream, SocketFlags::empty(), None);

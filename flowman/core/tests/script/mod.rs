@@ -274,13 +274,26 @@ impl Script {
 
     /// The peer acknowledges `number` from one port to another; what is sent then.
     pub fn hear_from(&mut self, from: u16, to: u16, number: u32) -> Vec<Vec<u8>> {
+        self.hear_between((from, to), |tcp| tcp.ack(number))
+    }
+
+    /// The peer knows nothing of a connection; what is sent then.
+    pub fn hear_reset(&mut self, from: u16, to: u16) -> Vec<Vec<u8>> {
+        self.hear_between((from, to), |tcp| tcp.rst())
+    }
+
+    fn hear_between(
+        &mut self,
+        (from, to): (u16, u16),
+        set: impl Fn(
+            etherparse::PacketBuilderStep<etherparse::TcpHeader>,
+        ) -> etherparse::PacketBuilderStep<etherparse::TcpHeader>,
+    ) -> Vec<Vec<u8>> {
         let mut frame = Vec::new();
-        etherparse::PacketBuilder::ethernet2(PEER.0, US.0)
+        let builder = etherparse::PacketBuilder::ethernet2(PEER.0, US.0)
             .ipv4(THEIRS.octets(), OURS.octets(), 64)
-            .tcp(from, to, 1234, 500)
-            .ack(number)
-            .write(&mut frame, &[])
-            .unwrap();
+            .tcp(from, to, 1234, 500);
+        set(builder).write(&mut frame, &[]).unwrap();
         let before = self.frames.len();
         self.manager.frame(self.now, LINK, &frame);
         self.drain();
