@@ -117,25 +117,29 @@ fn folder() -> Option<&'static Path> {
     FOLDER.get_or_init(|| std::env::var_os(DUMP_VARIABLE).map(PathBuf::from)).as_deref()
 }
 
-/// Appends a connection's ring to this process's file, if there is to be one. That it cannot be written
-/// is nobody's concern.
-pub(super) fn write(flow: &Flow, connection: &Connection) {
-    let Some(folder) = folder() else { return };
-    let file = folder.join(format!("tcp-{}.trace", std::process::id()));
-    let Ok(mut file) = OpenOptions::new().append(true).create(true).open(file) else { return };
-    if file.metadata().is_ok_and(|metadata| metadata.len() > FILE_BYTES_MAX) {
-        return;
-    }
+/// What a connection did, if somebody wants that written down.
+pub(super) fn of(flow: &Flow, connection: &Connection) -> Option<Dump> {
+    folder()?;
     let ends = flow.fib().endpoints;
     let local = SocketAddr::new(flow.fib().source, ends.local.port);
-    let dump = Dump {
+    Some(Dump {
         local,
         remote: ends.remote.map_or(local, SocketAddr::from),
         timeouts: connection.counts().timeouts as u32,
         retransmitted_bytes: connection.counts().retransmitted_bytes,
         error: connection.error().map(|error| error.to_string()).unwrap_or_default(),
         records: connection.trace().records().collect(),
-    };
+    })
+}
+
+/// Appends to this process's file: not under a lock. That it cannot be written is nobody's concern.
+pub(super) fn append(dump: &Dump) {
+    let Some(folder) = folder() else { return };
+    let file = folder.join(format!("tcp-{}.trace", std::process::id()));
+    let Ok(mut file) = OpenOptions::new().append(true).create(true).open(file) else { return };
+    if file.metadata().is_ok_and(|metadata| metadata.len() > FILE_BYTES_MAX) {
+        return;
+    }
     let _ = file.write_all(&dump.to_bytes());
 }
 

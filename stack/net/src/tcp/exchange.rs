@@ -12,7 +12,7 @@ use stack_tcp::{
 };
 
 use super::buffers::{Frames, Payload, SendArea};
-use super::dump;
+use super::dump::{self, Dump};
 use super::layers::{
     FIRST_RECEIVE_BYTES, HEADERS, Layers, SUPER_SEGMENT_BYTES, congestion, device,
 };
@@ -31,6 +31,9 @@ const QUEUED_BYTES_MAX: u32 = 256 << 10;
 
 /// How soon to look again whether the driver has sent something, if that is all there is to wait for.
 const STARVED_NS: u64 = 500_000;
+
+/// How many routers a packet may pass unless somebody says otherwise: what `Ip4` begins with.
+pub(super) const TTL: u8 = 64;
 
 /// Segments with less payload are not for the link to cut.
 const CUT_BYTES_MIN: u32 = 256;
@@ -56,8 +59,14 @@ pub(super) struct Exchange {
     /// Whether the error of the connection was told.
     pub(super) told: bool,
     pub(super) read_shut: bool,
-    /// Time-outs up to which what happened was written down.
-    dumped_timeouts: u64,
+    /// Whether a thread writes where the next bytes will be sent from, or reads where they arrived, without the
+    /// lock; others wait.
+    pub(super) is_room_lent: bool,
+    pub(super) is_received_lent: bool,
+    pub(super) ttl: u8,
+    /// Time-outs up to which what happened was noted, and what of it is to be written down.
+    noted_timeouts: u64,
+    notes: Option<Dump>,
 }
 
 impl Drop for Exchange {
@@ -65,7 +74,8 @@ impl Drop for Exchange {
     /// can be in the network any more.
     fn drop(&mut self) {
         if self.stream.connection.error().is_some() {
-            dump::write(&self.flow, &self.stream.connection);
+            self.note();
+            self.report().iter().for_each(dump::append);
         }
         if let Some(left) = self.stream.connection.time_wait(monotonic_ns()) {
             let stack_tcp::TimeWait { sequence, acknowledgment, clocks } = left;
@@ -176,9 +186,9 @@ impl Work for Exchange {
             }
         }
         let timeouts = self.stream.connection.counts().timeouts;
-        if timeouts > self.dumped_timeouts {
-            self.dumped_timeouts = timeouts;
-            dump::write(&self.flow, &self.stream.connection);
+        if timeouts > self.noted_timeouts {
+            self.noted_timeouts = timeouts;
+            self.note();
         }
         self.stream.send.in_driver = self.in_driver.iter().filter_map(|packet| packet.offset).min();
         shared.kick(device(&mut self.stack));
@@ -221,6 +231,10 @@ impl Work for Exchange {
         conditions.readable.set(self.is_readable());
         conditions.writable.set(self.is_writable());
     }
+
+    fn report(&mut self) -> Option<Dump> {
+        self.notes.take()
+    }
 }
 
 impl Exchange {
@@ -248,8 +262,16 @@ impl Exchange {
             starved: false,
             told: false,
             read_shut: false,
-            dumped_timeouts: 0,
+            is_room_lent: false,
+            is_received_lent: false,
+            ttl: TTL,
+            noted_timeouts: 0,
+            notes: None,
         }
+    }
+
+    fn note(&mut self) {
+        self.notes = dump::of(&self.flow, &self.stream.connection);
     }
 
     /// Packets that the driver is done with: their bytes can be written over once they are acknowledged.
@@ -325,11 +347,13 @@ impl Exchange {
     }
 
     pub(super) fn is_readable(&self) -> bool {
-        self.read_shut || self.failed.is_some() || self.stream.is_readable()
+        self.read_shut
+            || self.failed.is_some()
+            || !self.is_received_lent && self.stream.is_readable()
     }
 
     pub(super) fn is_writable(&self) -> bool {
-        self.failed.is_some() || self.stream.is_writable()
+        self.failed.is_some() || !self.is_room_lent && self.stream.is_writable()
     }
 
     /// The flow is of no use any more.

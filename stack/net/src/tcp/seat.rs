@@ -1,20 +1,22 @@
 //! A seat at a flow: where threads of the application and the service thread take turns.
 //!
-//! Whoever holds the lock does the work, and nobody sleeps with it. While a thread sleeps here, what
-//! arrives wakes it, and the service thread leaves the work to it. A thread that leaves a call lists the
-//! seat, and the service thread looks after it within a tick.
+//! Whoever holds the lock does the work, and nobody sleeps with it, asks the flow manager, or reads or writes
+//! a file. While a thread sleeps here, what arrives wakes it, and the service thread leaves the work to it. A
+//! thread that leaves a call lists the seat, and the service thread looks after it within a tick.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rbuf_channel::{Park, Wait};
-use rbuf_shm::{Futex, monotonic_ns};
+use rbuf_channel::{Fault, Wait};
+use rbuf_shm::monotonic_ns;
 
+use super::dump::{self, Dump};
 use super::layers::{Layers, device};
 use super::readiness::Condition;
 use super::service::{Outcome, Served, Service};
+use crate::Error;
 use crate::flow::Shared;
 
 /// For ever.
@@ -53,6 +55,11 @@ pub(super) trait Work {
 
     /// Shows those who watch what they would see.
     fn show(&self, conditions: &Self::Conditions);
+
+    /// What is to be written down, if anything.
+    fn report(&mut self) -> Option<Dump> {
+        None
+    }
 }
 
 pub(super) struct Seat<W: Work> {
@@ -146,13 +153,15 @@ impl<W: Work> Seat<W> {
         nonblocking: bool,
         mut look: impl FnMut(&mut W, u64) -> io::Result<Option<T>>,
     ) -> io::Result<T> {
-        let mut spins = match self.wait {
+        let spins_max = match self.wait {
             Wait::Spin => u64::MAX,
             Wait::Block => 0,
             Wait::Adaptive { spins } => u64::from(spins),
         };
+        let mut spins = spins_max;
         loop {
             let (mut desk, now_ns) = (self.lock(), monotonic_ns());
+            let call = self.shared.calls();
             desk.work.take_in(&self.shared, now_ns);
             let found = look(&mut desk.work, now_ns).transpose();
             desk.work.send_out(&self.shared, now_ns);
@@ -170,24 +179,32 @@ impl<W: Work> Seat<W> {
                 std::hint::spin_loop();
                 continue;
             }
-            self.sleep(desk, deadline_ns, now_ns);
+            self.sleep(desk, call, deadline_ns, now_ns).map_err(Error::from)?;
+            spins = spins_max;
         }
     }
 
-    /// Sleeps until something arrives or is due, or somebody else at this seat sees something new.
-    fn sleep(&self, mut desk: MutexGuard<'_, Desk<W>>, deadline_ns: u64, now_ns: u64) {
-        let seen = device(desk.work.layers()).rx().await_published(1);
-        let Ok(Some(seen)) = seen else { return };
+    /// Sleeps until something arrives or is due, or somebody else at this seat sees something new and has
+    /// called more than `call` times.
+    fn sleep(
+        &self,
+        mut desk: MutexGuard<'_, Desk<W>>,
+        call: u32,
+        deadline_ns: u64,
+        now_ns: u64,
+    ) -> Result<(), Fault> {
+        let Some(seen) = device(desk.work.layers()).rx().await_published(1)? else { return Ok(()) };
         // What this thread saw and has no use for may be what another one waits for, or watches.
-        self.signal(&mut desk);
-        let wakes = desk.sleepers > 0 && desk.has_news_for_sleepers(now_ns);
+        let wakes = self.signal(&mut desk, now_ns);
         let until_ns = deadline_ns.min(desk.work.due_ns(now_ns)).min(now_ns + NEWS_NS);
         desk.note_sleep(until_ns);
-        drop(desk);
+        self.let_go(desk);
         if wakes {
-            Futex::patient().wake(&self.shared.rx_words[0]);
+            // This thread as well, unless it counts its own call.
+            self.shared.call();
         }
-        if !Futex::until(until_ns).sleep(&self.shared.rx_words[0], seen) {
+        let call = if wakes { call.wrapping_add(1) } else { call };
+        if !self.shared.sleep(&self.shared.rx_words, seen, call, until_ns) {
             self.shared.host().hear_notices();
         }
         let mut desk = self.lock();
@@ -195,29 +212,40 @@ impl<W: Work> Seat<W> {
         if desk.sleepers == 0 {
             device(desk.work.layers()).rx().awake();
         }
+        Ok(())
     }
 
     /// Gives the lock up; sleeping threads look again if something has changed that they may wait for,
     /// or if something is due before they would.
     fn leave(&self, mut desk: MutexGuard<'_, Desk<W>>, now_ns: u64) {
-        self.signal(&mut desk);
-        let wakes = desk.sleepers > 0 && desk.has_news_for_sleepers(now_ns);
-        drop(desk);
+        let wakes = self.signal(&mut desk, now_ns);
+        self.let_go(desk);
         if wakes {
-            Futex::patient().wake(&self.shared.rx_words[0]);
+            self.shared.call();
         }
         if !self.listed.swap(true, Ordering::AcqRel) {
             self.service.list(self.slot());
         }
     }
 
-    /// Shows what there is to see to whoever watches. Such an application is not in a call when something
-    /// arrives, so the driver is to say at once that it has.
-    fn signal(&self, desk: &mut Desk<W>) {
+    /// Gives the lock up, and then writes down what is to be.
+    fn let_go(&self, mut desk: MutexGuard<'_, Desk<W>>) {
+        let report = desk.work.report();
+        drop(desk);
+        if let Some(report) = report {
+            dump::append(&report);
+        }
+    }
+
+    /// Shows what there is to see to whoever watches, and returns whether those that sleep are to be called.
+    /// An application that watches is not in a call when something arrives, so the driver is to say at once
+    /// that it has.
+    fn signal(&self, desk: &mut Desk<W>, now_ns: u64) -> bool {
         if W::is_watched(&self.conditions) {
             desk.arm(&self.shared);
             desk.work.show(&self.conditions);
         }
+        desk.sleepers > 0 && desk.has_news_for_sleepers(now_ns)
     }
 
     /// A descriptor that is readable while what it shows is to be seen.
@@ -241,11 +269,19 @@ impl<W: Work> Seat<W> {
         desk.work.take_in(&self.shared, now_ns);
         desk.work.send_out(&self.shared, now_ns);
         desk.arm(&self.shared);
-        self.signal(&mut desk);
-        if desk.work.is_done() {
+        // Nobody sleeps here.
+        self.signal(&mut desk, now_ns);
+        let (done, due_ns) = (desk.work.is_done(), desk.work.due_ns(now_ns));
+        self.let_go(desk);
+        if done {
             return Outcome::Finished;
         }
-        Outcome::Until(Some(desk.work.due_ns(now_ns)).filter(|due_ns| *due_ns != NEVER))
+        Outcome::Until(Some(due_ns).filter(|due_ns| *due_ns != NEVER))
+    }
+
+    /// Whether threads sleep here, who will look after what arrives.
+    pub(super) fn is_attended(&self) -> bool {
+        self.lock().sleepers > 0
     }
 
     /// The driver's event was read: the flow may be armed again.
