@@ -17,7 +17,7 @@ use driver_filter::{HEADER_BYTES_MAX, Rights, Template};
 use driver_link::Link;
 use driver_link_packet::PacketLink;
 use in_lab::{OURS, THEIRS, eventually, host, in_lab, on_peer};
-use plumb_net::engine::{Keepalive, Segment};
+use plumb_net::engine::{Keepalive, Segment, State};
 use plumb_net::{Options, TcpStream};
 use rbuf_channel::{Data, HeapData, Pair};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -409,9 +409,7 @@ fn a_watcher_hears_what_a_sleeping_reader_has_no_use_for() {
         let fd = writer.writable_fd().unwrap();
         let mut written = 0;
         while ready(fd, WHILE) {
-            writer.set_nonblocking(true).unwrap();
-            written += (&mut &writer).write(&[7; 1 << 16]).unwrap_or(0);
-            writer.set_nonblocking(false).unwrap();
+            written += (&mut &writer).write(&[7; 1 << 16]).unwrap();
         }
         let drain = thread::spawn(move || {
             kernel.read_exact(&mut vec![0; written]).unwrap();
@@ -656,6 +654,46 @@ fn connections_that_nobody_accepted_are_reset_when_the_last_handle_goes() {
                 let error = said.and_then(|_| kernel.read(&mut [0])).unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::ConnectionReset, "round {round}");
             }
+        }
+    });
+}
+
+#[test]
+fn a_peer_may_open_anew_what_we_closed_and_still_hold() {
+    in_lab("a_peer_may_open_anew_what_we_closed_and_still_hold", &RATE, || {
+        use rustix::net::{self, AddressFamily, SocketFlags, SocketType};
+        let listener = options().listen((OURS, 7000)).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let fd = listener.acceptable_fd().unwrap();
+        let mut held: Vec<TcpStream> = Vec::new();
+        for round in 0..20u8 {
+            let mut kernel: KernelStream = on_peer(|| {
+                let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
+                let socket = net::socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap();
+                net::sockopt::set_socket_reuseaddr(&socket, true).unwrap();
+                net::bind(&socket, &SocketAddr::from((THEIRS, 4000))).unwrap();
+                let begun = Instant::now();
+                net::connect(&socket, &SocketAddr::from((OURS, 7000))).unwrap();
+                assert!(begun.elapsed() < LONG, "the first SYN is answered");
+                socket.into()
+            });
+            kernel.set_read_timeout(Some(LONG)).unwrap();
+            assert!(ready(fd, LONG));
+            let (ours, _) = listener.accept().unwrap();
+            kernel.write_all(&[round; 10_000]).unwrap();
+            ours.shutdown(std::net::Shutdown::Write).unwrap();
+            assert_eq!(kernel.read(&mut [0]).unwrap(), 0);
+            drop(kernel);
+            eventually("everything has arrived", || {
+                ours.received().unwrap().len() == 10_000 && ours.info().state == State::TimeWait
+            });
+            held.push(ours);
+        }
+        // What was not read before is there.
+        for (round, mut stream) in held.into_iter().enumerate() {
+            let mut all = Vec::new();
+            stream.read_to_end(&mut all).unwrap();
+            assert_eq!((all.len(), all[0]), (10_000, round as u8));
         }
     });
 }

@@ -233,6 +233,25 @@ impl<D: Data> Frames<D> {
         self.scratch = bytes;
     }
 
+    /// Copies what lies in frames: they are of no use any more.
+    pub(crate) fn leave_frames(&mut self) {
+        let kept = std::mem::take(&mut self.kept);
+        for Kept { offset, bytes, frame } in kept {
+            let passed = self.read.saturating_sub(offset).min(bytes.into()) as u32;
+            let keep = Keep { offset: offset + u64::from(passed), skip: 0, bytes: bytes - passed };
+            match frame {
+                Some((_, at)) => {
+                    let pair = Pair { offset: at + passed, len: keep.bytes };
+                    self.copy_part(keep, pair);
+                }
+                // It stays where it is.
+                None => self.note_copied(keep),
+            }
+        }
+        self.frames = 0;
+        self.free.clear();
+    }
+
     fn look(&self, kept: &Kept, skip: u32, out: &mut [u8]) {
         match (kept.frame, &self.spilt) {
             (Some((_, at)), _) => {
@@ -423,6 +442,22 @@ mod tests {
         assert_eq!((copied.as_slice(), place.ranges().len()), (&b"mall"[..], 0));
         frames.skip(4);
         assert_eq!(frames.place(5000).ranges().len(), 1);
+    }
+
+    #[test]
+    fn what_was_not_read_outlives_its_frames() {
+        let mut frames = frames(16);
+        frames.keep(Keep { offset: 0, skip: 0, bytes: 700 }, frame(3, 700));
+        frames.keep(Keep { offset: 700, skip: 0, bytes: 5 }, Payload::Bytes(b"small"));
+        frames.keep(Keep { offset: 705, skip: 0, bytes: 900 }, frame(5, 900));
+        frames.skip(100);
+        frames.leave_frames();
+        (0..16).for_each(|buffer| assert!(frames.data.write(buffer * 2048, &[0; 2048])));
+        let mut out = [0; 1505];
+        frames.read(&mut out);
+        assert_eq!(out[..600], expected(3, 100, 600));
+        assert_eq!((&out[600..605], &out[605..]), (&b"small"[..], &expected(5, 0, 900)[..]));
+        assert!(frames.free.is_empty());
     }
 
     #[test]

@@ -12,7 +12,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use base_flow::{Contract, Endpoints, FlowId, Sap, Transport};
@@ -41,6 +41,16 @@ pub(super) struct Door {
     /// Where connections are accepted, if not here.
     main: Option<Arc<Door>>,
     this: Weak<Door>,
+    knocks: Mutex<Vec<Knock>>,
+}
+
+/// A SYN that opens a connection anew which its application still held, in TIME-WAIT (RFC 6191).
+pub(super) struct Knock {
+    pub(super) syn: Segment,
+    pub(super) remote: SocketAddr,
+    pub(super) station: Mac,
+    /// Where the new connection's numbers begin.
+    pub(super) number: u32,
 }
 
 impl core::fmt::Debug for Door {
@@ -146,8 +156,10 @@ impl Door {
         };
         let seat = Seat::new(entrance, shared, options.wait).map_err(Error::Thread)?;
         let (options, main) = (options.clone(), main.cloned());
-        let door =
-            Arc::new_cyclic(|this| Self { seat, options, local, main, this: Weak::clone(this) });
+        let door = Arc::new_cyclic(|this| {
+            let (this, knocks) = (Weak::clone(this), Mutex::default());
+            Self { seat, options, local, main, this, knocks }
+        });
         let served: Arc<dyn Served> = door.clone();
         door.seat.register(&served);
         door.seat.with(|_, _| ());
@@ -187,7 +199,7 @@ impl Door {
 
     /// The application has let go of the listener: nobody will accept.
     pub(super) fn close(&self) {
-        self.seat.leave_for_good();
+        self.seat.leave_for_good(std::ptr::from_ref(self).cast());
         let (complete, waiting) = self.seat.with(|entrance, _| {
             entrance.closed = true;
             (std::mem::take(&mut entrance.complete), std::mem::take(&mut entrance.waiting))
@@ -293,7 +305,10 @@ impl Door {
         };
         self.seat.with(|entrance, _| {
             let ttl = entrance.ttl;
-            socket.seat.aside(|exchange, _| exchange.set_ttl(ttl));
+            socket.seat.aside(|exchange, _| {
+                exchange.set_ttl(ttl);
+                exchange.door = Weak::clone(&self.this);
+            });
             entrance.forward_to(remote, &socket);
         });
         socket.seat.with(|_, _| ());
@@ -327,6 +342,31 @@ impl Door {
         });
     }
 
+    /// A SYN arrived where it could not be answered; taken in by the service thread, for whoever says so holds
+    /// another lock.
+    pub(super) fn knock(&self, knock: Knock) {
+        self.knocks().push(knock);
+        self.seat.list();
+    }
+
+    fn knocks(&self) -> MutexGuard<'_, Vec<Knock>> {
+        self.knocks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn answer_knocks(&self) {
+        let knocks = std::mem::take(&mut *self.knocks());
+        if knocks.is_empty() {
+            return;
+        }
+        self.seat.with(|entrance, now_ns| {
+            for Knock { syn, remote, station, number } in knocks {
+                let full = entrance.is_full();
+                entrance.forward.remove(&remote);
+                entrance.listener.reopen(now_ns, (remote, station), &syn, full, number);
+            }
+        });
+    }
+
     /// A door that is of no use any more makes all of them so.
     fn pass_failure_on(&self) {
         let Some(main) = &self.main else { return };
@@ -349,6 +389,7 @@ impl Served for Door {
     }
 
     fn serve(&self) -> Outcome {
+        self.answer_knocks();
         let outcome = self.seat.serve();
         self.pass_failure_on();
         // Who sleeps here takes what is complete.
@@ -376,8 +417,8 @@ impl Work for Entrance {
     type Sight = bool;
     type Conditions = Condition;
 
-    fn layers(&mut self) -> &mut Layers {
-        &mut self.stack
+    fn layers(&mut self) -> Option<&mut Layers> {
+        Some(&mut self.stack)
     }
 
     fn take_in(&mut self, shared: &Shared, now_ns: u64) {

@@ -12,8 +12,6 @@ use std::sync::OnceLock;
 
 use stack_tcp::{Connection, RECORD_BYTES, Record};
 
-use crate::flow::Flow;
-
 /// Names a folder for dumps; without it there are none.
 pub const DUMP_VARIABLE: &str = "PLUMB_TCP_TRACE";
 
@@ -118,13 +116,14 @@ fn folder() -> Option<&'static Path> {
 }
 
 /// What a connection did, if somebody wants that written down.
-pub(super) fn of(flow: &Flow, connection: &Connection) -> Option<Dump> {
+pub(super) fn of(
+    (local, remote): (SocketAddr, SocketAddr),
+    connection: &Connection,
+) -> Option<Dump> {
     folder()?;
-    let ends = flow.fib().endpoints;
-    let local = SocketAddr::new(flow.fib().source, ends.local.port);
     Some(Dump {
         local,
-        remote: ends.remote.map_or(local, SocketAddr::from),
+        remote,
         timeouts: connection.counts().timeouts as u32,
         retransmitted_bytes: connection.counts().retransmitted_bytes,
         error: connection.error().map(|error| error.to_string()).unwrap_or_default(),

@@ -1,9 +1,11 @@
 //! A connection over its flow: segments in from the driver, segments out to it.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Weak;
 
 use base_rpc::TimeWait;
-use base_wire::tcp_flag;
+use base_wire::{Mac, tcp_flag};
 use rbuf_channel::Buffer;
 use rbuf_shm::{ShmData, monotonic_ns};
 use stack_layer::{Arrived, HEAD_BYTES_MAX, Peer};
@@ -12,6 +14,7 @@ use stack_tcp::{
 };
 
 use super::buffers::{Frames, Payload, SendArea};
+use super::door::{Door, Knock};
 use super::dump::{self, Dump};
 use super::layers::{
     FIRST_RECEIVE_BYTES, HEADERS, Layers, SUPER_SEGMENT_BYTES, congestion, device,
@@ -43,7 +46,11 @@ pub(super) struct Exchange {
     // Dropped before the flow is closed.
     pub(super) stack: Layers,
     pub(super) stream: Stream<SendArea<ShmData>, Frames<ShmData>>,
-    pub(super) flow: Flow,
+    /// `None` once it was given up: see [`Self::make_way`].
+    flow: Option<Flow>,
+    endpoints: (SocketAddr, SocketAddr),
+    /// Where the connection came in, if it did.
+    pub(super) door: Weak<Door>,
     /// The congestion control that the application chose; the contract does if it did not.
     congestion: Option<Algorithm>,
     /// The window for which the driver was offered buffers.
@@ -79,7 +86,9 @@ impl Drop for Exchange {
         }
         if let Some(left) = self.stream.connection.time_wait(monotonic_ns()) {
             let stack_tcp::TimeWait { sequence, acknowledgment, clocks } = left;
-            self.flow.shared.leave(TimeWait { sequence, acknowledgment, clocks });
+            if let Some(flow) = &self.flow {
+                flow.shared.leave(TimeWait { sequence, acknowledgment, clocks });
+            }
         }
     }
 }
@@ -115,11 +124,14 @@ impl Work for Exchange {
     type Sight = Sight;
     type Conditions = Conditions;
 
-    fn layers(&mut self) -> &mut Layers {
-        &mut self.stack
+    fn layers(&mut self) -> Option<&mut Layers> {
+        self.flow.as_ref().map(|_| &mut self.stack)
     }
 
     fn take_in(&mut self, shared: &Shared, now_ns: u64) {
+        if self.flow.is_none() {
+            return;
+        }
         match shared.news() {
             Ok(None) => {}
             Ok(Some(changes)) => self.heed(now_ns, &changes),
@@ -129,7 +141,12 @@ impl Work for Exchange {
             match self.stack.receive() {
                 Ok(Some(Arrived::Segment(received))) => {
                     let payload = Payload::Frame(received.buffer, received.payload);
-                    self.stream.on_segment(now_ns, &received.segment, payload);
+                    let arrival = self.stream.on_segment(now_ns, &received.segment, payload);
+                    if let Some(number) = arrival.reopens
+                        && self.make_way(received.segment, received.station, number)
+                    {
+                        return;
+                    }
                 }
                 Ok(Some(Arrived::RouterError { sequence, error, .. })) => {
                     self.stream.connection.on_router_error(now_ns, sequence, error);
@@ -144,6 +161,9 @@ impl Work for Exchange {
     }
 
     fn send_out(&mut self, shared: &Shared, now_ns: u64) {
+        if self.flow.is_none() {
+            return;
+        }
         self.give_back(now_ns);
         self.starved = false;
         while self.failed.is_none() {
@@ -250,10 +270,15 @@ impl Exchange {
         let send = SendArea::new(tx_data, u32::from(HEADERS) * HEAD_BYTES_MAX as u32);
         let buffers = device(&mut stack).receive_buffers();
         let receive = Frames::new(rx_data, buffers, offered_for, options.receive_bytes.into());
+        let fib = flow.fib();
+        let local = SocketAddr::new(fib.source, fib.endpoints.local.port);
+        let endpoints = (local, fib.endpoints.remote.map_or(local, SocketAddr::from));
         Self {
             stack,
             stream: Stream::new(connection, send, receive),
-            flow,
+            flow: Some(flow),
+            endpoints,
+            door: Weak::new(),
             congestion: options.congestion,
             offered_for,
             in_driver: VecDeque::new(),
@@ -271,7 +296,22 @@ impl Exchange {
     }
 
     fn note(&mut self) {
-        self.notes = dump::of(&self.flow, &self.stream.connection);
+        self.notes = dump::of(self.endpoints, &self.stream.connection);
+    }
+
+    /// The peer opens a new connection between the same ends, and this one is in its way, in TIME-WAIT: gives
+    /// its flow up, and the SYN to the listener (RFC 6191). What was not read is kept. `false`, and the peer is to
+    /// ask again, if nobody listens, or while somebody reads where it lies.
+    fn make_way(&mut self, syn: Segment, station: Mac, number: u32) -> bool {
+        let Some(door) = self.door.upgrade().filter(|_| !self.is_received_lent) else {
+            return false;
+        };
+        self.stream.receive.leave_frames();
+        self.in_driver.clear();
+        // Closed before the listener asks for another.
+        self.flow = None;
+        door.knock(Knock { syn, remote: self.endpoints.1, station, number });
+        true
     }
 
     /// Packets that the driver is done with: their bytes can be written over once they are acknowledged.
@@ -302,17 +342,21 @@ impl Exchange {
             self.stack.reorganise(fib);
             self.stream.connection.on_route(now_ns, fib.mtu);
         }
-        if changes.contract.is_some() && self.congestion.is_none() {
-            self.stream.connection.set_congestion(congestion(&self.flow));
+        if let Some(flow) = &self.flow
+            && changes.contract.is_some()
+            && self.congestion.is_none()
+        {
+            self.stream.connection.set_congestion(congestion(flow));
         }
     }
 
     /// Offers buffers that were read; and more of them, if there is to be room for more.
     fn give_back(&mut self, now_ns: u64) {
+        let Some(mtu) = self.flow.as_ref().map(|flow| flow.fib().mtu) else { return };
         let capacity = self.stream.receive.capacity();
         if capacity > self.offered_for {
             self.offered_for = capacity;
-            let count = stream_buffers(self.flow.fib().mtu, capacity);
+            let count = stream_buffers(mtu, capacity);
             if let Err(fault) = device(&mut self.stack).offer_buffers(count) {
                 return self.fail(now_ns, &fault.into());
             }

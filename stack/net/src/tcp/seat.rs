@@ -32,8 +32,8 @@ pub(super) trait Work {
     /// Descriptors that show it to whoever watches them.
     type Conditions: Default;
 
-    /// The stack at whose lower end the flow is.
-    fn layers(&mut self) -> &mut Layers;
+    /// The stack at whose lower end the flow is; `None` if it is not ours any more.
+    fn layers(&mut self) -> Option<&mut Layers>;
 
     /// Takes in what has arrived, and what the flow manager says.
     fn take_in(&mut self, shared: &Shared, now_ns: u64);
@@ -108,9 +108,14 @@ impl<W: Work> Seat<W> {
         self.service.add(served);
     }
 
-    /// The service thread looks here no more.
-    pub(super) fn leave_for_good(&self) {
-        self.service.remove(self.slot());
+    /// The service thread looks here no more, for `served`; another one may have the slot by now.
+    pub(super) fn leave_for_good(&self, served: *const ()) {
+        self.service.remove(self.slot(), served);
+    }
+
+    /// The service thread will look at `slot` within a tick.
+    pub(super) fn list(&self) {
+        self.service.list(self.slot());
     }
 
     /// The service thread is to keep `served` until it is done.
@@ -193,7 +198,12 @@ impl<W: Work> Seat<W> {
         deadline_ns: u64,
         now_ns: u64,
     ) -> Result<(), Fault> {
-        let Some(seen) = device(desk.work.layers()).rx().await_published(1)? else { return Ok(()) };
+        // Nothing arrives any more without a flow: what is to be seen is.
+        let seen = match desk.work.layers() {
+            Some(layers) => device(layers).rx().await_published(1)?,
+            None => None,
+        };
+        let Some(seen) = seen else { return Ok(()) };
         // What this thread saw and has no use for may be what another one waits for, or watches.
         let wakes = self.signal(&mut desk, now_ns);
         let until_ns = deadline_ns.min(desk.work.due_ns(now_ns)).min(now_ns + NEWS_NS);
@@ -209,8 +219,10 @@ impl<W: Work> Seat<W> {
         }
         let mut desk = self.lock();
         desk.sleepers -= 1;
-        if desk.sleepers == 0 {
-            device(desk.work.layers()).rx().awake();
+        if desk.sleepers == 0
+            && let Some(layers) = desk.work.layers()
+        {
+            device(layers).rx().awake();
         }
         Ok(())
     }
@@ -293,12 +305,10 @@ impl<W: Work> Seat<W> {
 impl<W: Work> Desk<W> {
     /// Asks the driver for an event when something arrives; what came before that was asked is taken in.
     fn arm(&mut self, shared: &Shared) {
-        if self.armed {
-            return;
-        }
+        let Some(layers) = self.work.layers().filter(|_| !self.armed) else { return };
         self.armed = true;
         // What came before it was armed is found by looking once more.
-        if device(self.work.layers()).rx().arm() != Ok(false) {
+        if device(layers).rx().arm() != Ok(false) {
             // Later: what was sent a moment ago may be answered already.
             let now_ns = monotonic_ns();
             self.work.take_in(shared, now_ns);

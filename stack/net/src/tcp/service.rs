@@ -139,8 +139,12 @@ impl Service {
         lock(&self.all).insert(socket.slot(), Arc::downgrade(socket));
     }
 
-    pub(super) fn remove(&self, slot: u32) {
-        lock(&self.all).remove(&slot);
+    /// Forgets `served`, if it is still the one in `slot`.
+    pub(super) fn remove(&self, slot: u32, served: *const ()) {
+        let mut all = lock(&self.all);
+        if all.get(&slot).is_some_and(|known| known.as_ptr().cast() == served) {
+            all.remove(&slot);
+        }
     }
 
     /// Keeps a socket until it has finished, for its application has gone. Who lets go of many is held up

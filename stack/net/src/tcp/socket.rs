@@ -198,7 +198,7 @@ impl Served for Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.seat.leave_for_good();
+        self.seat.leave_for_good(std::ptr::from_ref(self).cast());
     }
 }
 
