@@ -279,13 +279,16 @@ impl Door {
             }
             // On a link that this process has not joined yet, which waits.
             Err(Error::Refused(Refusal::OtherLink { .. } | Refusal::NotJoined { .. })) => {
+                let (door, remote) = (Arc::clone(&self), complete.remote);
                 let joins = move || {
-                    if let Some((stream, place)) = self.give_flow(complete) {
-                        self.bring_in(stream, place);
+                    if let Some((stream, place)) = door.give_flow(complete) {
+                        door.bring_in(stream, place);
                     }
                 };
-                // Without a thread the connection is forgotten, and the peer hears so when it speaks.
-                let _ = std::thread::Builder::new().name("plumb-join".into()).spawn(joins);
+                if std::thread::Builder::new().name("plumb-join".into()).spawn(joins).is_err() {
+                    // The connection is forgotten, and the peer hears so when it speaks.
+                    self.seat.with(|entrance, _| entrance.forward.remove(&remote));
+                }
             }
             Err(_) => self.turn_away(complete),
         }

@@ -22,9 +22,6 @@ use crate::flow::Shared;
 /// For ever.
 pub(super) const NEVER: u64 = u64::MAX;
 
-/// How long a sleeper waits before it asks whether the flow manager has news.
-const NEWS_NS: u64 = 500_000_000;
-
 /// What is done at a seat, under its lock.
 pub(super) trait Work {
     /// What threads may wait for; a change wakes those that sleep.
@@ -206,7 +203,7 @@ impl<W: Work> Seat<W> {
         let Some(seen) = seen else { return Ok(()) };
         // What this thread saw and has no use for may be what another one waits for, or watches.
         let wakes = self.signal(&mut desk, now_ns);
-        let until_ns = deadline_ns.min(desk.work.due_ns(now_ns)).min(now_ns + NEWS_NS);
+        let until_ns = deadline_ns.min(desk.work.due_ns(now_ns));
         desk.note_sleep(until_ns);
         self.let_go(desk);
         if wakes {
@@ -214,9 +211,8 @@ impl<W: Work> Seat<W> {
             self.shared.call();
         }
         let call = if wakes { call.wrapping_add(1) } else { call };
-        if !self.shared.sleep(&self.shared.rx_words, seen, call, until_ns) {
-            self.shared.host().hear_notices();
-        }
+        // News of the flow manager is the service thread's to hear, which calls.
+        self.shared.sleep(&self.shared.rx_words, seen, call, until_ns);
         let mut desk = self.lock();
         desk.sleepers -= 1;
         if desk.sleepers == 0

@@ -26,6 +26,9 @@ use crate::host::WeakHost;
 /// How long a listed socket may wait.
 const TICK_NS: u64 = 2_000_000;
 
+/// What is listed in a tick takes no more memory than this at first, however often the same is.
+const LISTED: usize = 1024;
+
 /// So many orphans hold nobody up.
 const ORPHANS_EASY: usize = 128;
 
@@ -114,7 +117,7 @@ impl Service {
             bell: ringer,
             all: Mutex::default(),
             orphans: Mutex::default(),
-            listed: Mutex::default(),
+            listed: Mutex::new(Vec::with_capacity(LISTED)),
             dormant: AtomicBool::new(true),
         });
         last_words::include(&service);
@@ -125,7 +128,7 @@ impl Service {
             is_told: true,
             deadlines: Deadlines::default(),
             due: Vec::new(),
-            listed: Vec::new(),
+            listed: Vec::with_capacity(LISTED),
             tick_ns: None,
         };
         let (running, host) = (Arc::downgrade(&service), host.downgrade());
