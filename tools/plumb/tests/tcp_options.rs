@@ -703,7 +703,7 @@ fn a_peer_may_open_anew_what_we_closed_and_still_hold() {
     });
 }
 
-/// Daemons of the second wire: they end with this process, after its streams.
+/// Daemons of the second wire.
 static DAEMONS: OnceLock<[Child; 2]> = OnceLock::new();
 
 /// Another wire beside the lab's, with a flow manager and a driver of its own.
@@ -750,6 +750,8 @@ fn a_listener_at_any_address_answers_from_the_one_that_was_called() {
     in_lab("a_listener_at_any_address_answers_from_the_one_that_was_called", &RATE, || {
         let host =
             second_wire(&["10.78.0.1/24", "10.79.0.1/24"], &["10.78.0.2/24", "10.79.0.2/24"]);
+        let flows = || host.query_status().unwrap().flows;
+        let before = flows();
         let listener = Options::new().host(&host).listen("0.0.0.0:0").unwrap();
         let local = listener.local_addr().unwrap();
         assert!(local.ip().is_unspecified() && local.port() != 0);
@@ -778,7 +780,9 @@ fn a_listener_at_any_address_answers_from_the_one_that_was_called() {
             assert_eq!(stream.local_addr().unwrap(), at);
         }
         assert_eq!(listener.counts().syns, 3);
-        drop((first, second));
+        drop((first, second, listener));
+        // The daemons end with the thread that started them.
+        eventually("its flows are closed", || flows() == before);
     });
 }
 
