@@ -33,6 +33,9 @@ pub enum Error {
     /// Shared memory could not be had.
     #[error(transparent)]
     Memory(#[from] DomainError),
+    /// No thread could be had to look after the flow while the application computes.
+    #[error("no service thread: {0}")]
+    Thread(io::Error),
     /// The flow was closed by the driver or the flow manager.
     #[error("flow lost: {0}")]
     Lost(String),
@@ -45,6 +48,9 @@ pub enum Error {
     /// An address could not be understood.
     #[error("{0}")]
     Address(String),
+    /// The flow manager has not answered in the time there was: it may be asking the network for the next hop.
+    #[error("the flow manager has not answered in time; it may be asking who the next hop is")]
+    TimedOut,
     /// There would be nothing to send or receive for now, and waiting was not wanted.
     #[error("not now")]
     WouldBlock,
@@ -74,6 +80,8 @@ impl From<Error> for io::Error {
             Error::Send(SendError::NoDestination) => io::ErrorKind::NotConnected,
             Error::Send(_) | Error::Address(_) => io::ErrorKind::InvalidInput,
             Error::Memory(_) => io::ErrorKind::OutOfMemory,
+            Error::Thread(source) => source.kind(),
+            Error::TimedOut => io::ErrorKind::TimedOut,
             Error::WouldBlock => io::ErrorKind::WouldBlock,
             Error::Protocol(_) | Error::Fault(_) => io::ErrorKind::InvalidData,
         };

@@ -1,20 +1,19 @@
 //! A flow: its channels, its name, and what the flow manager has to say about it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, Rate};
 use base_rpc::{FlowLayout, Refusal, Reply, Request, TimeWait};
 use base_wire::Mac;
-use rbuf_channel::Park;
-use rbuf_domain::Domain;
-use rbuf_shm::{Futex, ShmData, ShmWords};
+use rbuf_domain::{Domain, Shape};
+use rbuf_shm::{ShmData, ShmWords};
 use stack_layer::{Device, Layer as _};
 
 use crate::host::unexpected;
 use crate::tcp::Service;
-use crate::{Error, Host, Options};
+use crate::{Error, Host, Options, sleep};
 
 /// The bottom of an application's stack.
 pub type FlowDevice = Device<ShmWords, ShmData>;
@@ -25,7 +24,6 @@ pub struct Flow {
     pub(crate) shared: Arc<Shared>,
     device: Option<FlowDevice>,
     fib: Fib,
-    tardiness_ns: u64,
 }
 
 /// What outlives the layers: the flow's name, its memory, and news about it.
@@ -43,6 +41,9 @@ pub(crate) struct Shared {
     /// Counts the driver writes, on which threads of this application sleep.
     pub(crate) tx_words: ShmWords,
     pub(crate) rx_words: ShmWords,
+    /// Counts calls to those that sleep. Who will sleep reads it before it looks whether it has to, so that no
+    /// call is lost between looking and sleeping.
+    calls: AtomicU32,
     /// Whether there is news.
     news: AtomicBool,
     latest: Mutex<Latest>,
@@ -94,109 +95,206 @@ struct Latest {
     contract: Contract,
     is_contract_new: bool,
     reopened: Vec<Reopened>,
+    tardiness_ns: u64,
     time_wait: Option<TimeWait>,
 }
 
-impl Flow {
-    /// Opens a flow; with `headers`, packets are formed from so many headers and payload that lies
-    /// elsewhere in the transmit area.
-    pub(crate) fn open(
-        host: &Host,
-        options: &Options,
-        endpoints: Endpoints,
-        headers: Option<u16>,
-    ) -> Result<Self, Error> {
-        let mut link = host.link_of(endpoints.local.address);
-        for _ in 0..3 {
-            match Self::open_on(host, options, endpoints, headers, link) {
-                Err(Error::Refused(Refusal::OtherLink { link: other, .. })) => link = other,
-                Err(Error::Refused(Refusal::NotJoined { link })) => host.forget_domain(link),
-                result => return result,
-            }
-        }
-        Err(Error::Protocol("the flow manager sends us from link to link".into()))
-    }
+/// A flow that is laid out, and that nobody has heard of.
+///
+/// Its channels are ready before the driver hears of them: the first packet can be queued as soon as the
+/// answer is here, and what arrives meanwhile finds buffers.
+pub(crate) struct Prepared {
+    host: Host,
+    domain: Arc<Domain>,
+    layout: FlowLayout,
+    link: u16,
+    /// The largest packet that it has room for.
+    mtu_max: u16,
+    device: FlowDevice,
+    areas: (ShmData, ShmData),
+    words: (ShmWords, ShmWords),
+    contract: Contract,
+    endpoints: Endpoints,
+}
 
-    fn open_on(
+impl Prepared {
+    /// With `headers`, packets are formed from so many headers and payload that lies elsewhere in the transmit
+    /// area.
+    fn new(
         host: &Host,
         options: &Options,
         endpoints: Endpoints,
         headers: Option<u16>,
         link: u16,
     ) -> Result<Self, Error> {
-        let Some(info) = host.links().iter().find(|info| info.link == link) else {
-            return Err(Refusal::NoLink { link }.into());
-        };
-        // The link may carry less now, and as much as that again later.
-        let mtu = info.facts.mtu_max;
         let domain = host.domain(link)?;
-        let shape = match headers {
-            Some(headers) => options.stream_shape(mtu, headers, domain.is_roomy()),
-            None => options.datagram_shape(mtu),
-        };
+        let (mtu_max, shape) = shape(host, options, headers, link, &domain)?;
         let layout = host.lay_out(&domain, &shape)?;
-        // The channels are ready before the driver hears of them: the first packet can be queued as
-        // soon as the answer is here, and what arrives meanwhile finds buffers.
-        let opened = domain.ends(&layout).map_err(Error::from).and_then(|ends| {
+        Self::on(host, options, endpoints, headers, (link, mtu_max), domain, layout)
+    }
+
+    /// As [`Self::new`], but asks nobody: `None` if there is no room before others are closed.
+    pub(crate) fn now(
+        host: &Host,
+        options: &Options,
+        endpoints: Endpoints,
+        headers: u16,
+    ) -> Result<Option<Self>, Error> {
+        let link = host.link_of(endpoints.local.address);
+        let domain = host.joined_domain(link).ok_or(Refusal::NotJoined { link })?;
+        let headers = Some(headers);
+        let (mtu_max, shape) = shape(host, options, headers, link, &domain)?;
+        let Some(layout) = host.lay_out_now(&domain, &shape)? else { return Ok(None) };
+        Self::on(host, options, endpoints, headers, (link, mtu_max), domain, layout).map(Some)
+    }
+
+    fn on(
+        host: &Host,
+        options: &Options,
+        endpoints: Endpoints,
+        headers: Option<u16>,
+        (link, mtu_max): (u16, u16),
+        domain: Arc<Domain>,
+        layout: FlowLayout,
+    ) -> Result<Self, Error> {
+        let made = domain.ends(&layout).map_err(Error::from).and_then(|ends| {
             let areas = (ends.tx_data, ends.rx_data);
             let words = (ends.tx.peer_words(), ends.rx.peer_words());
             let ends = (ends.tx, ends.rx);
             let device = match headers {
                 Some(headers) => {
-                    let mut device = Device::with_headers(ends, areas.clone(), mtu, headers);
-                    device.offer_buffers(options.first_buffers(mtu))?;
+                    let mut device = Device::with_headers(ends, areas.clone(), mtu_max, headers);
+                    device.offer_buffers(options.first_buffers(mtu_max))?;
                     device
                 }
-                None => Device::new(ends, areas.clone(), mtu)?,
+                None => Device::new(ends, areas.clone(), mtu_max)?,
             };
-            let request = Request::Open {
-                link,
-                contract: options.contract,
-                layout,
-                endpoints: Some(endpoints),
-            };
-            match host.call(request)? {
-                Reply::Opened { flow, fib: Some(fib), contract, tardiness_ns } => {
-                    Ok((device, areas, words, (flow, fib, contract, tardiness_ns)))
-                }
-                other => Err(unexpected(&other)),
+            Ok((device, areas, words))
+        });
+        let (device, areas, words) = made.inspect_err(|_| domain.give_back(&layout))?;
+        let (host, contract) = (host.clone(), options.contract);
+        Ok(Self { host, domain, layout, link, mtu_max, device, areas, words, contract, endpoints })
+    }
+
+    fn request(&self) -> Request {
+        Request::Open {
+            link: self.link,
+            contract: self.contract,
+            layout: self.layout,
+            endpoints: Some(self.endpoints),
+        }
+    }
+
+    /// Asks for it, until `deadline_ns`. What is opened later is closed at once.
+    fn open(self, deadline_ns: u64) -> Result<Flow, Error> {
+        let (host, request) = (self.host.clone(), self.request());
+        let prepared = Arc::new(Mutex::new(Some(self)));
+        let late = Arc::clone(&prepared);
+        let take =
+            |from: &Mutex<Option<Self>>| from.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let reply = host.call_until(request, deadline_ns, move |reply| {
+            if let Some(prepared) = take(&late) {
+                drop(prepared.opened(reply));
             }
         });
-        let (mut device, areas, (tx_words, rx_words), (id, fib, contract, tardiness_ns)) =
-            match opened {
-                Ok(opened) => opened,
-                Err(error) => {
-                    domain.give_back(&layout);
-                    return Err(error);
-                }
-            };
+        match reply {
+            Err(Error::TimedOut) => Err(Error::TimedOut),
+            reply => take(&prepared).ok_or(Error::TimedOut)?.opened(reply),
+        }
+    }
+
+    /// Asks for it and does not wait; `then` gets it from whoever reads the answer, who must not ask anything
+    /// and wait for it there.
+    pub(crate) fn open_later(self, then: impl FnOnce(Result<Flow, Error>) + Send + 'static) {
+        let (host, request) = (self.host.clone(), self.request());
+        host.open_later(request, move |reply| then(self.opened(reply)));
+    }
+
+    /// What the flow manager makes of it.
+    fn opened(self, reply: Result<Reply, Error>) -> Result<Flow, Error> {
+        let (id, fib, contract, tardiness_ns) = match reply {
+            Ok(Reply::Opened { flow, fib: Some(fib), contract, tardiness_ns }) => {
+                (flow, fib, contract, tardiness_ns)
+            }
+            // The driver may have heard of it, and use the memory.
+            Err(Error::FlowManagerGone) => return Err(Error::FlowManagerGone),
+            other => {
+                self.domain.give_back(&self.layout);
+                return Err(other.map_or_else(|error| error, |reply| unexpected(&reply)));
+            }
+        };
+        let (tx_words, rx_words) = self.words;
         // The driver may be another one than when the links were asked for.
-        let fib = Fib { mtu: fib.mtu.min(mtu), ..fib };
+        let fib = Fib { mtu: fib.mtu.min(self.mtu_max), ..fib };
+        let mut device = self.device;
         device.reorganise(&fib);
+        let latest = Latest {
+            lost: None,
+            fib,
+            is_fib_new: false,
+            contract,
+            is_contract_new: false,
+            reopened: Vec::new(),
+            tardiness_ns,
+            time_wait: None,
+        };
         let shared = Arc::new(Shared {
-            host: host.clone(),
-            domain,
-            layout,
-            link,
-            mtu_max: mtu,
-            areas,
+            host: self.host,
+            domain: self.domain,
+            layout: self.layout,
+            link: self.link,
+            mtu_max: self.mtu_max,
+            areas: self.areas,
             id,
             tx_words,
             rx_words,
+            calls: AtomicU32::new(0),
             news: AtomicBool::new(false),
-            latest: Mutex::new(Latest {
-                lost: None,
-                fib,
-                is_fib_new: false,
-                contract,
-                is_contract_new: false,
-                reopened: Vec::new(),
-                time_wait: None,
-            }),
+            latest: Mutex::new(latest),
             closed: AtomicBool::new(false),
         });
-        host.register(id, &shared);
-        Ok(Self { shared, device: Some(device), fib, tardiness_ns })
+        shared.host.register(id, &shared);
+        Ok(Flow { shared, device: Some(device), fib })
+    }
+}
+
+/// The largest packet of a link, which may carry less now, and what the channels of a flow there are like.
+fn shape(
+    host: &Host,
+    options: &Options,
+    headers: Option<u16>,
+    link: u16,
+    domain: &Domain,
+) -> Result<(u16, Shape), Error> {
+    let info = host.links().iter().find(|info| info.link == link);
+    let mtu = info.ok_or(Refusal::NoLink { link })?.facts.mtu_max;
+    let shape = match headers {
+        Some(headers) => options.stream_shape(mtu, headers, domain.is_roomy()),
+        None => options.datagram_shape(mtu),
+    };
+    Ok((mtu, shape))
+}
+
+impl Flow {
+    /// Opens a flow, until `deadline_ns`; with `headers`, packets are formed from so many headers and payload
+    /// that lies elsewhere in the transmit area.
+    pub(crate) fn open(
+        host: &Host,
+        options: &Options,
+        endpoints: Endpoints,
+        headers: Option<u16>,
+        deadline_ns: u64,
+    ) -> Result<Self, Error> {
+        let mut link = host.link_of(endpoints.local.address);
+        for _ in 0..3 {
+            let prepared = Prepared::new(host, options, endpoints, headers, link)?;
+            match prepared.open(deadline_ns) {
+                Err(Error::Refused(Refusal::OtherLink { link: other, .. })) => link = other,
+                Err(Error::Refused(Refusal::NotJoined { link })) => host.forget_domain(link),
+                result => return result,
+            }
+        }
+        Err(Error::Protocol("the flow manager sends us from link to link".into()))
     }
 
     /// The flow's name.
@@ -224,12 +322,12 @@ impl Flow {
 
     /// As [`Self::contract`], as far as this process has heard.
     pub(crate) fn known_contract(&self) -> Contract {
-        self.shared.latest().contract
+        self.shared.contract()
     }
 
     /// How late beyond its deadline a guaranteed frame can be, in nanoseconds.
-    pub const fn tardiness_ns(&self) -> u64 {
-        self.tardiness_ns
+    pub fn tardiness_ns(&self) -> u64 {
+        self.shared.latest().tardiness_ns
     }
 
     /// The bottom of the stack, to build layers on; `None` if it was taken before.
@@ -250,8 +348,10 @@ impl Flow {
     /// [`Error::Lost`] if the flow was closed by the driver or the flow manager.
     pub fn wait(&self, device: &mut FlowDevice, until_ns: u64) -> Result<bool, Error> {
         self.shared.kick(device);
+        let call = self.shared.calls();
+        self.shared.news()?;
         let Some(seen) = device.rx().await_published(1)? else { return Ok(true) };
-        let woken = Futex::until(until_ns).sleep(&self.shared.rx_words[0], seen);
+        let woken = self.shared.sleep(&self.shared.rx_words, seen, call, until_ns);
         device.rx().awake();
         self.shared.host.hear_notices();
         self.shared.news()?;
@@ -264,14 +364,7 @@ impl Flow {
     ///
     /// What the flow manager says; the present contract stays then.
     pub fn adjust(&mut self, contract: Contract) -> Result<Contract, Error> {
-        match self.shared.host.call(Request::AdjustQos { flow: self.shared.id, contract })? {
-            Reply::Adjusted { contract, tardiness_ns } => {
-                self.tardiness_ns = tardiness_ns;
-                self.shared.set_contract(contract);
-                Ok(contract)
-            }
-            other => Err(unexpected(&other)),
-        }
+        self.shared.adjust(contract)
     }
 
     /// Gives the flow other ends.
@@ -303,6 +396,10 @@ impl Flow {
 }
 
 impl Shared {
+    pub(crate) const fn id(&self) -> FlowId {
+        self.id
+    }
+
     pub(crate) const fn host(&self) -> &Host {
         &self.host
     }
@@ -338,6 +435,23 @@ impl Shared {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Asks for another contract.
+    pub(crate) fn adjust(&self, contract: Contract) -> Result<Contract, Error> {
+        match self.host.call(Request::AdjustQos { flow: self.id, contract })? {
+            Reply::Adjusted { contract, tardiness_ns } => {
+                self.latest().tardiness_ns = tardiness_ns;
+                self.set_contract(contract);
+                Ok(contract)
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    /// The contract, as far as this process has heard.
+    pub(crate) fn contract(&self) -> Contract {
+        self.latest().contract
+    }
+
     fn set_contract(&self, contract: Contract) {
         let mut latest = self.latest();
         (latest.contract, latest.is_contract_new) = (contract, true);
@@ -371,8 +485,24 @@ impl Shared {
         self.news.store(true, Ordering::Release);
         // Whoever is in no call has somebody who looks after it.
         self.host.services().list(self.link, self.layout.slot);
-        Futex::patient().wake(&self.tx_words[0]);
-        Futex::patient().wake(&self.rx_words[0]);
+        self.call();
+    }
+
+    /// Calls so far: see [`Self::sleep`].
+    pub(crate) fn calls(&self) -> u32 {
+        self.calls.load(Ordering::Acquire)
+    }
+
+    /// Wakes whoever sleeps or is about to.
+    pub(crate) fn call(&self) {
+        self.calls.fetch_add(1, Ordering::AcqRel);
+        sleep::wake(&self.calls, [&self.tx_words[0], &self.rx_words[0]]);
+    }
+
+    /// Sleeps until the driver's count `words` is not `seen`, the calls are more than `call`, or the monotonic
+    /// clock shows `until_ns`; `false` if it does.
+    pub(crate) fn sleep(&self, words: &ShmWords, seen: u64, call: u32, until_ns: u64) -> bool {
+        sleep::until(&words[0], seen, &self.calls, call, until_ns)
     }
 
     /// The latest news, if there is any; losing the flow is an error from then on.

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use base_flow::{Contract, FlowId};
@@ -35,19 +36,30 @@ pub struct Host {
     inner: Arc<Inner>,
 }
 
-#[derive(Debug)]
 struct Inner {
     rpc: Rpc,
     links: Vec<LinkInfo>,
     flows_max: u32,
     domains: Mutex<HashMap<u16, Arc<Domain>>>,
     flows: Mutex<HashMap<FlowId, Weak<Shared>>>,
-    /// What links carry since that changed: largest packet, and most that is taken at once. Who hears the
-    /// flow manager holds it, so that what it says last holds.
+    /// What links carry since that changed: largest packet, and most that is taken at once. Held while flows
+    /// are told, so that what was said last holds.
     carried: Mutex<HashMap<u16, (u16, u16)>>,
-    /// Memory of flows that are being closed, by the tag of the call.
-    closing: Mutex<HashMap<u32, (Arc<Domain>, FlowLayout)>>,
+    /// What is done with answers that nobody waits for, by the tag of the call.
+    expected: Mutex<HashMap<u32, Then>>,
+    /// Flows that are being closed, and their memory given back; and those being opened.
+    closing: AtomicUsize,
+    opening: AtomicUsize,
     services: Services,
+}
+
+/// What is done with an answer: by the thread that reads it, which must not ask and wait there.
+type Then = Box<dyn FnOnce(Result<Reply, Error>) + Send>;
+
+impl core::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        f.debug_struct("Host").field("links", &self.links).finish_non_exhaustive()
+    }
 }
 
 /// A connection that does not keep itself open.
@@ -103,7 +115,7 @@ impl Host {
         let connection = Connection::connect(socket)
             .map_err(|source| Error::NoFlowManager { path: socket.to_path_buf(), source })?;
         let rpc = Rpc::new(connection);
-        let Reply::Welcome { links } = rpc.call(Request::Hello, &[])?.0 else {
+        let Reply::Welcome { links } = rpc.call(Request::Hello, &[], &|_| ())?.0 else {
             return Err(Error::Protocol("no welcome".into()));
         };
         let inner = Inner {
@@ -113,7 +125,9 @@ impl Host {
             domains: Mutex::default(),
             flows: Mutex::default(),
             carried: Mutex::default(),
-            closing: Mutex::default(),
+            expected: Mutex::default(),
+            closing: AtomicUsize::new(0),
+            opening: AtomicUsize::new(0),
             services: Services::default(),
         };
         Ok(Self { inner: Arc::new(inner) })
@@ -138,7 +152,32 @@ impl Host {
     }
 
     pub(crate) fn call(&self, request: Request) -> Result<Reply, Error> {
-        Ok(self.inner.rpc.call(request, &[])?.0)
+        Ok(self.inner.rpc.call(request, &[], &|answer| self.heed(answer))?.0)
+    }
+
+    /// As [`Self::call`], until `deadline_ns`; `late` is done with an answer that comes after that.
+    pub(crate) fn call_until(
+        &self,
+        request: Request,
+        deadline_ns: u64,
+        late: impl FnOnce(Result<Reply, Error>) + Send + 'static,
+    ) -> Result<Reply, Error> {
+        let heed = |answer| self.heed(answer);
+        self.inner.rpc.call_until(request, deadline_ns, &heed, |tag| {
+            lock(&self.inner.expected).insert(tag, Box::new(late));
+        })
+    }
+
+    /// Asks and does not wait. `then` is done with the answer by whoever reads it, who holds everybody else
+    /// up meanwhile: it asks nothing that it waits for.
+    fn call_later(
+        &self,
+        request: Request,
+        then: impl FnOnce(Result<Reply, Error>) + Send + 'static,
+    ) {
+        self.inner.rpc.call_unattended(request, |tag| {
+            lock(&self.inner.expected).insert(tag, Box::new(then));
+        });
     }
 
     /// The arenas shared with the driver of `link`, joined on first use.
@@ -150,7 +189,8 @@ impl Host {
         let flows_max = self.inner.flows_max;
         let offer = Offer::new(flows_max)?;
         let request = Request::Join(JoinOffer { link, flows_max });
-        let (reply, descriptors) = self.inner.rpc.call(request, &offer.descriptors())?;
+        let heed = |answer| self.heed(answer);
+        let (reply, descriptors) = self.inner.rpc.call(request, &offer.descriptors(), &heed)?;
         let (Reply::Joined, Ok([control_in, bell])) =
             (reply, <[OwnedFd; 2]>::try_from(descriptors))
         else {
@@ -159,6 +199,11 @@ impl Host {
         let domain = Arc::new(Domain::new(offer, control_in, bell)?);
         domains.insert(link, Arc::clone(&domain));
         Ok(domain)
+    }
+
+    /// As [`Self::domain`], if it was joined before.
+    pub(crate) fn joined_domain(&self, link: u16) -> Option<Arc<Domain>> {
+        lock(&self.inner.domains).get(&link).map(Arc::clone)
     }
 
     /// The link on which `address` is ours; the first one for "any address".
@@ -176,9 +221,8 @@ impl Host {
     pub(crate) fn register(&self, flow: FlowId, shared: &Arc<Shared>) {
         lock(&self.inner.flows).insert(flow, Arc::downgrade(shared));
         // Another thread may have heard of a change before this flow could.
-        self.heed(Rpc::known_notices);
-        let carried = lock(&self.inner.carried).get(&shared.link()).copied();
-        if let Some((mtu, unit_bytes)) = carried {
+        let carried = lock(&self.inner.carried);
+        if let Some(&(mtu, unit_bytes)) = carried.get(&shared.link()) {
             shared.notify(News::Carries(mtu, unit_bytes));
         }
     }
@@ -191,60 +235,109 @@ impl Host {
     /// is: the driver has let go, or is gone. If the flow manager alone is gone, there is none, and the
     /// driver may still write there.
     pub(crate) fn close_later(&self, request: Request, domain: &Arc<Domain>, layout: FlowLayout) {
-        self.inner.rpc.call_unattended(request, |tag| {
-            lock(&self.inner.closing).insert(tag, (Arc::clone(domain), layout));
+        self.inner.closing.fetch_add(1, Ordering::AcqRel);
+        let (domain, host) = (Arc::clone(domain), self.downgrade());
+        self.call_later(request, move |reply| {
+            if !matches!(reply, Err(Error::FlowManagerGone)) {
+                domain.give_back(&layout);
+            }
+            if let Some(host) = host.upgrade() {
+                host.inner.closing.fetch_sub(1, Ordering::AcqRel);
+            }
         });
+    }
+
+    /// Asks for a flow and does not wait; `then` is as for [`Self::call_later`].
+    pub(crate) fn open_later(
+        &self,
+        request: Request,
+        then: impl FnOnce(Result<Reply, Error>) + Send + 'static,
+    ) {
+        self.inner.opening.fetch_add(1, Ordering::AcqRel);
+        let host = self.downgrade();
+        self.call_later(request, move |reply| {
+            if let Some(host) = host.upgrade() {
+                host.inner.opening.fetch_sub(1, Ordering::AcqRel);
+            }
+            then(reply);
+        });
+    }
+
+    /// Whether flows were asked for that nobody waits for.
+    pub(crate) fn is_opening(&self) -> bool {
+        self.inner.opening.load(Ordering::Acquire) > 0
     }
 
     /// Room for a flow's channels; waits for flows that are being closed if there is none.
     pub(crate) fn lay_out(&self, domain: &Domain, shape: &Shape) -> Result<FlowLayout, Error> {
-        self.heed(Rpc::known_notices);
-        match domain.lay_out(shape) {
-            Err(DomainError::Slots(_) | DomainError::Full) => {
-                self.inner.rpc.settle()?;
-                self.heed(Rpc::known_notices);
+        match self.lay_out_now(domain, shape)? {
+            Some(layout) => Ok(layout),
+            None => {
+                let settled = || self.inner.closing.load(Ordering::Acquire) == 0;
+                self.inner.rpc.settle(&|answer| self.heed(answer), settled)?;
                 Ok(domain.lay_out(shape)?)
             }
-            found => Ok(found?),
         }
     }
 
-    /// Hears what the flow manager has said.
-    pub(crate) fn hear_notices(&self) {
-        self.heed(Rpc::notices);
+    /// As [`Self::lay_out`], but never waits: `None` if there is no room, and flows are being closed.
+    pub(crate) fn lay_out_now(
+        &self,
+        domain: &Domain,
+        shape: &Shape,
+    ) -> Result<Option<FlowLayout>, Error> {
+        // Asked first: what is closed meanwhile was.
+        let closing = self.inner.closing.load(Ordering::Acquire) > 0;
+        match domain.lay_out(shape) {
+            Err(DomainError::Slots(_) | DomainError::Full) if closing => Ok(None),
+            found => Ok(Some(found?)),
+        }
     }
 
-    /// Hands call-backs to the flows they are for, and takes back the memory of closed ones.
-    fn heed(&self, hear: impl FnOnce(&Rpc) -> Vec<Answer>) {
-        let mut carried = lock(&self.inner.carried);
-        for Answer { tag, reply } in hear(&self.inner.rpc) {
-            if tag != 0 {
-                if let Some((domain, layout)) = lock(&self.inner.closing).remove(&tag) {
-                    domain.give_back(&layout);
-                }
-                continue;
+    /// Hears what the flow manager has said; not with a lock held that heeding it takes.
+    pub(crate) fn hear_notices(&self) {
+        self.inner.rpc.hear(&|answer| self.heed(answer));
+        if self.inner.rpc.is_gone() {
+            let expected = std::mem::take(&mut *lock(&self.inner.expected));
+            for then in expected.into_values() {
+                then(Err(Error::FlowManagerGone));
             }
-            let (flow, notice) = match reply {
-                Reply::Lost { flow, reason } => (flow, News::Lost(reason)),
-                Reply::Reorganised { fib } => (fib.flow, News::Fib(fib)),
-                Reply::Recontracted { flow, contract } => (flow, News::Contract(contract)),
-                Reply::Reopened { flow, remote, station, header, above } => {
-                    let remote = remote.into();
-                    (flow, News::Reopened(Reopened { remote, station, header, above }))
-                }
-                Reply::Carries { link, mtu, unit_bytes } => {
-                    carried.insert(link, (mtu, unit_bytes));
-                    for shared in self.flows_of(link) {
-                        shared.notify(News::Carries(mtu, unit_bytes));
-                    }
-                    continue;
-                }
-                _ => continue,
-            };
-            let shared = lock(&self.inner.flows).get(&flow).and_then(Weak::upgrade);
-            if let Some(shared) = shared {
-                shared.notify(notice);
+        }
+    }
+
+    /// Hands call-backs to the flows they are for, and answers to who expects them.
+    fn heed(&self, Answer { tag, reply }: Answer) {
+        if tag != 0 {
+            let then = lock(&self.inner.expected).remove(&tag);
+            if let Some(then) = then {
+                then(match reply {
+                    Reply::Refused(refusal) => Err(refusal.into()),
+                    reply => Ok(reply),
+                });
             }
+            return;
+        }
+        let (flow, notice) = match reply {
+            Reply::Lost { flow, reason } => (flow, News::Lost(reason)),
+            Reply::Reorganised { fib } => (fib.flow, News::Fib(fib)),
+            Reply::Recontracted { flow, contract } => (flow, News::Contract(contract)),
+            Reply::Reopened { flow, remote, station, header, above } => {
+                let remote = remote.into();
+                (flow, News::Reopened(Reopened { remote, station, header, above }))
+            }
+            Reply::Carries { link, mtu, unit_bytes } => {
+                let mut carried = lock(&self.inner.carried);
+                carried.insert(link, (mtu, unit_bytes));
+                for shared in self.flows_of(link) {
+                    shared.notify(News::Carries(mtu, unit_bytes));
+                }
+                return;
+            }
+            _ => return,
+        };
+        let shared = lock(&self.inner.flows).get(&flow).and_then(Weak::upgrade);
+        if let Some(shared) = shared {
+            shared.notify(notice);
         }
     }
 
@@ -260,16 +353,7 @@ impl Host {
     ///
     /// What the flow manager says.
     pub fn open(&self, options: &Options, endpoints: base_flow::Endpoints) -> Result<Flow, Error> {
-        Flow::open(self, options, endpoints, None)
-    }
-
-    pub(crate) fn open_with_headers(
-        &self,
-        options: &Options,
-        endpoints: base_flow::Endpoints,
-        headers: u16,
-    ) -> Result<Flow, Error> {
-        Flow::open(self, options, endpoints, Some(headers))
+        Flow::open(self, options, endpoints, None, u64::MAX)
     }
 
     /// The next hop to `remote`, and our address for talking to it.

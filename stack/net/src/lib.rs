@@ -28,6 +28,7 @@ mod flow;
 mod host;
 mod options;
 mod rpc;
+mod sleep;
 mod tcp;
 #[cfg(feature = "tokio")]
 pub mod tokio;
@@ -46,5 +47,5 @@ pub use options::Options;
 pub use rbuf_channel::Wait;
 pub use stack_layer as layer;
 pub use stack_tcp as engine;
-pub use tcp::{DUMP_VARIABLE, Dump, Incoming, TcpListener, TcpStream};
+pub use tcp::{DUMP_VARIABLE, Dump, Incoming, Received, Room, TcpListener, TcpStream};
 pub use udp::{Datagram, SendBuffer, Udp};

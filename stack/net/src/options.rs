@@ -205,13 +205,21 @@ impl Options {
         Udp::open(self, Endpoints { transport: Transport::Udp, local, remote: Some(remote.into()) })
     }
 
-    /// A TCP stream between a port of the flow manager's choice and `remote`.
+    /// A TCP stream between a port of the flow manager's choice and `remote`, the first of its addresses that
+    /// answers.
     ///
     /// # Errors
     ///
-    /// What the flow manager says, or the peer.
+    /// What the flow manager says, or the peer; of several addresses, about the last one.
     pub fn connect_tcp(&self, remote: impl ToSocketAddrs) -> io::Result<TcpStream> {
-        TcpStream::open(self, first(remote)?, None)
+        let mut last = None;
+        for address in remote.to_socket_addrs()? {
+            match TcpStream::open(self, address, None) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::Address("the name has no address".into()).into()))
     }
 
     /// As [`Self::connect_tcp`], and gives up after `timeout`.

@@ -1,25 +1,36 @@
 //! Calls to the flow manager: any thread may call, and whoever waits reads for all.
+//!
+//! What was read and is for no thread that waits, a call-back or an answer to [`Rpc::call_unattended`], is
+//! heeded by the thread that read it, before anybody reads further. So who heeds it must not ask the flow
+//! manager and wait, and nobody may call with a lock held that is taken there.
 
 use std::collections::{HashMap, HashSet};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use base_rpc::{Answer, Call, MESSAGE_BYTES_MAX, Reply, Request, decode, encode};
-use rbuf_shm::{Connection, ReceiveError, Received};
+use rbuf_shm::{Connection, ReceiveError, Received, monotonic_ns};
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::time::Timespec;
 
 use crate::Error;
 
 type Answered = (Reply, Vec<OwnedFd>);
+
+/// Hears what no thread waits for.
+pub(crate) type Heed<'a> = &'a dyn Fn(Answer);
+
+/// For ever.
+const NEVER: u64 = u64::MAX;
 
 #[derive(Debug, Default)]
 struct State {
     answers: HashMap<u32, Answered>,
     /// Calls whose answers nobody waits for.
     unattended: HashSet<u32>,
-    /// Call-backs, and answers that nobody waited for, which nobody has looked at yet.
-    notices: Vec<Answer>,
-    /// Whether some thread is reading.
+    /// Whether some thread reads, or heeds what it read.
     reading: bool,
     /// Threads that wait until another has read.
     waiting: u32,
@@ -53,6 +64,11 @@ impl Rpc {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether nothing that was asked will be answered any more.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.state().gone
+    }
+
     fn new_tag(&self) -> u32 {
         // Tag 0 is for call-backs.
         match self.tag.fetch_add(1, Ordering::Relaxed) {
@@ -72,17 +88,42 @@ impl Rpc {
         &self,
         request: Request,
         descriptors: &[BorrowedFd<'_>],
+        heed: Heed<'_>,
     ) -> Result<Answered, Error> {
         let tag = self.new_tag();
         self.send(tag, request, descriptors);
-        match self.read_until(|state| state.answers.remove(&tag))? {
-            (Reply::Refused(refusal), _) => Err(refusal.into()),
-            answered => Ok(answered),
-        }
+        let answered = self.read_until(NEVER, heed, |state| state.answers.remove(&tag))?;
+        answered_or_refused(answered.ok_or(Error::TimedOut)?)
     }
 
-    /// Asks for something whose answer is to be found among the notices. `known` hears by which tag, before
-    /// anybody can find it.
+    /// As [`Self::call`], until `deadline_ns`; [`Error::TimedOut`] then. The answer is heeded when it
+    /// comes, and `late` hears by which tag, before that.
+    pub(crate) fn call_until(
+        &self,
+        request: Request,
+        deadline_ns: u64,
+        heed: Heed<'_>,
+        late: impl FnOnce(u32),
+    ) -> Result<Reply, Error> {
+        let tag = self.new_tag();
+        self.send(tag, request, &[]);
+        let answered =
+            match self.read_until(deadline_ns, heed, |state| state.answers.remove(&tag))? {
+                Some(answered) => answered,
+                None => {
+                    let mut state = self.state();
+                    let Some(answered) = state.answers.remove(&tag) else {
+                        late(tag);
+                        state.unattended.insert(tag);
+                        return Err(Error::TimedOut);
+                    };
+                    answered
+                }
+            };
+        Ok(answered_or_refused(answered)?.0)
+    }
+
+    /// Asks for something whose answer is heeded by whoever reads it. `known` hears by which tag, before that.
     pub(crate) fn call_unattended(&self, request: Request, known: impl FnOnce(u32)) {
         let tag = self.new_tag();
         known(tag);
@@ -90,86 +131,132 @@ impl Rpc {
         self.send(tag, request, &[]);
     }
 
-    /// Waits until everything that was asked is answered.
+    /// Waits until what was heeded makes `done` true.
     ///
     /// # Errors
     ///
     /// [`Error::FlowManagerGone`].
-    pub(crate) fn settle(&self) -> Result<(), Error> {
-        self.read_until(|state| state.unattended.is_empty().then_some(()))
+    pub(crate) fn settle(&self, heed: Heed<'_>, done: impl Fn() -> bool) -> Result<(), Error> {
+        self.read_until(NEVER, heed, |_| done().then_some(())).map(|_| ())
     }
 
-    /// Reads, or waits while another thread reads, until `look` finds what it looks for.
-    fn read_until<T>(&self, mut look: impl FnMut(&mut State) -> Option<T>) -> Result<T, Error> {
+    /// Reads, or waits while another thread reads, until `look` finds what it looks for, or until
+    /// `deadline_ns`.
+    fn read_until<T>(
+        &self,
+        deadline_ns: u64,
+        heed: Heed<'_>,
+        mut look: impl FnMut(&mut State) -> Option<T>,
+    ) -> Result<Option<T>, Error> {
         let mut state = self.state();
         loop {
             if let Some(found) = look(&mut state) {
-                return Ok(found);
+                return Ok(Some(found));
             }
             if state.gone {
                 return Err(Error::FlowManagerGone);
             }
+            let left_ns = match deadline_ns {
+                NEVER => NEVER,
+                _ => deadline_ns.saturating_sub(monotonic_ns()),
+            };
+            if left_ns == 0 {
+                return Ok(None);
+            }
             if state.reading {
                 state.waiting += 1;
-                state = self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+                state = self.wait(state, left_ns);
                 state.waiting -= 1;
                 continue;
             }
             state.reading = true;
             drop(state);
-            let received = self.connection.receive(MESSAGE_BYTES_MAX);
-            state = self.state();
-            state.reading = false;
-            let taken = state.take(received);
-            self.tell_others(&state);
+            let received = self.receive(left_ns);
+            let taken = self.take(received, heed);
+            state = self.finish_reading();
             taken?;
         }
     }
 
-    /// What was read may be for another thread, or another is to read now.
-    fn tell_others(&self, state: &State) {
+    fn wait<'a>(&self, state: MutexGuard<'a, State>, left_ns: u64) -> MutexGuard<'a, State> {
+        if left_ns == NEVER {
+            return self.changed.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        let waited = self.changed.wait_timeout(state, Duration::from_nanos(left_ns));
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn receive(&self, left_ns: u64) -> Result<Received, ReceiveError> {
+        if left_ns == NEVER {
+            return self.connection.receive(MESSAGE_BYTES_MAX);
+        }
+        let timeout = Timespec {
+            tv_sec: (left_ns / 1_000_000_000) as _,
+            tv_nsec: (left_ns % 1_000_000_000) as _,
+        };
+        let mut watched = [PollFd::new(&self.connection, PollFlags::IN)];
+        let _ = poll(&mut watched, Some(&timeout));
+        self.connection.try_receive(MESSAGE_BYTES_MAX)
+    }
+
+    /// Another thread may read now, and is to look whether what was read was for it.
+    fn finish_reading(&self) -> MutexGuard<'_, State> {
+        let mut state = self.state();
+        state.reading = false;
         if state.waiting > 0 {
             self.changed.notify_all();
         }
+        state
     }
 
-    /// Call-backs that have come, by tag 0, and answers that nobody waited for; never waits.
-    pub(crate) fn notices(&self) -> Vec<Answer> {
+    /// Heeds what has come; never waits.
+    pub(crate) fn hear(&self, heed: Heed<'_>) {
         let mut state = self.state();
-        if !state.reading {
-            while !state.gone {
-                match self.connection.try_receive(MESSAGE_BYTES_MAX) {
-                    Err(ReceiveError::WouldBlock) => break,
-                    received => _ = state.take(received),
+        if state.reading || state.gone {
+            return;
+        }
+        state.reading = true;
+        drop(state);
+        loop {
+            match self.connection.try_receive(MESSAGE_BYTES_MAX) {
+                Err(ReceiveError::WouldBlock) => break,
+                received => {
+                    // Who waits for an answer hears that this is none.
+                    if self.take(received, heed).is_err() || self.is_gone() {
+                        break;
+                    }
                 }
             }
-            self.tell_others(&state);
         }
-        std::mem::take(&mut state.notices)
+        drop(self.finish_reading());
     }
 
-    /// Those that were read by the way; asks nobody.
-    pub(crate) fn known_notices(&self) -> Vec<Answer> {
-        std::mem::take(&mut self.state().notices)
-    }
-}
-
-impl State {
-    fn take(&mut self, received: Result<Received, ReceiveError>) -> Result<(), Error> {
+    /// Puts what was received where it belongs.
+    fn take(&self, received: Result<Received, ReceiveError>, heed: Heed<'_>) -> Result<(), Error> {
         let received = match received {
             Ok(received) => received,
             Err(ReceiveError::WouldBlock) => return Ok(()),
             Err(_) => {
-                self.gone = true;
+                self.state().gone = true;
                 return Ok(());
             }
         };
-        let answer: Answer = decode(&received.bytes).inspect_err(|_| self.gone = true)?;
-        if answer.tag == 0 || self.unattended.remove(&answer.tag) {
-            self.notices.push(answer);
+        let decoded = decode(&received.bytes);
+        let mut state = self.state();
+        let answer: Answer = decoded.inspect_err(|_| state.gone = true)?;
+        if answer.tag == 0 || state.unattended.remove(&answer.tag) {
+            drop(state);
+            heed(answer);
         } else {
-            self.answers.insert(answer.tag, (answer.reply, received.descriptors));
+            state.answers.insert(answer.tag, (answer.reply, received.descriptors));
         }
         Ok(())
+    }
+}
+
+fn answered_or_refused(answered: Answered) -> Result<Answered, Error> {
+    match answered {
+        (Reply::Refused(refusal), _) => Err(refusal.into()),
+        answered => Ok(answered),
     }
 }

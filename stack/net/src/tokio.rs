@@ -88,7 +88,7 @@ impl TcpStream {
     ///
     /// As [`Options::connect_tcp`].
     pub async fn connect_with(options: Options, remote: SocketAddr) -> io::Result<Self> {
-        let stream = Self::from_std(Stream::begin(&options, remote)?)?;
+        let stream = Self::from_std(Stream::begin(&options, remote, u64::MAX)?)?;
         loop {
             let mut ready = stream.writable.readable().await?;
             match stream.get_ref().opened()? {

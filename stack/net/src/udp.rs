@@ -9,8 +9,8 @@ use std::time::Duration;
 
 use base_flow::{Bill, Contract, Endpoints, Fib, FlowId};
 use base_wire::Mac;
-use rbuf_channel::{Park, Wait};
-use rbuf_shm::{Futex, ShmData, ShmWords, monotonic_ns};
+use rbuf_channel::Wait;
+use rbuf_shm::{ShmData, ShmWords, monotonic_ns};
 use stack_layer::{Ether, Incoming, Layer, Outgoing, Peer};
 
 use crate::flow::{Flow, FlowDevice, Shared};
@@ -120,7 +120,8 @@ impl Udp {
 
     /// The contract as admitted.
     pub fn contract(&self) -> Contract {
-        self.state().flow.contract()
+        self.shared.host().hear_notices();
+        self.shared.contract()
     }
 
     /// Asks for another contract; it holds from the next period on.
@@ -129,7 +130,7 @@ impl Udp {
     ///
     /// What the flow manager says; the present contract stays then.
     pub fn adjust(&self, contract: Contract) -> Result<Contract, Error> {
-        self.state().flow.adjust(contract)
+        self.shared.adjust(contract)
     }
 
     /// Connects the socket to `remote`, or to another one: from now on packets go there and come
@@ -309,6 +310,7 @@ impl Udp {
         let mut looks = Looks::new(self.wait);
         loop {
             let mut state = self.state();
+            let call = self.shared.calls();
             state.hear(&self.shared)?;
             if let Some(found) = look(&mut state)? {
                 return Ok(found);
@@ -326,7 +328,7 @@ impl Udp {
             }
             let Some(seen) = state.fall_asleep(side)? else { continue };
             drop(state);
-            let slept = self.sleep(words, seen, deadline);
+            let slept = self.sleep(words, seen, call, deadline);
             self.state().wake_up(side);
             if !slept {
                 return Err(Error::WouldBlock);
@@ -334,10 +336,10 @@ impl Udp {
         }
     }
 
-    /// Sleeps on the driver's count of published words; `false` if `deadline` has passed.
-    fn sleep(&self, words: &ShmWords, seen: u64, deadline: u64) -> bool {
+    /// Sleeps on the driver's count of published words, unless called; `false` if `deadline` has passed.
+    fn sleep(&self, words: &ShmWords, seen: u64, call: u32, deadline: u64) -> bool {
         let until = deadline.min(monotonic_ns().saturating_add(NEWS_NS));
-        let woken = Futex::until(until).sleep(&words[0], seen);
+        let woken = self.shared.sleep(words, seen, call, until);
         if !woken {
             self.shared.host().hear_notices();
         }

@@ -5,6 +5,7 @@ mod in_lab;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener as KernelListener, TcpStream as KernelStream};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -16,6 +17,7 @@ use in_lab::{OURS, THEIRS, claim_to_be_at, eventually, host, in_lab, on_peer};
 use plumb_net::engine::Keepalive;
 use plumb_net::{Options, TcpStream};
 use rustix::net::sockopt::set_tcp_congestion;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, listen, socket_with};
 use tools_sim::tcp::Checker;
 
 const SOON: Option<Duration> = Some(Duration::from_secs(20));
@@ -35,8 +37,18 @@ fn peer_setting(name: &str, value: &str) {
     on_peer(|| std::fs::write(&file, value).unwrap_or_else(|error| panic!("{file}: {error}")));
 }
 
-/// Both ends of a connection that one of us opened; the kernel's with `congestion`, if it lets others choose
-/// that.
+/// A socket of the kernel that uses `congestion`, if it lets others choose that: before there is a connection,
+/// for one that began with BBR is paced for ever.
+fn kernel_socket(congestion: &str) -> OwnedFd {
+    let (family, kind) = (AddressFamily::INET, SocketType::STREAM);
+    let socket = socket_with(family, kind, SocketFlags::CLOEXEC, None).unwrap();
+    if set_tcp_congestion(&socket, congestion).is_err() {
+        eprintln!("this kernel lets nobody choose {congestion}; its own choice will do");
+    }
+    socket
+}
+
+/// Both ends of a connection that one of us opened; the kernel's with `congestion`.
 fn opened(
     port: u16,
     by_us: bool,
@@ -44,18 +56,23 @@ fn opened(
     options: &Options,
 ) -> (TcpStream, KernelStream) {
     let (ours, kernel) = if by_us {
-        let listener = on_peer(|| KernelListener::bind((THEIRS, port)).unwrap());
+        let listener: KernelListener = on_peer(|| {
+            let socket = kernel_socket(congestion);
+            bind(&socket, &SocketAddr::from((THEIRS, port))).unwrap();
+            listen(&socket, 1).unwrap();
+            socket.into()
+        });
         let ours = options.connect_tcp((THEIRS, port)).unwrap();
         (ours, listener.accept().unwrap().0)
     } else {
         let listener = options.listen((OURS, port)).unwrap();
-        let to = SocketAddr::from((OURS, port));
-        let kernel = on_peer(|| KernelStream::connect_timeout(&to, SOON.unwrap()).unwrap());
+        let kernel: KernelStream = on_peer(|| {
+            let socket = kernel_socket(congestion);
+            connect(&socket, &SocketAddr::from((OURS, port))).unwrap();
+            socket.into()
+        });
         (listener.accept().unwrap().0, kernel)
     };
-    if set_tcp_congestion(&kernel, congestion).is_err() {
-        eprintln!("this kernel lets nobody choose {congestion}; its own choice will do");
-    }
     ours.set_read_timeout(SOON).unwrap();
     kernel.set_read_timeout(SOON).unwrap();
     (ours, kernel)

@@ -2,11 +2,10 @@
 //! the driver put them in.
 
 use std::collections::VecDeque;
-use std::io;
-use std::os::fd::BorrowedFd;
+use std::sync::atomic::AtomicU8;
 
 use rbuf_channel::{Buffer, Data, Pair};
-use rbuf_shm::{RANGES_MAX, ShmData};
+use rbuf_shm::RANGES_MAX;
 use stack_tcp::{Keep, ReceiveQueue, ReceiveRing, SendBuffer};
 
 /// What was written and not acknowledged: a ring in the transmit data area, from which it is sent and
@@ -39,15 +38,15 @@ impl<D: Data> SendArea<D> {
             Pair { offset: self.start, len: bytes - first },
         ]
     }
-}
 
-impl SendArea<ShmData> {
-    /// Appends what `file` gives, `bytes` at most and as much as there is room for.
-    pub(crate) fn fill_from(&mut self, file: BorrowedFd<'_>, bytes: usize) -> io::Result<usize> {
-        let bytes = bytes.min(self.room());
-        let taken = self.data.fill_from(&self.parts(self.end, bytes as u32), file)?;
-        self.end += taken as u64;
-        Ok(taken)
+    /// Where up to `bytes` of what is written next will lie.
+    pub(crate) fn next(&self, bytes: usize) -> [Pair; 2] {
+        self.parts(self.end, self.room().min(bytes) as u32)
+    }
+
+    /// The next `bytes` were written where [`Self::next`] said.
+    pub(crate) fn append(&mut self, bytes: u32) {
+        self.end += (bytes as usize).min(self.room()) as u64;
     }
 }
 
@@ -72,31 +71,50 @@ impl<D: Data> SendBuffer for SendArea<D> {
     }
 }
 
-impl Frames<ShmData> {
-    /// Writes up to `bytes` of what can be read to `file`, from where it lies, and does not forget
-    /// them.
-    pub(crate) fn drain_to(&self, file: BorrowedFd<'_>, bytes: u64) -> io::Result<usize> {
-        let mut left = bytes;
-        let mut ranges = Vec::with_capacity(RANGES_MAX);
-        for kept in self.kept.iter().take(RANGES_MAX) {
-            let Some((_, at)) = kept.frame else { break };
-            let skip = self.read.saturating_sub(kept.offset) as u32;
-            let len = u64::from(kept.bytes - skip).min(left) as u32;
-            left -= u64::from(len);
-            ranges.push(Pair { offset: at + skip, len });
-            if left == 0 {
-                break;
-            }
-        }
-        if !ranges.is_empty() {
-            return self.data.drain_to(&ranges, file);
-        }
-        // It was copied once, and is so again.
-        let mut copied = vec![0; bytes.min(1 << 16) as usize];
-        self.peek(&mut copied);
-        Ok(rustix::io::write(file, &copied)?)
+/// Frames that are lent at a time.
+pub(crate) const LENT_MAX: usize = RANGES_MAX;
+
+/// Where what can be read next lies, in order.
+#[derive(Debug)]
+pub(crate) struct Place {
+    ranges: [Pair; LENT_MAX],
+    count: usize,
+    /// What was copied when it arrived, and is copied again; no ranges then.
+    pub(crate) copied: Box<[AtomicU8]>,
+}
+
+impl Place {
+    /// Ranges of the area.
+    pub(crate) fn ranges(&self) -> &[Pair] {
+        &self.ranges[..self.count]
     }
 }
+
+impl<D: Data> Frames<D> {
+    /// Where up to `bytes` of what can be read lie, until they are skipped or read.
+    pub(crate) fn place(&self, bytes: u64) -> Place {
+        let (mut ranges, mut count) = ([Pair { offset: 0, len: 0 }; LENT_MAX], 0);
+        let mut left = bytes;
+        for (kept, range) in self.kept.iter().zip(&mut ranges) {
+            let Some((_, at)) = kept.frame.filter(|_| left > 0) else { break };
+            let skip = self.read.saturating_sub(kept.offset) as u32;
+            let len = u64::from(kept.bytes - skip).min(left) as u32;
+            *range = Pair { offset: at + skip, len };
+            (left, count) = (left - u64::from(len), count + 1);
+        }
+        if count > 0 || bytes == 0 {
+            return Place { ranges, count, copied: Box::default() };
+        }
+        let copied =
+            self.kept.front().map_or(0, |first| first.offset + u64::from(first.bytes) - self.read);
+        let mut bytes = vec![0; copied.min(bytes).min(COPIED_MAX) as usize];
+        self.peek(&mut bytes);
+        Place { ranges, count, copied: bytes.into_iter().map(AtomicU8::new).collect() }
+    }
+}
+
+/// Most that is copied again to be lent.
+const COPIED_MAX: u64 = 1 << 16;
 
 /// Bytes that arrived.
 pub(crate) enum Payload<'a> {
@@ -215,6 +233,25 @@ impl<D: Data> Frames<D> {
         self.scratch = bytes;
     }
 
+    /// Copies what lies in frames: they are of no use any more.
+    pub(crate) fn leave_frames(&mut self) {
+        let kept = std::mem::take(&mut self.kept);
+        for Kept { offset, bytes, frame } in kept {
+            let passed = self.read.saturating_sub(offset).min(bytes.into()) as u32;
+            let keep = Keep { offset: offset + u64::from(passed), skip: 0, bytes: bytes - passed };
+            match frame {
+                Some((_, at)) => {
+                    let pair = Pair { offset: at + passed, len: keep.bytes };
+                    self.copy_part(keep, pair);
+                }
+                // It stays where it is.
+                None => self.note_copied(keep),
+            }
+        }
+        self.frames = 0;
+        self.free.clear();
+    }
+
     fn look(&self, kept: &Kept, skip: u32, out: &mut [u8]) {
         match (kept.frame, &self.spilt) {
             (Some((_, at)), _) => {
@@ -323,6 +360,8 @@ impl<D: Data> ReceiveQueue for Frames<D> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use rbuf_channel::HeapData;
 
     use super::*;
@@ -380,6 +419,59 @@ mod tests {
         assert_eq!(out, whole);
         assert!(frames.spilt.is_none(), "memory is given back");
         assert_eq!(frames.free.len(), parts.len());
+    }
+
+    #[test]
+    fn what_is_lent_lies_where_it_arrived_unless_it_was_copied_then() {
+        let mut frames = frames(16);
+        frames.keep(Keep { offset: 0, skip: 0, bytes: 700 }, frame(3, 700));
+        frames.keep(Keep { offset: 700, skip: 10, bytes: 600 }, frame(4, 610));
+        frames.keep(Keep { offset: 1300, skip: 0, bytes: 5 }, Payload::Bytes(b"small"));
+        frames.keep(Keep { offset: 1305, skip: 0, bytes: 900 }, frame(5, 900));
+        frames.skip(100);
+        let place = frames.place(5000);
+        let lies = |range: &Pair| (range.offset, range.len);
+        let ranges: Vec<_> = place.ranges().iter().map(lies).collect();
+        assert_eq!(ranges, [(3 * 2048 + 100, 600), (4 * 2048 + 10, 600)]);
+        assert_eq!(frames.place(600).ranges().len(), 1);
+        assert!(frames.free.is_empty(), "nothing was read");
+        frames.skip(1201);
+        let place = frames.place(5000);
+        let copied: Vec<u8> =
+            place.copied.iter().map(|byte| byte.load(Ordering::Relaxed)).collect();
+        assert_eq!((copied.as_slice(), place.ranges().len()), (&b"mall"[..], 0));
+        frames.skip(4);
+        assert_eq!(frames.place(5000).ranges().len(), 1);
+    }
+
+    #[test]
+    fn what_was_not_read_outlives_its_frames() {
+        let mut frames = frames(16);
+        frames.keep(Keep { offset: 0, skip: 0, bytes: 700 }, frame(3, 700));
+        frames.keep(Keep { offset: 700, skip: 0, bytes: 5 }, Payload::Bytes(b"small"));
+        frames.keep(Keep { offset: 705, skip: 0, bytes: 900 }, frame(5, 900));
+        frames.skip(100);
+        frames.leave_frames();
+        (0..16).for_each(|buffer| assert!(frames.data.write(buffer * 2048, &[0; 2048])));
+        let mut out = [0; 1505];
+        frames.read(&mut out);
+        assert_eq!(out[..600], expected(3, 100, 600));
+        assert_eq!((&out[600..605], &out[605..]), (&b"small"[..], &expected(5, 0, 900)[..]));
+        assert!(frames.free.is_empty());
+    }
+
+    #[test]
+    fn room_that_is_lent_follows_what_was_written_and_wraps() {
+        let mut area = SendArea::new(HeapData::new(256), 56);
+        assert_eq!(area.write(&[1; 150]), 150);
+        area.release(100);
+        let [first, second] = area.next(1000);
+        assert_eq!((first.offset, first.len, second.offset, second.len), (206, 50, 56, 100));
+        area.append(60);
+        assert_eq!(area.room(), 90);
+        assert_eq!(area.next(1000)[0].offset, 66);
+        area.append(1000);
+        assert_eq!(area.room(), 0, "no more than there was");
     }
 
     #[test]

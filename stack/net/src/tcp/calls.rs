@@ -1,17 +1,16 @@
 //! What a call of the application means to a connection, and which error it gets: those of `std::net`.
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::Shutdown;
-use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
-use base_flow::Contract;
+use rbuf_channel::Pair;
 use stack_tcp::{SendBuffer as _, State as TcpState, WriteError};
 
+use super::buffers::Place;
 use super::exchange::Exchange;
 use super::seat::NEVER;
 use crate::Error;
-use crate::flow::Flow;
 
 impl Exchange {
     /// The error that ended the connection, if one did: once; after that it is at its end.
@@ -31,11 +30,14 @@ impl Exchange {
     pub(super) fn read(
         &mut self,
         now_ns: u64,
-        out: &mut [&mut [u8]],
+        out: &mut [IoSliceMut<'_>],
         peek: bool,
     ) -> io::Result<Option<usize>> {
         if self.read_shut {
             return Ok(Some(0));
+        }
+        if self.is_received_lent {
+            return Ok(None);
         }
         let mut total = 0;
         if peek {
@@ -77,38 +79,47 @@ impl Exchange {
         Ok(self.stream.connection.state().is_synchronised())
     }
 
-    pub(super) fn receive_to(
-        &mut self,
-        now_ns: u64,
-        file: BorrowedFd<'_>,
-        bytes: usize,
-    ) -> io::Result<Option<usize>> {
-        let urgent = self.stream.connection.urgent_bytes().unwrap_or(u64::MAX);
-        let bytes = self.stream.connection.readable().min(bytes as u64).min(urgent);
-        if self.read_shut || bytes == 0 {
-            return if self.read_shut { Ok(Some(0)) } else { self.nothing_to_read() };
-        }
-        let taken = self.stream.receive.drain_to(file, bytes)?;
-        self.stream.skip(now_ns, taken as u64);
-        Ok(Some(taken))
+    /// Lends up to `bytes` of what can be read, where it lies; nothing at the end of the stream.
+    pub(super) fn lend_received(&mut self, bytes: u64) -> io::Result<Option<Place>> {
+        let connection = &self.stream.connection;
+        let urgent = connection.urgent_bytes().unwrap_or(u64::MAX);
+        let bytes = match connection.readable().min(bytes).min(urgent) {
+            _ if self.read_shut => 0,
+            _ if self.is_received_lent => return Ok(None),
+            0 if self.nothing_to_read()?.is_none() => return Ok(None),
+            bytes => bytes,
+        };
+        self.is_received_lent = bytes > 0;
+        Ok(Some(self.stream.receive.place(bytes)))
     }
 
-    pub(super) fn send_from(
-        &mut self,
-        file: BorrowedFd<'_>,
-        bytes: usize,
-    ) -> io::Result<Option<usize>> {
-        if !self.can_write()? {
+    /// What was lent is given back; `bytes` of it were read.
+    pub(super) fn take_back_received(&mut self, now_ns: u64, bytes: u64) {
+        self.is_received_lent = false;
+        self.stream.skip(now_ns, bytes);
+    }
+
+    /// Lends room for up to `bytes` where they will be sent from.
+    pub(super) fn lend_room(&mut self, bytes: usize) -> io::Result<Option<[Pair; 2]>> {
+        if self.is_room_lent || !self.can_write()? {
             return Ok(None);
         }
-        let ended = |_: WriteError| io::Error::from(io::ErrorKind::BrokenPipe);
         self.stream.connection.write(0, true).map_err(ended)?;
         if self.stream.send.room() == 0 {
             return Ok(None);
         }
-        let taken = self.stream.send.fill_from(file, bytes)?;
-        self.stream.connection.write(taken as u64, false).map_err(ended)?;
-        Ok(Some(taken))
+        self.is_room_lent = true;
+        Ok(Some(self.stream.send.next(bytes)))
+    }
+
+    /// Room that was lent is given back; `bytes` of it were filled, and are to be sent.
+    pub(super) fn take_back_room(&mut self, bytes: u32) -> io::Result<()> {
+        self.is_room_lent = false;
+        if bytes > 0 {
+            self.stream.connection.write(bytes.into(), false).map_err(ended)?;
+            self.stream.send.append(bytes);
+        }
+        Ok(())
     }
 
     /// Whether there is a connection that could be written to, or was.
@@ -118,19 +129,18 @@ impl Exchange {
         Ok(state.is_synchronised() || state == TcpState::Closed)
     }
 
-    pub(super) fn write(&mut self, parts: &[&[u8]], follows: bool) -> io::Result<Option<usize>> {
-        if !self.can_write()? {
+    pub(super) fn write(
+        &mut self,
+        parts: &[IoSlice<'_>],
+        follows: bool,
+    ) -> io::Result<Option<usize>> {
+        if self.is_room_lent || !self.can_write()? {
             return Ok(None);
         }
         let mut total = 0;
         for (index, part) in parts.iter().enumerate() {
             let last = index + 1 == parts.len();
-            let taken = match self.stream.write(part, follows || !last) {
-                Ok(taken) => taken,
-                Err(WriteError::ShutDown | WriteError::Ended) => {
-                    return Err(io::ErrorKind::BrokenPipe.into());
-                }
-            };
+            let taken = self.stream.write(part, follows || !last).map_err(ended)?;
             total += taken;
             if taken < part.len() {
                 break;
@@ -159,6 +169,7 @@ impl Exchange {
     }
 
     pub(super) fn set_ttl(&mut self, ttl: u8) {
+        self.ttl = ttl;
         self.stack.lower().set_ttl(ttl);
     }
 
@@ -169,14 +180,11 @@ impl Exchange {
     pub(super) fn take_error(&mut self) -> Option<io::Error> {
         self.check().err()
     }
+}
 
-    pub(super) fn flow(&mut self) -> &mut Flow {
-        &mut self.flow
-    }
-
-    pub(super) fn contract(&self) -> Contract {
-        self.flow.contract()
-    }
+/// Nothing can be written any more.
+fn ended((WriteError::ShutDown | WriteError::Ended): WriteError) -> io::Error {
+    io::ErrorKind::BrokenPipe.into()
 }
 
 fn io_error(error: stack_tcp::Error) -> io::Error {

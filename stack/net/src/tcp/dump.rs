@@ -12,8 +12,6 @@ use std::sync::OnceLock;
 
 use stack_tcp::{Connection, RECORD_BYTES, Record};
 
-use crate::flow::Flow;
-
 /// Names a folder for dumps; without it there are none.
 pub const DUMP_VARIABLE: &str = "PLUMB_TCP_TRACE";
 
@@ -117,25 +115,30 @@ fn folder() -> Option<&'static Path> {
     FOLDER.get_or_init(|| std::env::var_os(DUMP_VARIABLE).map(PathBuf::from)).as_deref()
 }
 
-/// Appends a connection's ring to this process's file, if there is to be one. That it cannot be written
-/// is nobody's concern.
-pub(super) fn write(flow: &Flow, connection: &Connection) {
+/// What a connection did, if somebody wants that written down.
+pub(super) fn of(
+    (local, remote): (SocketAddr, SocketAddr),
+    connection: &Connection,
+) -> Option<Dump> {
+    folder()?;
+    Some(Dump {
+        local,
+        remote,
+        timeouts: connection.counts().timeouts as u32,
+        retransmitted_bytes: connection.counts().retransmitted_bytes,
+        error: connection.error().map(|error| error.to_string()).unwrap_or_default(),
+        records: connection.trace().records().collect(),
+    })
+}
+
+/// Appends to this process's file: not under a lock. That it cannot be written is nobody's concern.
+pub(super) fn append(dump: &Dump) {
     let Some(folder) = folder() else { return };
     let file = folder.join(format!("tcp-{}.trace", std::process::id()));
     let Ok(mut file) = OpenOptions::new().append(true).create(true).open(file) else { return };
     if file.metadata().is_ok_and(|metadata| metadata.len() > FILE_BYTES_MAX) {
         return;
     }
-    let ends = flow.fib().endpoints;
-    let local = SocketAddr::new(flow.fib().source, ends.local.port);
-    let dump = Dump {
-        local,
-        remote: ends.remote.map_or(local, SocketAddr::from),
-        timeouts: connection.counts().timeouts as u32,
-        retransmitted_bytes: connection.counts().retransmitted_bytes,
-        error: connection.error().map(|error| error.to_string()).unwrap_or_default(),
-        records: connection.trace().records().collect(),
-    };
     let _ = file.write_all(&dump.to_bytes());
 }
 

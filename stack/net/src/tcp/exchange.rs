@@ -1,9 +1,11 @@
 //! A connection over its flow: segments in from the driver, segments out to it.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::sync::Weak;
 
 use base_rpc::TimeWait;
-use base_wire::tcp_flag;
+use base_wire::{Mac, tcp_flag};
 use rbuf_channel::Buffer;
 use rbuf_shm::{ShmData, monotonic_ns};
 use stack_layer::{Arrived, HEAD_BYTES_MAX, Peer};
@@ -12,7 +14,8 @@ use stack_tcp::{
 };
 
 use super::buffers::{Frames, Payload, SendArea};
-use super::dump;
+use super::door::{Door, Knock};
+use super::dump::{self, Dump};
 use super::layers::{
     FIRST_RECEIVE_BYTES, HEADERS, Layers, SUPER_SEGMENT_BYTES, congestion, device,
 };
@@ -32,6 +35,9 @@ const QUEUED_BYTES_MAX: u32 = 256 << 10;
 /// How soon to look again whether the driver has sent something, if that is all there is to wait for.
 const STARVED_NS: u64 = 500_000;
 
+/// How many routers a packet may pass unless somebody says otherwise: what `Ip4` begins with.
+pub(super) const TTL: u8 = 64;
+
 /// Segments with less payload are not for the link to cut.
 const CUT_BYTES_MIN: u32 = 256;
 
@@ -40,7 +46,11 @@ pub(super) struct Exchange {
     // Dropped before the flow is closed.
     pub(super) stack: Layers,
     pub(super) stream: Stream<SendArea<ShmData>, Frames<ShmData>>,
-    pub(super) flow: Flow,
+    /// `None` once it was given up: see [`Self::make_way`].
+    flow: Option<Flow>,
+    endpoints: (SocketAddr, SocketAddr),
+    /// Where the connection came in, if it did.
+    pub(super) door: Weak<Door>,
     /// The congestion control that the application chose; the contract does if it did not.
     congestion: Option<Algorithm>,
     /// The window for which the driver was offered buffers.
@@ -56,8 +66,14 @@ pub(super) struct Exchange {
     /// Whether the error of the connection was told.
     pub(super) told: bool,
     pub(super) read_shut: bool,
-    /// Time-outs up to which what happened was written down.
-    dumped_timeouts: u64,
+    /// Whether a thread writes where the next bytes will be sent from, or reads where they arrived, without the
+    /// lock; others wait.
+    pub(super) is_room_lent: bool,
+    pub(super) is_received_lent: bool,
+    pub(super) ttl: u8,
+    /// Time-outs up to which what happened was noted, and what of it is to be written down.
+    noted_timeouts: u64,
+    notes: Option<Dump>,
 }
 
 impl Drop for Exchange {
@@ -65,11 +81,14 @@ impl Drop for Exchange {
     /// can be in the network any more.
     fn drop(&mut self) {
         if self.stream.connection.error().is_some() {
-            dump::write(&self.flow, &self.stream.connection);
+            self.note();
+            self.report().iter().for_each(dump::append);
         }
         if let Some(left) = self.stream.connection.time_wait(monotonic_ns()) {
             let stack_tcp::TimeWait { sequence, acknowledgment, clocks } = left;
-            self.flow.shared.leave(TimeWait { sequence, acknowledgment, clocks });
+            if let Some(flow) = &self.flow {
+                flow.shared.leave(TimeWait { sequence, acknowledgment, clocks });
+            }
         }
     }
 }
@@ -105,11 +124,14 @@ impl Work for Exchange {
     type Sight = Sight;
     type Conditions = Conditions;
 
-    fn layers(&mut self) -> &mut Layers {
-        &mut self.stack
+    fn layers(&mut self) -> Option<&mut Layers> {
+        self.flow.as_ref().map(|_| &mut self.stack)
     }
 
     fn take_in(&mut self, shared: &Shared, now_ns: u64) {
+        if self.flow.is_none() {
+            return;
+        }
         match shared.news() {
             Ok(None) => {}
             Ok(Some(changes)) => self.heed(now_ns, &changes),
@@ -119,7 +141,12 @@ impl Work for Exchange {
             match self.stack.receive() {
                 Ok(Some(Arrived::Segment(received))) => {
                     let payload = Payload::Frame(received.buffer, received.payload);
-                    self.stream.on_segment(now_ns, &received.segment, payload);
+                    let arrival = self.stream.on_segment(now_ns, &received.segment, payload);
+                    if let Some(number) = arrival.reopens
+                        && self.make_way(received.segment, received.station, number)
+                    {
+                        return;
+                    }
                 }
                 Ok(Some(Arrived::RouterError { sequence, error, .. })) => {
                     self.stream.connection.on_router_error(now_ns, sequence, error);
@@ -134,6 +161,9 @@ impl Work for Exchange {
     }
 
     fn send_out(&mut self, shared: &Shared, now_ns: u64) {
+        if self.flow.is_none() {
+            return;
+        }
         self.give_back(now_ns);
         self.starved = false;
         while self.failed.is_none() {
@@ -176,9 +206,9 @@ impl Work for Exchange {
             }
         }
         let timeouts = self.stream.connection.counts().timeouts;
-        if timeouts > self.dumped_timeouts {
-            self.dumped_timeouts = timeouts;
-            dump::write(&self.flow, &self.stream.connection);
+        if timeouts > self.noted_timeouts {
+            self.noted_timeouts = timeouts;
+            self.note();
         }
         self.stream.send.in_driver = self.in_driver.iter().filter_map(|packet| packet.offset).min();
         shared.kick(device(&mut self.stack));
@@ -221,6 +251,10 @@ impl Work for Exchange {
         conditions.readable.set(self.is_readable());
         conditions.writable.set(self.is_writable());
     }
+
+    fn report(&mut self) -> Option<Dump> {
+        self.notes.take()
+    }
 }
 
 impl Exchange {
@@ -238,10 +272,15 @@ impl Exchange {
         let send = SendArea::new(tx_data, u32::from(HEADERS) * HEAD_BYTES_MAX as u32);
         let buffers = device(&mut stack).receive_buffers();
         let receive = Frames::new(rx_data, buffers, offered_for, options.receive_bytes.into());
+        let fib = flow.fib();
+        let local = SocketAddr::new(fib.source, fib.endpoints.local.port);
+        let endpoints = (local, fib.endpoints.remote.map_or(local, SocketAddr::from));
         Self {
             stack,
             stream: Stream::new(connection, send, receive),
-            flow,
+            flow: Some(flow),
+            endpoints,
+            door: Weak::new(),
             congestion: options.congestion,
             offered_for,
             in_driver: VecDeque::new(),
@@ -250,8 +289,31 @@ impl Exchange {
             starved: false,
             told: false,
             read_shut: false,
-            dumped_timeouts: 0,
+            is_room_lent: false,
+            is_received_lent: false,
+            ttl: TTL,
+            noted_timeouts: 0,
+            notes: None,
         }
+    }
+
+    fn note(&mut self) {
+        self.notes = dump::of(self.endpoints, &self.stream.connection);
+    }
+
+    /// The peer opens a new connection between the same ends, and this one is in its way, in TIME-WAIT: gives
+    /// its flow up, and the SYN to the listener (RFC 6191). What was not read is kept. `false`, and the peer is to
+    /// ask again, if nobody listens, or while somebody reads where it lies.
+    fn make_way(&mut self, syn: Segment, station: Mac, number: u32) -> bool {
+        let Some(door) = self.door.upgrade().filter(|_| !self.is_received_lent) else {
+            return false;
+        };
+        self.stream.receive.leave_frames();
+        self.in_driver.clear();
+        // Closed before the listener asks for another.
+        self.flow = None;
+        door.knock(Knock { syn, remote: self.endpoints.1, station, number });
+        true
     }
 
     /// Packets that the driver is done with: their bytes can be written over once they are acknowledged.
@@ -282,17 +344,21 @@ impl Exchange {
             self.stack.reorganise(fib);
             self.stream.connection.on_route(now_ns, fib.mtu);
         }
-        if changes.contract.is_some() && self.congestion.is_none() {
-            self.stream.connection.set_congestion(congestion(&self.flow));
+        if let Some(flow) = &self.flow
+            && changes.contract.is_some()
+            && self.congestion.is_none()
+        {
+            self.stream.connection.set_congestion(congestion(flow));
         }
     }
 
     /// Offers buffers that were read; and more of them, if there is to be room for more.
     fn give_back(&mut self, now_ns: u64) {
+        let Some(mtu) = self.flow.as_ref().map(|flow| flow.fib().mtu) else { return };
         let capacity = self.stream.receive.capacity();
         if capacity > self.offered_for {
             self.offered_for = capacity;
-            let count = stream_buffers(self.flow.fib().mtu, capacity);
+            let count = stream_buffers(mtu, capacity);
             if let Err(fault) = device(&mut self.stack).offer_buffers(count) {
                 return self.fail(now_ns, &fault.into());
             }
@@ -327,11 +393,13 @@ impl Exchange {
     }
 
     pub(super) fn is_readable(&self) -> bool {
-        self.read_shut || self.failed.is_some() || self.stream.is_readable()
+        self.read_shut
+            || self.failed.is_some()
+            || !self.is_received_lent && self.stream.is_readable()
     }
 
     pub(super) fn is_writable(&self) -> bool {
-        self.failed.is_some() || self.stream.is_writable()
+        self.failed.is_some() || !self.is_room_lent && self.stream.is_writable()
     }
 
     /// The flow is of no use any more.

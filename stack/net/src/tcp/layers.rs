@@ -19,9 +19,14 @@ pub(crate) const FIRST_RECEIVE_BYTES: u32 = 65_536;
 
 pub(super) type Layers = Tcp<Ether<FlowDevice>>;
 
-/// Opens the flow of a connection and forms its layers.
-pub(super) fn open(options: &Options, endpoints: Endpoints) -> Result<(Flow, Layers), Error> {
-    let mut flow = options.chosen_host()?.open_with_headers(options, endpoints, HEADERS)?;
+/// Opens the flow of a connection, until `deadline_ns`, and forms its layers.
+pub(super) fn open(
+    options: &Options,
+    endpoints: Endpoints,
+    deadline_ns: u64,
+) -> Result<(Flow, Layers), Error> {
+    let host = options.chosen_host()?;
+    let mut flow = Flow::open(&host, options, endpoints, Some(HEADERS), deadline_ns)?;
     let stack = layers(&mut flow)?;
     Ok((flow, stack))
 }

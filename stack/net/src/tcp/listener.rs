@@ -1,37 +1,39 @@
-//! A TCP listener: a wildcard flow on which SYNs arrive, on its owner's time.
+//! A TCP listener as `std::net` has it: a door at each of its addresses.
 
-use std::collections::{HashMap, VecDeque};
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Weak};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use base_flow::{Contract, Endpoints, FlowId, Sap, Transport};
-use base_wire::Mac;
-use rbuf_channel::{Data, Pair};
-use stack_layer::{Arrived, Peer, Received};
-use stack_tcp::{Config, Connection, Ecn, ListenCounts, Listener, Segment};
+use base_flow::FlowId;
+use base_rpc::Refusal;
+use stack_tcp::ListenCounts;
 
-use super::layers::{Layers, config, device, open};
-use super::readiness::Condition;
-use super::seat::{NEVER, Seat, Work};
-use super::secret;
-use super::service::{Outcome, Served};
-use super::socket::Socket;
-use super::stream::TcpStream;
-use crate::flow::{Changes, Flow, Reopened, Shared};
-use crate::{Error, Options};
+use super::door::Door;
+use super::stream::{TcpStream, valid_ttl};
+use crate::{Error, Host, Options};
 
 /// Listens for TCP connections. The methods are those of `std::net::TcpListener`.
 ///
 /// SYNs are taken by the thread that accepts, or by the service thread of this process while none
-/// does, and never by anybody else: who floods this service with them hurts nobody but it.
-/// Dropping the listener resets connections that were not accepted.
+/// does, and never by anybody else: who floods this service with them hurts nobody but it. A listener at any
+/// address listens at each that this host has, and answers from there. Dropping the last handle resets
+/// connections that were not accepted.
 #[derive(Debug)]
 pub struct TcpListener {
-    door: Arc<Door>,
+    handle: Arc<Handle>,
+}
+
+/// The application's hold on a listener.
+#[derive(Debug)]
+struct Handle {
+    local: SocketAddr,
+    /// The one at which threads accept.
+    main: Arc<Door>,
+    /// Whose connections are accepted there.
+    others: Vec<Arc<Door>>,
+    nonblocking: AtomicBool,
 }
 
 /// Connections of a listener, one after the other.
@@ -40,58 +42,8 @@ pub struct Incoming<'a> {
     listener: &'a TcpListener,
 }
 
-struct Door {
-    seat: Seat<Entrance>,
-    options: Options,
-    local: SocketAddr,
-    nonblocking: AtomicBool,
-}
-
-impl core::fmt::Debug for Door {
-    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
-        f.debug_struct("Door").field("local", &self.local).finish_non_exhaustive()
-    }
-}
-
-/// A listener, its flow, and connections on their way in.
-struct Entrance {
-    // Dropped before the flow is closed.
-    stack: Layers,
-    listener: Listener<Mac>,
-    /// What connections are told that begin now.
-    config: Config,
-    flow: Flow,
-    backlog: usize,
-    /// Connections whose handshake is complete, and which have no flow of their own yet.
-    complete: VecDeque<Box<Complete>>,
-    /// Those that have one, and that nobody has accepted.
-    waiting: VecDeque<TcpStream>,
-    /// Where segments go that come here although their connection is complete.
-    forward: HashMap<SocketAddr, Forward>,
-    failed: Option<String>,
-}
-
-/// A connection without a flow of its own.
-struct Complete {
-    connection: Connection,
-    remote: SocketAddr,
-    station: Mac,
-}
-
-/// A connection whose segments may still arrive at the listener.
-enum Forward {
-    /// It is being given a flow; these are waiting for it.
-    Opening(Vec<(Segment, Vec<u8>)>),
-    To(Weak<Socket>),
-}
-
-const NO_PAYLOAD: [Pair; 2] = [Pair { offset: 0, len: 0 }; 2];
-
-/// Connections whose segments are looked for at the listener.
-const FORWARD_MAX: usize = 4096;
-
-/// Segments that wait for a connection to be given a flow; the peer sends again what was too many.
-const OPENING_SEGMENTS_MAX: usize = 64;
+/// Ports that are tried if each is in use at one of several addresses.
+const PORTS_TRIED: usize = 16;
 
 impl TcpListener {
     /// A listener at `local`, whose connections have no contract.
@@ -104,35 +56,39 @@ impl TcpListener {
     }
 
     pub(crate) fn open(options: &Options, local: SocketAddr) -> io::Result<Self> {
-        let ends = Endpoints { transport: Transport::Tcp, local: Sap::from(local), remote: None };
-        // The listener's own packets need no contract and no room for payload.
-        let own = options.clone().contract(Contract::BEST_EFFORT).send_bytes(4096);
-        let (flow, stack) = open(&own, ends)?;
-        let shared = Arc::clone(&flow.shared);
-        let local = SocketAddr::new(local.ip(), flow.fib().endpoints.local.port);
-        let config = config(options, &flow);
-        let backlog = options.backlog as usize;
-        let entrance = Entrance {
-            stack,
-            listener: Listener::new(local, config.clone(), secret().clone(), backlog),
-            config,
-            flow,
-            backlog,
-            complete: VecDeque::new(),
-            waiting: VecDeque::new(),
-            forward: HashMap::new(),
-            failed: None,
-        };
-        let door = Arc::new(Door {
-            seat: Seat::new(entrance, shared, options.wait)?,
-            options: options.clone(),
-            local,
-            nonblocking: AtomicBool::new(false),
-        });
-        let served: Arc<dyn Served> = door.clone();
-        door.seat.register(&served);
-        door.seat.with(|_, _| ());
-        Ok(Self { door })
+        let host = options.chosen_host()?;
+        let addresses = addresses(&host, local.ip());
+        for _ in 1..PORTS_TRIED {
+            match Self::open_at(options, local, &addresses) {
+                // Taken at another address than that which chose it.
+                Err(error) if local.port() == 0 && error.kind() == io::ErrorKind::AddrInUse => {}
+                opened => return opened,
+            }
+        }
+        Self::open_at(options, local, &addresses)
+    }
+
+    fn open_at(options: &Options, local: SocketAddr, addresses: &[IpAddr]) -> io::Result<Self> {
+        let crowd = Arc::new(AtomicUsize::new(0));
+        let (mut main, mut others, mut port) = (None, Vec::new(), local.port());
+        for address in addresses {
+            let at = SocketAddr::new(*address, port);
+            match Door::open(options, at, &crowd, main.as_ref()) {
+                Ok(door) => {
+                    port = door.local.port();
+                    match main {
+                        None => main = Some(door),
+                        Some(_) => others.push(door),
+                    }
+                }
+                // A link without a driver brings nobody.
+                Err(Error::Refused(Refusal::NoLink { .. })) if addresses.len() > 1 => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        let main = main.ok_or_else(|| Error::Address("no link has a driver".into()))?;
+        let (local, nonblocking) = (SocketAddr::new(local.ip(), port), AtomicBool::new(false));
+        Ok(Self { handle: Arc::new(Handle { local, main, others, nonblocking }) })
     }
 
     /// Where it listens.
@@ -141,17 +97,34 @@ impl TcpListener {
     ///
     /// Never; `std` says it may.
     pub fn local_addr(&self) -> io::Result<SocketAddr> {
-        Ok(self.door.local)
+        Ok(self.handle.local)
     }
 
-    /// The name of the flow on which SYNs arrive.
+    /// The name of the flow on which SYNs arrive, of the first one if there are several.
     pub fn flow_id(&self) -> FlowId {
-        self.door.seat.peek(|entrance| entrance.flow.id())
+        self.handle.main.flow_id()
     }
 
     /// What happened to SYNs.
     pub fn counts(&self) -> ListenCounts {
-        self.door.seat.peek(|entrance| *entrance.listener.counts())
+        let add = |a: ListenCounts, b: ListenCounts| ListenCounts {
+            syns: a.syns + b.syns,
+            cookies_sent: a.cookies_sent + b.cookies_sent,
+            cookies_accepted: a.cookies_accepted + b.cookies_accepted,
+            refused: a.refused + b.refused,
+            abandoned: a.abandoned + b.abandoned,
+            answers_dropped: a.answers_dropped + b.answers_dropped,
+        };
+        self.handle.doors().map(Door::counts).fold(ListenCounts::default(), add)
+    }
+
+    /// Another handle on the same listener.
+    ///
+    /// # Errors
+    ///
+    /// Never; `std` says it may.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { handle: Arc::clone(&self.handle) })
     }
 
     /// Never wait: [`Self::accept`] fails with `WouldBlock` if nobody waits.
@@ -160,8 +133,37 @@ impl TcpListener {
     ///
     /// Never; `std` says it may.
     pub fn set_nonblocking(&self, nonblocking: bool) -> io::Result<()> {
-        self.door.nonblocking.store(nonblocking, Ordering::Relaxed);
+        self.handle.nonblocking.store(nonblocking, Ordering::Relaxed);
         Ok(())
+    }
+
+    /// How many routers packets of connections to come may pass.
+    ///
+    /// # Errors
+    ///
+    /// `InvalidInput` for 0 and for more than 255.
+    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
+        let ttl = valid_ttl(ttl)?;
+        self.handle.doors().for_each(|door| door.set_ttl(ttl));
+        Ok(())
+    }
+
+    /// What [`Self::set_ttl`] was told.
+    ///
+    /// # Errors
+    ///
+    /// Never; `std` says it may.
+    pub fn ttl(&self) -> io::Result<u32> {
+        Ok(self.handle.main.ttl().into())
+    }
+
+    /// Why nobody can be accepted any more, if so: once.
+    ///
+    /// # Errors
+    ///
+    /// Never; `std` says it may.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        Ok(self.handle.main.take_error())
     }
 
     /// A descriptor for `poll` and `epoll` that is readable while [`Self::accept`] would not wait.
@@ -170,7 +172,7 @@ impl TcpListener {
     ///
     /// Out of descriptors.
     pub fn acceptable_fd(&self) -> io::Result<BorrowedFd<'_>> {
-        self.door.seat.descriptor(|acceptable| acceptable)
+        self.handle.main.acceptable_fd()
     }
 
     /// The next connection, and who it is with.
@@ -179,7 +181,7 @@ impl TcpListener {
     ///
     /// `WouldBlock`, or `NotConnected` if the flow was lost.
     pub fn accept(&self) -> io::Result<(TcpStream, SocketAddr)> {
-        let stream = self.door.accept()?;
+        let stream = self.handle.main.accept(self.handle.nonblocking.load(Ordering::Relaxed))?;
         let remote = stream.peer_addr()?;
         Ok((stream, remote))
     }
@@ -187,6 +189,16 @@ impl TcpListener {
     /// Accepts for ever.
     pub const fn incoming(&self) -> Incoming<'_> {
         Incoming { listener: self }
+    }
+}
+
+/// The addresses of this host that `address` means: itself, or all of them.
+fn addresses(host: &Host, address: IpAddr) -> Vec<IpAddr> {
+    let all = host.links().iter().flat_map(|link| &link.addresses);
+    let all = all.map(|prefix| prefix.address()).filter(IpAddr::is_ipv4);
+    match address {
+        IpAddr::V4(any) if any.is_unspecified() => all.collect(),
+        _ => vec![address],
     }
 }
 
@@ -198,251 +210,14 @@ impl Iterator for Incoming<'_> {
     }
 }
 
-impl Drop for TcpListener {
+impl Handle {
+    fn doors(&self) -> impl Iterator<Item = &Door> {
+        std::iter::once(&self.main).chain(&self.others).map(|door| &**door)
+    }
+}
+
+impl Drop for Handle {
     fn drop(&mut self) {
-        self.door.seat.leave_for_good();
-        let (complete, waiting) = self.door.seat.with(|entrance, _| {
-            (std::mem::take(&mut entrance.complete), std::mem::take(&mut entrance.waiting))
-        });
-        for connection in complete {
-            self.door.turn_away(connection);
-        }
-        for stream in waiting {
-            stream.set_linger(Some(Duration::ZERO));
-        }
-    }
-}
-
-impl Door {
-    fn accept(&self) -> io::Result<TcpStream> {
-        let nonblocking = self.nonblocking.load(Ordering::Relaxed);
-        loop {
-            let found = self.seat.wait_for(NEVER, nonblocking, |entrance, _| {
-                if let Some(stream) = entrance.waiting.pop_front() {
-                    return Ok(Some(Ok(stream)));
-                }
-                if let Some(reason) = &entrance.failed {
-                    return Err(Error::Lost(reason.clone()).into());
-                }
-                // Giving it a flow may take a while, which is for the service thread then.
-                let complete = if nonblocking { None } else { entrance.complete.pop_front() };
-                Ok(complete.map(Err))
-            })?;
-            match found {
-                Ok(stream) => return Ok(stream),
-                Err(complete) => {
-                    if let Some(stream) = self.give_flow(complete) {
-                        return Ok(stream);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Gives a connection a flow of its own. That asks the flow manager, which may have to ask the
-    /// network: not under the lock.
-    fn give_flow(&self, complete: Box<Complete>) -> Option<TcpStream> {
-        let remote = complete.remote;
-        let local = self.seat.peek(|entrance| {
-            let fib = entrance.flow.fib();
-            Sap::new(fib.source, fib.endpoints.local.port)
-        });
-        let ends = Endpoints { transport: Transport::Tcp, local, remote: Some(remote.into()) };
-        let Ok((flow, stack)) = open(&self.options, ends) else {
-            self.turn_away(complete);
-            return None;
-        };
-        let opened = Socket::new(&self.options, flow, stack, complete.connection);
-        let Ok(socket) = opened else {
-            self.seat.with(|entrance, _| entrance.forward.remove(&remote));
-            return None;
-        };
-        self.seat.with(|entrance, _| entrance.forward_to(remote, &socket));
-        socket.seat.with(|_, _| ());
-        Some(TcpStream::of(socket))
-    }
-
-    /// Resets a connection that cannot be had.
-    fn turn_away(&self, complete: Box<Complete>) {
-        let Complete { mut connection, remote: address, station: mac } = *complete;
-        self.seat.with(|entrance, now_ns| {
-            entrance.forward.remove(&address);
-            connection.abort(now_ns);
-            while let Some(last) = connection.poll_transmit(now_ns) {
-                let peer = Peer::At { address, mac };
-                // If there is no room, what the peer sends next is answered so.
-                let _ = entrance.stack.send(&last.segment, peer, NO_PAYLOAD, 0);
-            }
-        });
-    }
-}
-
-impl Served for Door {
-    fn slot(&self) -> u32 {
-        self.seat.slot()
-    }
-
-    fn serve(&self) -> Outcome {
-        let outcome = self.seat.serve();
-        // Nobody accepts at present. (Aside: who sits down lists the seat again, for ever.)
-        while let Some(complete) = self.seat.aside(|entrance, _| entrance.complete.pop_front()) {
-            if let Some(stream) = self.give_flow(complete) {
-                self.seat.with(|entrance, _| entrance.waiting.push_back(stream));
-            }
-        }
-        outcome
-    }
-
-    fn event_read(&self) {
-        self.seat.event_read();
-    }
-}
-
-impl Work for Entrance {
-    /// Whether somebody can be accepted, or never will.
-    type Sight = bool;
-    type Conditions = Condition;
-
-    fn layers(&mut self) -> &mut Layers {
-        &mut self.stack
-    }
-
-    fn take_in(&mut self, shared: &Shared, now_ns: u64) {
-        match shared.news() {
-            Ok(changes) => {
-                if let Some(changes) = changes {
-                    self.heed(now_ns, changes);
-                }
-            }
-            Err(error) => return self.fail(&error),
-        }
-        let mut forwarded = Vec::new();
-        loop {
-            match self.stack.receive() {
-                Ok(Some(Arrived::Segment(received))) => {
-                    forwarded.extend(self.arrive(shared, now_ns, received));
-                }
-                Ok(Some(Arrived::RouterError { to, sequence, error })) => {
-                    self.listener.on_router_error(now_ns, to, sequence, error);
-                }
-                Ok(None) => break,
-                Err(fault) => {
-                    self.fail(&fault.into());
-                    break;
-                }
-            }
-        }
-        // Their answers come when all have been taken in (MUST-59).
-        for socket in forwarded {
-            socket.seat.with(|_, _| ());
-        }
-    }
-
-    fn send_out(&mut self, shared: &Shared, now_ns: u64) {
-        let _ = device(&mut self.stack).reap();
-        while let Some((address, mac, segment)) = self.listener.poll_transmit(now_ns) {
-            // What cannot be sent now is asked for again.
-            let _ = self.stack.send(&segment, Peer::At { address, mac }, NO_PAYLOAD, 0);
-        }
-        shared.kick(device(&mut self.stack));
-    }
-
-    fn sight(&self) -> bool {
-        !self.waiting.is_empty() || !self.complete.is_empty() || self.failed.is_some()
-    }
-
-    fn due_ns(&self, _now_ns: u64) -> u64 {
-        self.listener.next_deadline().unwrap_or(NEVER)
-    }
-
-    fn is_done(&self) -> bool {
-        false
-    }
-
-    fn is_watched(acceptable: &Condition) -> bool {
-        acceptable.is_watched()
-    }
-
-    fn show(&self, acceptable: &Condition) {
-        acceptable.set(!self.waiting.is_empty() || self.failed.is_some());
-    }
-}
-
-impl Entrance {
-    /// The way of what is sent has changed, or a SYN has come another way.
-    fn heed(&mut self, now_ns: u64, changes: Changes) {
-        if let Some(fib) = changes.fib {
-            self.stack.reorganise(&fib);
-            self.config.mtu = fib.mtu;
-            self.listener.set_config(self.config.clone());
-        }
-        for Reopened { remote, station, header, above } in changes.reopened {
-            let full = self.is_full();
-            if let Ok((_, syn, _)) = Segment::parse(&header, header.len(), Ecn::from_tos(0)) {
-                self.listener.reopen(now_ns, (remote, station), &syn, full, above);
-            }
-        }
-    }
-
-    fn fail(&mut self, error: &Error) {
-        self.failed.get_or_insert_with(|| error.to_string());
-    }
-
-    /// Whether the application has as many connections to accept as it wants.
-    fn is_full(&self) -> bool {
-        self.waiting.len() + self.complete.len() >= self.backlog
-    }
-
-    /// Takes a segment in, and returns the connection it was passed on to, if it was.
-    fn arrive(&mut self, shared: &Shared, now_ns: u64, received: Received) -> Option<Arc<Socket>> {
-        let Received { segment, from, station, buffer, payload } = received;
-        let bytes = || {
-            let mut bytes = vec![0; payload.len as usize];
-            shared.areas.1.read(payload.offset, &mut bytes);
-            bytes
-        };
-        let mut to = None;
-        match self.forward.get_mut(&from) {
-            Some(Forward::Opening(segments)) if segments.len() < OPENING_SEGMENTS_MAX => {
-                segments.push((segment, bytes()));
-            }
-            Some(Forward::To(socket)) => to = socket.upgrade(),
-            _ => {}
-        }
-        let opening = matches!(self.forward.get(&from), Some(Forward::Opening(_)));
-        if let Some(socket) = &to {
-            socket.hand_over(&segment, &bytes());
-        } else if !opening {
-            let full = self.is_full();
-            let complete = self.listener.on_segment(now_ns, (from, station), &segment, full);
-            if let Some(connection) = complete {
-                self.make_room_to_forward();
-                self.forward.insert(from, Forward::Opening(vec![(segment, bytes())]));
-                self.complete.push_back(Box::new(Complete { connection, remote: from, station }));
-            }
-        }
-        if let Err(fault) = self.stack.release(buffer) {
-            self.fail(&fault.into());
-        }
-        to
-    }
-
-    /// From now on segments of `remote` go to `socket`; those that waited for it first.
-    fn forward_to(&mut self, remote: SocketAddr, socket: &Arc<Socket>) {
-        let to = Forward::To(Arc::downgrade(socket));
-        if let Some(Forward::Opening(segments)) = self.forward.insert(remote, to) {
-            for (segment, bytes) in segments {
-                socket.hand_over(&segment, &bytes);
-            }
-        }
-    }
-
-    fn make_room_to_forward(&mut self) {
-        if self.forward.len() >= FORWARD_MAX {
-            self.forward.retain(|_, forward| match forward {
-                Forward::Opening(_) => true,
-                Forward::To(socket) => socket.strong_count() > 0,
-            });
-        }
+        self.doors().for_each(Door::close);
     }
 }

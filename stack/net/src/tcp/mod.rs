@@ -2,17 +2,19 @@
 //!
 //! `seat` is where threads take turns at a flow. `exchange` moves a connection's segments from and to the
 //! driver, `calls` says what the application's calls mean to it, and `socket` is what handles of it share.
-//! `stream` and `listener` are what the application sees.
+//! `stream`, `lent` and `listener` are what the application sees; `door` is a listener's at one address.
 //!
 //! Everything a connection needs is done in this process: by the thread that calls, while it is in a
 //! call; by the service thread of the link's arenas (`service`), while no thread is.
 
 mod buffers;
 mod calls;
+mod door;
 mod dump;
 mod exchange;
 mod last_words;
 mod layers;
+mod lent;
 mod listener;
 mod readiness;
 mod seat;
@@ -22,6 +24,7 @@ mod stream;
 
 pub use dump::{DUMP_VARIABLE, Dump};
 pub(crate) use layers::FIRST_RECEIVE_BYTES;
+pub use lent::{Received, Room};
 pub use listener::{Incoming, TcpListener};
 pub(crate) use service::{Service, Services};
 pub use stream::TcpStream;

@@ -1,27 +1,26 @@
 //! A seat at a flow: where threads of the application and the service thread take turns.
 //!
-//! Whoever holds the lock does the work, and nobody sleeps with it. While a thread sleeps here, what
-//! arrives wakes it, and the service thread leaves the work to it. A thread that leaves a call lists the
-//! seat, and the service thread looks after it within a tick.
+//! Whoever holds the lock does the work, and nobody sleeps with it, asks the flow manager, or reads or writes
+//! a file. While a thread sleeps here, what arrives wakes it, and the service thread leaves the work to it. A
+//! thread that leaves a call lists the seat, and the service thread looks after it within a tick.
 
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rbuf_channel::{Park, Wait};
-use rbuf_shm::{Futex, monotonic_ns};
+use rbuf_channel::{Fault, Wait};
+use rbuf_shm::monotonic_ns;
 
+use super::dump::{self, Dump};
 use super::layers::{Layers, device};
 use super::readiness::Condition;
 use super::service::{Outcome, Served, Service};
+use crate::Error;
 use crate::flow::Shared;
 
 /// For ever.
 pub(super) const NEVER: u64 = u64::MAX;
-
-/// How long a sleeper waits before it asks whether the flow manager has news.
-const NEWS_NS: u64 = 500_000_000;
 
 /// What is done at a seat, under its lock.
 pub(super) trait Work {
@@ -30,8 +29,8 @@ pub(super) trait Work {
     /// Descriptors that show it to whoever watches them.
     type Conditions: Default;
 
-    /// The stack at whose lower end the flow is.
-    fn layers(&mut self) -> &mut Layers;
+    /// The stack at whose lower end the flow is; `None` if it is not ours any more.
+    fn layers(&mut self) -> Option<&mut Layers>;
 
     /// Takes in what has arrived, and what the flow manager says.
     fn take_in(&mut self, shared: &Shared, now_ns: u64);
@@ -53,6 +52,11 @@ pub(super) trait Work {
 
     /// Shows those who watch what they would see.
     fn show(&self, conditions: &Self::Conditions);
+
+    /// What is to be written down, if anything.
+    fn report(&mut self) -> Option<Dump> {
+        None
+    }
 }
 
 pub(super) struct Seat<W: Work> {
@@ -101,9 +105,14 @@ impl<W: Work> Seat<W> {
         self.service.add(served);
     }
 
-    /// The service thread looks here no more.
-    pub(super) fn leave_for_good(&self) {
-        self.service.remove(self.slot());
+    /// The service thread looks here no more, for `served`; another one may have the slot by now.
+    pub(super) fn leave_for_good(&self, served: *const ()) {
+        self.service.remove(self.slot(), served);
+    }
+
+    /// The service thread will look at `slot` within a tick.
+    pub(super) fn list(&self) {
+        self.service.list(self.slot());
     }
 
     /// The service thread is to keep `served` until it is done.
@@ -146,13 +155,15 @@ impl<W: Work> Seat<W> {
         nonblocking: bool,
         mut look: impl FnMut(&mut W, u64) -> io::Result<Option<T>>,
     ) -> io::Result<T> {
-        let mut spins = match self.wait {
+        let spins_max = match self.wait {
             Wait::Spin => u64::MAX,
             Wait::Block => 0,
             Wait::Adaptive { spins } => u64::from(spins),
         };
+        let mut spins = spins_max;
         loop {
             let (mut desk, now_ns) = (self.lock(), monotonic_ns());
+            let call = self.shared.calls();
             desk.work.take_in(&self.shared, now_ns);
             let found = look(&mut desk.work, now_ns).transpose();
             desk.work.send_out(&self.shared, now_ns);
@@ -170,54 +181,79 @@ impl<W: Work> Seat<W> {
                 std::hint::spin_loop();
                 continue;
             }
-            self.sleep(desk, deadline_ns, now_ns);
+            self.sleep(desk, call, deadline_ns, now_ns).map_err(Error::from)?;
+            spins = spins_max;
         }
     }
 
-    /// Sleeps until something arrives or is due, or somebody else at this seat sees something new.
-    fn sleep(&self, mut desk: MutexGuard<'_, Desk<W>>, deadline_ns: u64, now_ns: u64) {
-        let seen = device(desk.work.layers()).rx().await_published(1);
-        let Ok(Some(seen)) = seen else { return };
+    /// Sleeps until something arrives or is due, or somebody else at this seat sees something new and has
+    /// called more than `call` times.
+    fn sleep(
+        &self,
+        mut desk: MutexGuard<'_, Desk<W>>,
+        call: u32,
+        deadline_ns: u64,
+        now_ns: u64,
+    ) -> Result<(), Fault> {
+        // Nothing arrives any more without a flow: what is to be seen is.
+        let seen = match desk.work.layers() {
+            Some(layers) => device(layers).rx().await_published(1)?,
+            None => None,
+        };
+        let Some(seen) = seen else { return Ok(()) };
         // What this thread saw and has no use for may be what another one waits for, or watches.
-        self.signal(&mut desk);
-        let wakes = desk.sleepers > 0 && desk.has_news_for_sleepers(now_ns);
-        let until_ns = deadline_ns.min(desk.work.due_ns(now_ns)).min(now_ns + NEWS_NS);
+        let wakes = self.signal(&mut desk, now_ns);
+        let until_ns = deadline_ns.min(desk.work.due_ns(now_ns));
         desk.note_sleep(until_ns);
-        drop(desk);
+        self.let_go(desk);
         if wakes {
-            Futex::patient().wake(&self.shared.rx_words[0]);
+            // This thread as well, unless it counts its own call.
+            self.shared.call();
         }
-        if !Futex::until(until_ns).sleep(&self.shared.rx_words[0], seen) {
-            self.shared.host().hear_notices();
-        }
+        let call = if wakes { call.wrapping_add(1) } else { call };
+        // News of the flow manager is the service thread's to hear, which calls.
+        self.shared.sleep(&self.shared.rx_words, seen, call, until_ns);
         let mut desk = self.lock();
         desk.sleepers -= 1;
-        if desk.sleepers == 0 {
-            device(desk.work.layers()).rx().awake();
+        if desk.sleepers == 0
+            && let Some(layers) = desk.work.layers()
+        {
+            device(layers).rx().awake();
         }
+        Ok(())
     }
 
     /// Gives the lock up; sleeping threads look again if something has changed that they may wait for,
     /// or if something is due before they would.
     fn leave(&self, mut desk: MutexGuard<'_, Desk<W>>, now_ns: u64) {
-        self.signal(&mut desk);
-        let wakes = desk.sleepers > 0 && desk.has_news_for_sleepers(now_ns);
-        drop(desk);
+        let wakes = self.signal(&mut desk, now_ns);
+        self.let_go(desk);
         if wakes {
-            Futex::patient().wake(&self.shared.rx_words[0]);
+            self.shared.call();
         }
         if !self.listed.swap(true, Ordering::AcqRel) {
             self.service.list(self.slot());
         }
     }
 
-    /// Shows what there is to see to whoever watches. Such an application is not in a call when something
-    /// arrives, so the driver is to say at once that it has.
-    fn signal(&self, desk: &mut Desk<W>) {
+    /// Gives the lock up, and then writes down what is to be.
+    fn let_go(&self, mut desk: MutexGuard<'_, Desk<W>>) {
+        let report = desk.work.report();
+        drop(desk);
+        if let Some(report) = report {
+            dump::append(&report);
+        }
+    }
+
+    /// Shows what there is to see to whoever watches, and returns whether those that sleep are to be called.
+    /// An application that watches is not in a call when something arrives, so the driver is to say at once
+    /// that it has.
+    fn signal(&self, desk: &mut Desk<W>, now_ns: u64) -> bool {
         if W::is_watched(&self.conditions) {
             desk.arm(&self.shared);
             desk.work.show(&self.conditions);
         }
+        desk.sleepers > 0 && desk.has_news_for_sleepers(now_ns)
     }
 
     /// A descriptor that is readable while what it shows is to be seen.
@@ -241,11 +277,19 @@ impl<W: Work> Seat<W> {
         desk.work.take_in(&self.shared, now_ns);
         desk.work.send_out(&self.shared, now_ns);
         desk.arm(&self.shared);
-        self.signal(&mut desk);
-        if desk.work.is_done() {
+        // Nobody sleeps here.
+        self.signal(&mut desk, now_ns);
+        let (done, due_ns) = (desk.work.is_done(), desk.work.due_ns(now_ns));
+        self.let_go(desk);
+        if done {
             return Outcome::Finished;
         }
-        Outcome::Until(Some(desk.work.due_ns(now_ns)).filter(|due_ns| *due_ns != NEVER))
+        Outcome::Until(Some(due_ns).filter(|due_ns| *due_ns != NEVER))
+    }
+
+    /// Whether threads sleep here, who will look after what arrives.
+    pub(super) fn is_attended(&self) -> bool {
+        self.lock().sleepers > 0
     }
 
     /// The driver's event was read: the flow may be armed again.
@@ -257,12 +301,10 @@ impl<W: Work> Seat<W> {
 impl<W: Work> Desk<W> {
     /// Asks the driver for an event when something arrives; what came before that was asked is taken in.
     fn arm(&mut self, shared: &Shared) {
-        if self.armed {
-            return;
-        }
+        let Some(layers) = self.work.layers().filter(|_| !self.armed) else { return };
         self.armed = true;
         // What came before it was armed is found by looking once more.
-        if device(self.work.layers()).rx().arm() != Ok(false) {
+        if device(layers).rx().arm() != Ok(false) {
             // Later: what was sent a moment ago may be answered already.
             let now_ns = monotonic_ns();
             self.work.take_in(shared, now_ns);

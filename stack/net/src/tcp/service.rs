@@ -26,6 +26,9 @@ use crate::host::WeakHost;
 /// How long a listed socket may wait.
 const TICK_NS: u64 = 2_000_000;
 
+/// What is listed in a tick takes no more memory than this at first, however often the same is.
+const LISTED: usize = 1024;
+
 /// So many orphans hold nobody up.
 const ORPHANS_EASY: usize = 128;
 
@@ -121,7 +124,7 @@ impl Service {
             bell: ringer,
             all: Mutex::default(),
             orphans: Mutex::default(),
-            listed: Mutex::default(),
+            listed: Mutex::new(Vec::with_capacity(LISTED)),
             dormant: AtomicBool::new(true),
         });
         last_words::include(&service);
@@ -131,6 +134,8 @@ impl Service {
             notices: Some(host.descriptor().try_clone_to_owned()?),
             is_told: true,
             deadlines: Deadlines::default(),
+            due: Vec::new(),
+            listed: Vec::with_capacity(LISTED),
             tick_ns: None,
         };
         let (running, host) = (Arc::downgrade(&service), host.downgrade());
@@ -144,8 +149,12 @@ impl Service {
         lock(&self.all).insert(socket.slot(), Arc::downgrade(socket));
     }
 
-    pub(super) fn remove(&self, slot: u32) {
-        lock(&self.all).remove(&slot);
+    /// Forgets `served`, if it is still the one in `slot`.
+    pub(super) fn remove(&self, slot: u32, served: *const ()) {
+        let mut all = lock(&self.all);
+        if all.get(&slot).is_some_and(|known| known.as_ptr().cast() == served) {
+            all.remove(&slot);
+        }
     }
 
     /// Keeps a socket until it has finished, for its application has gone. Who lets go of many is held up
@@ -233,6 +242,9 @@ struct Sleeper {
     /// Whether it may have said something.
     is_told: bool,
     deadlines: Deadlines,
+    /// What is looked after in this round, and room for what is listed meanwhile.
+    due: Vec<u32>,
+    listed: Vec<u32>,
     /// When the list is looked at; `None` while the thread is dormant.
     tick_ns: Option<u64>,
 }
@@ -247,7 +259,8 @@ impl Sleeper {
             host.hear_notices();
         }
         let now_ns = monotonic_ns();
-        let mut due = self.listed(&service, now_ns);
+        let mut due = std::mem::take(&mut self.due);
+        self.take_listed(&service, now_ns, &mut due);
         // A fault of the driver shows in each flow by itself.
         while let Ok(Some(slot)) = self.domain.next_event() {
             if let Some(socket) = service.get(slot) {
@@ -258,7 +271,7 @@ impl Sleeper {
         due.extend(std::iter::from_fn(|| self.deadlines.due(now_ns)));
         due.sort_unstable();
         due.dedup();
-        for slot in due {
+        for slot in due.drain(..) {
             let Some(socket) = service.get(slot) else {
                 self.deadlines.set(slot, None);
                 continue;
@@ -273,32 +286,34 @@ impl Sleeper {
             };
             self.deadlines.set(slot, at_ns);
         }
+        self.due = due;
+        // What others wait for is heard at once.
+        let expects = host.is_opening();
         drop(service);
         drop(host);
-        self.sleep();
+        self.sleep(expects);
         true
     }
 
-    /// What is listed, if it is time to look. Nothing for a whole tick: the thread is dormant, and is
+    /// Takes what is listed, if it is time to look. Nothing for a whole tick: the thread is dormant, and is
     /// rung for by whoever lists something.
-    fn listed(&mut self, service: &Service, now_ns: u64) -> Vec<u32> {
+    fn take_listed(&mut self, service: &Service, now_ns: u64, due: &mut Vec<u32>) {
         let mut listed = lock(&service.listed);
         match self.tick_ns {
-            Some(tick_ns) if tick_ns > now_ns => Vec::new(),
+            Some(tick_ns) if tick_ns > now_ns => {}
             Some(_) => {
                 self.is_told = true;
                 service.dormant.store(listed.is_empty(), Ordering::SeqCst);
                 self.tick_ns = (!listed.is_empty()).then_some(now_ns + TICK_NS);
-                std::mem::take(&mut *listed)
+                std::mem::swap(&mut *listed, &mut self.listed);
+                due.append(&mut self.listed);
             }
-            None => {
-                self.tick_ns = (!listed.is_empty()).then_some(now_ns + TICK_NS);
-                Vec::new()
-            }
+            None => self.tick_ns = (!listed.is_empty()).then_some(now_ns + TICK_NS),
         }
     }
 
-    fn sleep(&mut self) {
+    /// Sleeps until something happens, a deadline, or the next tick.
+    fn sleep(&mut self, expects: bool) {
         self.domain.set_asleep(true);
         if !self.domain.has_events() {
             let now_ns = monotonic_ns();
@@ -311,17 +326,18 @@ impl Sleeper {
                     tv_nsec: (left_ns % 1_000_000_000) as _,
                 }
             });
-            let mut watched = vec![
-                PollFd::from_borrowed_fd(self.domain.bell().as_fd(), PollFlags::IN),
-                PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN),
-            ];
+            let bell = self.domain.bell().as_fd();
             // Who calls the flow manager hears the answer himself, so a thread with a tick to wait for
             // looks then, and is not woken by each.
-            if self.tick_ns.is_none() {
-                watched.extend(self.notices.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
-            }
-            let _ = poll(&mut watched, timeout.as_ref());
-            let said = watched.get(2).map(PollFd::revents).unwrap_or(PollFlags::empty());
+            let notices = self.notices.as_ref().filter(|_| expects || self.tick_ns.is_none());
+            let mut watched = [
+                PollFd::from_borrowed_fd(bell, PollFlags::IN),
+                PollFd::from_borrowed_fd(self.bell.as_fd(), PollFlags::IN),
+                PollFd::from_borrowed_fd(notices.map_or(bell, AsFd::as_fd), PollFlags::IN),
+            ];
+            let count = if notices.is_some() { 3 } else { 2 };
+            let _ = poll(&mut watched[..count], timeout.as_ref());
+            let said = watched[2].revents();
             self.is_told |= !said.is_empty();
             if said.intersects(PollFlags::HUP | PollFlags::ERR) {
                 self.notices = None;

@@ -1,15 +1,15 @@
 //! A connection as its handles share it: options, time limits, and what closing waits for.
 
-use std::io;
+use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use rbuf_channel::Pair;
 use rbuf_shm::monotonic_ns;
 use stack_tcp::{Connection, Segment};
 
-use super::buffers::Payload;
+use super::buffers::{Payload, Place};
 use super::exchange::Exchange;
 use super::layers::Layers;
 use super::seat::{NEVER, Seat, Work as _};
@@ -76,7 +76,7 @@ impl Socket {
         opened.map_err(timed_out)
     }
 
-    pub(super) fn read(&self, out: &mut [&mut [u8]], peek: bool) -> io::Result<usize> {
+    pub(super) fn read(&self, out: &mut [IoSliceMut<'_>], peek: bool) -> io::Result<usize> {
         if out.iter().all(|part| part.is_empty()) {
             return Ok(0);
         }
@@ -86,7 +86,7 @@ impl Socket {
             .wait_for(deadline_ns, nonblocking, |exchange, now_ns| exchange.read(now_ns, out, peek))
     }
 
-    pub(super) fn write(&self, parts: &[&[u8]], follows: bool) -> io::Result<usize> {
+    pub(super) fn write(&self, parts: &[IoSlice<'_>], follows: bool) -> io::Result<usize> {
         if parts.iter().all(|part| part.is_empty()) {
             return Ok(0);
         }
@@ -103,7 +103,7 @@ impl Socket {
         let deadline_ns = Self::deadline(&self.write_timeout_ns);
         let nonblocking = self.nonblocking.load(Ordering::Relaxed);
         self.seat.wait_for(deadline_ns, nonblocking, |exchange, _| {
-            let taken = exchange.write(&[bytes], false)?;
+            let taken = exchange.write(&[IoSlice::new(bytes)], false)?;
             if taken.is_some() {
                 exchange.stream.connection.mark_urgent();
             }
@@ -111,26 +111,18 @@ impl Socket {
         })
     }
 
-    /// As [`Self::write`], from a file; 0 at its end.
-    pub(super) fn send_from(&self, file: BorrowedFd<'_>, bytes: usize) -> io::Result<usize> {
-        if bytes == 0 {
-            return Ok(0);
-        }
+    /// Waits as [`Self::write`] does until there is room, and lends up to `bytes` of it.
+    pub(super) fn lend_room(&self, bytes: usize) -> io::Result<[Pair; 2]> {
         let deadline_ns = Self::deadline(&self.write_timeout_ns);
         let nonblocking = self.nonblocking.load(Ordering::Relaxed);
-        self.seat.wait_for(deadline_ns, nonblocking, |exchange, _| exchange.send_from(file, bytes))
+        self.seat.wait_for(deadline_ns, nonblocking, |exchange, _| exchange.lend_room(bytes))
     }
 
-    /// As [`Self::read`], to a file; 0 at the stream's end.
-    pub(super) fn receive_to(&self, file: BorrowedFd<'_>, bytes: usize) -> io::Result<usize> {
-        if bytes == 0 {
-            return Ok(0);
-        }
+    /// Waits as [`Self::read`] does until there is something, and lends up to `bytes` of it.
+    pub(super) fn lend_received(&self, bytes: u64) -> io::Result<Place> {
         let deadline_ns = Self::deadline(&self.read_timeout_ns);
         let nonblocking = self.nonblocking.load(Ordering::Relaxed);
-        self.seat.wait_for(deadline_ns, nonblocking, |exchange, now_ns| {
-            exchange.receive_to(now_ns, file, bytes)
-        })
+        self.seat.wait_for(deadline_ns, nonblocking, |exchange, _| exchange.lend_received(bytes))
     }
 
     /// The application has let go.
@@ -206,7 +198,7 @@ impl Served for Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        self.seat.leave_for_good();
+        self.seat.leave_for_good(std::ptr::from_ref(self).cast());
     }
 }
 

@@ -13,10 +13,10 @@ use stack_tcp::{Connection, Counts, Info, Keepalive, Record};
 
 use super::calls::nanos;
 use super::layers::{config, open};
+use super::lent::{Received, Room};
 use super::seat::NEVER;
 use super::secret;
 use super::socket::Socket;
-use crate::options::first;
 use crate::{Error, Options};
 
 /// A TCP connection with its own stack, its own buffers and its own contract.
@@ -54,15 +54,7 @@ impl TcpStream {
     ///
     /// What the flow manager says, or the peer: `ConnectionRefused`, `TimedOut`.
     pub fn connect(remote: impl ToSocketAddrs) -> io::Result<Self> {
-        let options = Options::new();
-        let mut last = None;
-        for address in remote.to_socket_addrs()? {
-            match Self::open(&options, address, None) {
-                Ok(stream) => return Ok(stream),
-                Err(error) => last = Some(error),
-            }
-        }
-        Err(last.unwrap_or_else(|| Error::Address("the name has no address".into()).into()))
+        Options::new().connect_tcp(remote)
     }
 
     /// As [`Self::connect`], and gives up after `timeout`.
@@ -83,19 +75,22 @@ impl TcpStream {
             Some(_) => monotonic_ns().saturating_add(nanos(timeout)?),
             None => NEVER,
         };
-        let stream = Self::begin(options, remote)?;
+        let stream = Self::begin(options, remote, deadline_ns)?;
         stream.socket().wait_open(deadline_ns)?;
         Ok(stream)
     }
 
-    /// A connection that is yet to open: see [`Self::opened`].
-    pub(crate) fn begin(options: &Options, remote: SocketAddr) -> io::Result<Self> {
-        let remote = first(remote)?;
+    /// A connection that is yet to open: see [`Self::opened`]. Its flow is opened, until `deadline_ns`.
+    pub(crate) fn begin(
+        options: &Options,
+        remote: SocketAddr,
+        deadline_ns: u64,
+    ) -> io::Result<Self> {
         let any = if remote.is_ipv4() { Sap::any_v4(0) } else { Sap::any_v6(0) };
         let local = options.local.map_or(any, Sap::from);
         let transport = Transport::Tcp;
-        let (flow, stack) =
-            open(options, Endpoints { transport, local, remote: Some(remote.into()) })?;
+        let ends = Endpoints { transport, local, remote: Some(remote.into()) };
+        let (flow, stack) = open(options, ends, deadline_ns)?;
         let fib = *flow.fib();
         let local = SocketAddr::new(fib.source, fib.endpoints.local.port);
         let now_ns = monotonic_ns();
@@ -145,12 +140,16 @@ impl TcpStream {
 
     /// The flow's name, as `plumb flows` shows it.
     pub fn flow_id(&self) -> FlowId {
-        self.socket().seat.with(|exchange, _| exchange.flow().id())
+        self.socket().seat.shared.id()
     }
 
     /// The contract as admitted.
     pub fn contract(&self) -> Contract {
-        self.socket().seat.with(|exchange, _| exchange.contract())
+        let seat = &self.socket().seat;
+        seat.shared.host().hear_notices();
+        // What follows from it, too.
+        seat.with(|_, _| ());
+        seat.shared.contract()
     }
 
     /// Asks for another contract; it holds from the next period on.
@@ -159,7 +158,10 @@ impl TcpStream {
     ///
     /// What the flow manager says; the present contract stays then.
     pub fn adjust(&self, contract: Contract) -> Result<Contract, Error> {
-        self.socket().seat.with(|exchange, _| exchange.flow().adjust(contract))
+        let seat = &self.socket().seat;
+        let contract = seat.shared.adjust(contract)?;
+        seat.with(|_, _| ());
+        Ok(contract)
     }
 
     /// Another handle on the same connection.
@@ -191,25 +193,80 @@ impl TcpStream {
     }
 
     /// Sends up to `bytes` of what `file` gives, without copying them in this process: the kernel puts
-    /// them where they are sent from. 0 at the end of the file. The stream is locked meanwhile, so
-    /// this is for files, and for descriptors that do not wait.
+    /// them where they are sent from. 0 at the end of the file. Where that waits, as a pipe does, other
+    /// threads read meanwhile, and wait to write.
     ///
     /// # Errors
     ///
     /// As [`Write::write`], and what the file says.
     pub fn send_from(&self, file: impl AsFd, bytes: usize) -> io::Result<usize> {
-        self.socket().send_from(file.as_fd(), bytes)
+        if bytes == 0 {
+            return Ok(0);
+        }
+        let mut room = Room::lend(self.socket(), bytes)?;
+        room.fill_from(file.as_fd())?;
+        room.send()
     }
 
     /// Receives up to `bytes` into `file`, without copying them in this process: the kernel takes them from
-    /// the buffers in which they arrived. 0 at the end of the stream. As [`Self::send_from`], for
-    /// files and for descriptors that do not wait.
+    /// the buffers in which they arrived. 0 at the end of the stream. Where that waits, other threads write
+    /// meanwhile, and wait to read.
     ///
     /// # Errors
     ///
     /// As [`Read::read`], and what the file says.
     pub fn receive_to(&self, file: impl AsFd, bytes: usize) -> io::Result<usize> {
-        self.socket().receive_to(file.as_fd(), bytes)
+        if bytes == 0 {
+            return Ok(0);
+        }
+        let mut received = Received::lend(self.socket(), bytes as u64)?;
+        if received.is_empty() { Ok(0) } else { received.drain_to(file.as_fd()) }
+    }
+
+    /// Room in which to write what is sent from there: the bytes are copied nowhere in this process. Waits
+    /// until there is some. Dropped without [`Room::send`], what was written is forgotten. While it is lent,
+    /// other writers wait: this thread must not write in another way.
+    ///
+    /// ```no_run
+    /// use std::sync::atomic::Ordering::Relaxed;
+    ///
+    /// /// Sends a stream back with every bit turned over, from buffer to buffer.
+    /// fn invert(stream: &plumb_net::TcpStream) -> std::io::Result<()> {
+    ///     loop {
+    ///         let mut received = stream.received()?;
+    ///         if received.is_empty() {
+    ///             return Ok(());
+    ///         }
+    ///         let mut room = stream.room()?;
+    ///         let mut count = 0;
+    ///         let from = received.cells().flatten();
+    ///         for (to, from) in room.cells().into_iter().flatten().zip(from) {
+    ///             to.store(!from.load(Relaxed), Relaxed);
+    ///             count += 1;
+    ///         }
+    ///         room.advance(count);
+    ///         room.send()?;
+    ///         received.consume(count);
+    ///     }
+    /// }
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As [`Write::write`].
+    pub fn room(&self) -> io::Result<Room<'_>> {
+        Room::lend(self.socket(), usize::MAX)
+    }
+
+    /// What has arrived, where it lies; nothing at the end of the stream. Waits until there is something. What
+    /// was not [consumed](Received::consume) when it is dropped is read again. While it is lent, other
+    /// readers wait: this thread must not read in another way.
+    ///
+    /// # Errors
+    ///
+    /// As [`Read::read`].
+    pub fn received(&self) -> io::Result<Received<'_>> {
+        Received::lend(self.socket(), u64::MAX)
     }
 
     /// Writes what the peer should know of before it has read all that was sent before (RFC 9293 §3.8.5;
@@ -243,11 +300,18 @@ impl TcpStream {
     ///
     /// `InvalidInput` for 0 and for more than 255.
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
-        match u8::try_from(ttl) {
-            Ok(ttl @ 1..) => self.socket().seat.with(|exchange, _| exchange.set_ttl(ttl)),
-            _ => return Err(io::ErrorKind::InvalidInput.into()),
-        }
+        let ttl = valid_ttl(ttl)?;
+        self.socket().seat.with(|exchange, _| exchange.set_ttl(ttl));
         Ok(())
+    }
+
+    /// What [`Self::set_ttl`] was told.
+    ///
+    /// # Errors
+    ///
+    /// Never; `std` says it may.
+    pub fn ttl(&self) -> io::Result<u32> {
+        Ok(self.socket().seat.peek(|exchange| exchange.ttl).into())
     }
 
     /// The service class of what is sent: a code point of 0 to 63 (RFC 2474).
@@ -274,7 +338,7 @@ impl TcpStream {
     ///
     /// As [`Read::read`].
     pub fn peek(&self, out: &mut [u8]) -> io::Result<usize> {
-        self.socket().read(&mut [out], true)
+        self.socket().read(&mut [IoSliceMut::new(out)], true)
     }
 
     /// Reads no longer than this; `None` for ever.
@@ -424,6 +488,10 @@ impl TcpStream {
     }
 }
 
+pub(super) fn valid_ttl(ttl: u32) -> io::Result<u8> {
+    u8::try_from(ttl).ok().filter(|ttl| *ttl > 0).ok_or_else(|| io::ErrorKind::InvalidInput.into())
+}
+
 /// A time limit; none for [`NEVER`].
 fn duration(limit_ns: &AtomicU64) -> Option<Duration> {
     let limit_ns = limit_ns.load(Ordering::Relaxed);
@@ -432,23 +500,21 @@ fn duration(limit_ns: &AtomicU64) -> Option<Duration> {
 
 impl Read for &TcpStream {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.socket().read(&mut [out], false)
+        self.socket().read(&mut [IoSliceMut::new(out)], false)
     }
 
     fn read_vectored(&mut self, out: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        let mut parts: Vec<&mut [u8]> = out.iter_mut().map(|part| &mut **part).collect();
-        self.socket().read(&mut parts, false)
+        self.socket().read(out, false)
     }
 }
 
 impl Write for &TcpStream {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.socket().write(&[bytes], false)
+        self.socket().write(&[IoSlice::new(bytes)], false)
     }
 
     fn write_vectored(&mut self, parts: &[IoSlice<'_>]) -> io::Result<usize> {
-        let parts: Vec<&[u8]> = parts.iter().map(|part| &**part).collect();
-        self.socket().write(&parts, false)
+        self.socket().write(parts, false)
     }
 
     fn flush(&mut self) -> io::Result<()> {
