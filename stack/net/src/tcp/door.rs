@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -42,6 +42,8 @@ pub(super) struct Door {
     main: Option<Arc<Door>>,
     this: Weak<Door>,
     knocks: Mutex<Vec<Knock>>,
+    /// When a thread that accepts went away with a connection; it may be back soon.
+    left_ns: AtomicU64,
 }
 
 /// A SYN that opens a connection anew which its application still held, in TIME-WAIT (RFC 6191).
@@ -123,6 +125,10 @@ const FORWARD_MAX: usize = 4096;
 /// Segments that wait for a connection to be given a flow; the peer sends again what was too many.
 const OPENING_SEGMENTS_MAX: usize = 64;
 
+/// How soon a thread that has accepted is expected to accept again. Until then it is left to open flows, which
+/// takes no other thread's help.
+const BACK_NS: u64 = 1_000_000;
+
 /// How soon to look again whether there is room for a flow, while others are being closed.
 const ROOM_NS: u64 = 1_000_000;
 
@@ -161,7 +167,7 @@ impl Door {
         let (options, main) = (options.clone(), main.cloned());
         let door = Arc::new_cyclic(|this| {
             let (this, knocks) = (Weak::clone(this), Mutex::default());
-            Self { seat, options, local, main, this, knocks }
+            Self { seat, options, local, main, this, knocks, left_ns: AtomicU64::new(0) }
         });
         let served: Arc<dyn Served> = door.clone();
         door.seat.register(&served);
@@ -212,6 +218,14 @@ impl Door {
     }
 
     pub(super) fn accept(&self, nonblocking: bool) -> io::Result<TcpStream> {
+        let accepted = self.take(nonblocking)?;
+        if !nonblocking {
+            self.left_ns.store(monotonic_ns(), Ordering::Relaxed);
+        }
+        Ok(accepted)
+    }
+
+    fn take(&self, nonblocking: bool) -> io::Result<TcpStream> {
         loop {
             let found = self.seat.wait_for(NEVER, nonblocking, |entrance, _| {
                 if let Some((stream, _)) = entrance.waiting.pop_front() {
@@ -394,16 +408,25 @@ impl Served for Door {
         self.answer_knocks();
         let outcome = self.seat.serve();
         self.pass_failure_on();
-        // Who sleeps here takes what is complete.
+        let Outcome::Until(due_ns) = outcome else { return outcome };
+        let by =
+            |at_ns: u64| Outcome::Until(Some(due_ns.map_or(at_ns, |due_ns| due_ns.min(at_ns))));
+        // Who sleeps here takes what is complete, and so does who comes back.
         while !self.seat.is_attended() {
+            let back_ns = self.left_ns.load(Ordering::Relaxed).saturating_add(BACK_NS);
+            if monotonic_ns() < back_ns {
+                return if self.seat.peek(|entrance| entrance.complete.is_empty()) {
+                    outcome
+                } else {
+                    by(back_ns)
+                };
+            }
             // Aside: who sits down lists the seat again, for ever.
             let first = self.seat.aside(|entrance, _| entrance.complete.pop_front());
             let Some(complete) = first else { break };
             if let Err(complete) = self.give_flow_later(complete) {
                 self.seat.aside(|entrance, _| entrance.complete.push_front(complete));
-                let Outcome::Until(due_ns) = outcome else { return outcome };
-                let soon_ns = monotonic_ns() + ROOM_NS;
-                return Outcome::Until(Some(due_ns.map_or(soon_ns, |due_ns| due_ns.min(soon_ns))));
+                return by(monotonic_ns() + ROOM_NS);
             }
         }
         outcome
