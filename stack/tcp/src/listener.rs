@@ -153,7 +153,10 @@ impl<W: Copy> Listener<W> {
         full: bool,
         number: u32,
     ) {
-        self.on_syn(now_ns, (remote, way), syn, full, Some(number));
+        // A copy of the SYN was faster.
+        if !self.half_open.contains_key(&remote) {
+            self.on_syn(now_ns, (remote, way), syn, full, Some(number));
+        }
     }
 
     /// A router says what became of a SYN-ACK to `remote` (RFC 9293 MUST-54).

@@ -84,10 +84,12 @@ impl Path {
     }
 
     /// The link carries other packets from now on (another route, another next hop).
+    /// What is known to be too large for the path behind it stays known, until it is time to try again.
     pub(crate) fn set_link(&mut self, mtu: u16) {
+        let is_path_smaller = self.mtu < self.link;
+        self.mtu = if is_path_smaller { self.mtu.min(mtu) } else { mtu }.max(1);
         self.link = mtu;
         self.upper = mtu;
-        self.mtu = mtu.max(1);
         self.probe = None;
     }
 
@@ -189,6 +191,22 @@ mod tests {
         assert!(path.too_big(0, 1400) && path.mtu() == 1400);
         assert!(path.too_big(0, 68) && path.mtu() == 552);
         assert_eq!(path.next_probe(1), None, "and it is not tried again at once");
+    }
+
+    #[test]
+    fn a_link_that_changes_makes_nobody_forget_what_the_path_does_not_carry() {
+        let mut path = path();
+        path.set_link(1400);
+        assert_eq!(path.mtu(), 1400);
+        path.set_link(1500);
+        assert_eq!(path.mtu(), 1500, "the link was all that was in the way");
+        path.too_big(0, 1300);
+        path.set_link(1400);
+        path.set_link(9000);
+        assert_eq!(path.mtu(), 1300);
+        assert_eq!(path.next_probe(1), None, "nor is it tried again at once");
+        path.set_link(1200);
+        assert_eq!(path.mtu(), 1200);
     }
 
     #[test]

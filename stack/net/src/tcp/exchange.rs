@@ -8,7 +8,7 @@ use base_rpc::TimeWait;
 use base_wire::{Mac, tcp_flag};
 use rbuf_channel::Buffer;
 use rbuf_shm::{ShmData, monotonic_ns};
-use stack_layer::{Arrived, HEAD_BYTES_MAX, Peer};
+use stack_layer::{Arrived, HEAD_BYTES_MAX, Peer, SendError};
 use stack_tcp::{
     Algorithm, Connection, ReceiveQueue as _, Segment, State as TcpState, Stream, Transmit,
 };
@@ -190,8 +190,9 @@ impl Work for Exchange {
                         let offset = (bytes > 0).then_some(frame.offset);
                         self.in_driver.push_back(InDriver { buffer, number, offset, bytes });
                     }
-                    // As if it had been lost on the way, after the part of it that leaves.
-                    Ok(None) => {
+                    // As if it had been lost on the way, after the part of it that leaves. (A link may carry
+                    // less than an acknowledgment with all its options.)
+                    Ok(None) | Err(SendError::TooLong { .. }) => {
                         match self.in_driver.back_mut() {
                             Some(last) => last.number = transmit.number,
                             None => self.stream.connection.set_departed(transmit.number),
