@@ -7,9 +7,11 @@
 //!
 //! 1. Entries lie end to end from the first unacknowledged byte to the last one sent.
 //! 2. `in_flight + sacked + lost` is the length of the whole.
-//! 3. A peer's selective acknowledgments alone cannot make more than [`SendMap::ENTRIES_MAX`]
-//!    entries: a block that would is ignored (CVE-2019-11477, 11478 and 11479 came from the lack
-//!    of such a bound).
+//! 3. There are never more than [`SendMap::ENTRIES_MAX`] entries (CVE-2019-11477, 11478 and 11479 came
+//!    from the lack of such a bound). When there are, a block that would split one is ignored, new data
+//!    waits for an acknowledgment ([`SendMap::has_room`]), and an entry sent again in part counts as
+//!    sent again whole: too much is thought to be in flight, never too little, and what did not leave is
+//!    found lost once more.
 //!
 //! # Cost
 //!
@@ -164,6 +166,12 @@ impl SendMap {
         self.seal = self.end();
     }
 
+    /// Whether [`Self::push`] may be called: there is a place, or the newest entry can grow.
+    pub(crate) fn has_room(&self) -> bool {
+        let grows = |last: &Entry| last.is_first() && last.fate == Fate::InFlight;
+        self.entries.len() < Self::ENTRIES_MAX || self.entries.back().is_some_and(grows)
+    }
+
     /// Records that everything from the end on up to `end` was sent for the first time.
     pub(crate) fn push(&mut self, end: Position, sent_ns: u64, number: u64, segments: u16) {
         let bytes = end - self.end();
@@ -255,10 +263,11 @@ impl SendMap {
         }
     }
 
-    /// Splits the entry at `index` at `at`, if that is inside; the first part stays at `index`.
+    /// Splits the entry at `index` at `at`, if that is inside and there is a place; the first part stays
+    /// at `index`.
     fn split(&mut self, index: usize, at: Position) {
         let (start, entry) = (self.start_of(index), self.entries[index]);
-        if at <= start || at >= entry.end {
+        if at <= start || at >= entry.end || self.entries.len() >= Self::ENTRIES_MAX {
             return;
         }
         let segments = share(entry.segments, at - start, entry.end - start);
@@ -349,7 +358,8 @@ impl SendMap {
         self.lost - before
     }
 
-    /// Marks the first `bytes` of the map as lost, if they are in flight.
+    /// Marks the first `bytes` of the map as lost, if they are in flight; the whole first entry if there
+    /// is no place to split it.
     pub(crate) fn mark_front_lost(&mut self, bytes: u64) {
         if self.entries.front().is_some_and(|first| first.fate == Fate::InFlight) {
             self.split(0, self.start + bytes);
@@ -395,7 +405,8 @@ impl SendMap {
         None
     }
 
-    /// Records that `part`, which is within one entry, was sent again.
+    /// Records that `part`, which is within one entry, was sent again; the whole entry if there is no
+    /// place to split it.
     pub(crate) fn sent_again(
         &mut self,
         part: Range<Position>,
@@ -407,16 +418,17 @@ impl SendMap {
         if index >= self.entries.len() {
             return;
         }
-        if self.start_of(index) < part.start {
-            self.split(index, part.start);
+        self.split(index, part.end);
+        self.split(index, part.start);
+        if self.entries[index].end <= part.start {
             index += 1;
         }
-        self.split(index, part.end);
         self.set_fate(index, Fate::InFlight);
+        let whole = self.start_of(index) == part.start && self.entries[index].end == part.end;
         let entry = &mut self.entries[index];
         entry.sent_ns = sent_ns;
         entry.number = number;
-        entry.segments = segments;
+        entry.segments = if whole { segments } else { entry.segments };
         entry.times = entry.times.saturating_add(1);
     }
 }
@@ -469,6 +481,44 @@ mod tests {
         let mut seen = Vec::new();
         map.acknowledge(at(1500), |bytes, entry| seen.push((bytes, entry.sent_ns, entry.times)));
         assert_eq!(seen, [(1000, 30, 2), (500, 10, 1)]);
+    }
+
+    #[test]
+    fn a_full_map_takes_new_data_again_when_something_is_acknowledged() {
+        let mut map = full(0);
+        map.sack(map.end().before(ENTRY)..map.end(), |_, _| {});
+        assert!(!map.has_room(), "what is reported cannot grow");
+        map.acknowledge(at(ENTRY), |_, _| {});
+        assert!(map.has_room());
+    }
+
+    #[test]
+    fn what_cannot_be_split_is_sent_again_from_its_front_until_all_of_it_arrived() {
+        let mut map = full(0);
+        let mut sent = 0;
+        while map.start() < at(ENTRY) {
+            map.mark_front_lost(10);
+            let (range, _) = map.first_lost().unwrap();
+            assert_eq!(range.start, map.start());
+            map.sent_again(range.start..range.start + 10, 9999, 9999, 1);
+            assert_eq!((map.entries.len(), map.lost()), (SendMap::ENTRIES_MAX, 0));
+            map.acknowledge(map.start() + 10, |_, entry| assert_eq!(entry.sent_ns, 9999));
+            sent += 10;
+        }
+        assert_eq!(sent, ENTRY);
+    }
+
+    /// Bytes of an entry of a full map.
+    const ENTRY: u64 = 40;
+
+    /// A map with all but so many entries.
+    fn full(less: usize) -> SendMap {
+        let mut map = SendMap::new(at(0));
+        for number in 1..=(SendMap::ENTRIES_MAX - less) as u64 {
+            map.push(map.end() + ENTRY, number, number, 1);
+        }
+        assert_eq!(map.entries.len(), SendMap::ENTRIES_MAX - less);
+        map
     }
 
     #[derive(Debug, Clone)]
@@ -571,6 +621,69 @@ mod tests {
                 let segments: u32 = map.entries.iter().filter(|entry| entry.fate == Fate::Sacked)
                     .map(|entry| u32::from(entry.segments)).sum();
                 prop_assert_eq!(map.sacked_segments(), segments);
+            }
+        }
+
+        #[test]
+        fn a_map_is_never_more_than_full(
+            steps in proptest::collection::vec(step(), 1..60),
+            less in 0usize..8,
+            whole in any::<bool>(),
+        ) {
+            let mut map = full(less);
+            let mut reported = vec![false; (map.end() - map.start()) as usize];
+            for (now, step) in (10_000..).zip(steps) {
+                match step {
+                    Step::Push(bytes) if map.has_room() => {
+                        map.push(map.end() + bytes, now, now, 1);
+                        reported.resize(reported.len() + bytes as usize, false);
+                    }
+                    Step::Push(_) | Step::Unmark => map.unmark_lost(),
+                    // Small ones, or there would soon be room.
+                    Step::Acknowledge(bytes) => {
+                        let bytes = (bytes / 100).min(map.end() - map.start());
+                        map.acknowledge(map.start() + bytes, |_, _| {});
+                        reported.drain(..bytes as usize);
+                    }
+                    Step::Sack(from, bytes) => {
+                        let bytes = bytes / 100;
+                        map.sack(map.start() + from..map.start() + from + bytes, |_, _| {});
+                        reported.iter_mut().skip(from as usize).take(bytes as usize)
+                            .for_each(|byte| *byte = true);
+                    }
+                    Step::Lose(age) if whole => {
+                        map.mark_lost(|_, entry| Some(entry.sent_ns % 20 > age));
+                    }
+                    Step::Lose(bytes) => map.mark_front_lost(bytes),
+                    Step::Again(bytes) => {
+                        if let Some((range, _)) = map.first_lost() {
+                            let end = (range.start + bytes / 50 + 1).min(range.end);
+                            map.sent_again(range.start..end, now, now, 1);
+                        } else if let Some((start, entry)) = map.back() {
+                            // As a tail probe does.
+                            let part = entry.end.before(1).max(start)..entry.end;
+                            map.sent_again(part, now, now, 1);
+                        }
+                    }
+                    Step::Renege => map.unmark_sacked(),
+                }
+                prop_assert!(map.entries.len() <= SendMap::ENTRIES_MAX);
+                prop_assert_eq!(map.end() - map.start(), reported.len() as u64);
+                let (mut start, mut sums) = (map.start(), [0; 3]);
+                for entry in &map.entries {
+                    prop_assert!(start < entry.end);
+                    let range = (start - map.start()) as usize..(entry.end - map.start()) as usize;
+                    sums[entry.fate as usize] += entry.end - start;
+                    prop_assert!(entry.fate != Fate::Sacked || reported[range].iter().all(|byte| *byte));
+                    start = entry.end;
+                }
+                prop_assert_eq!(sums, [map.in_flight(), map.sacked(), map.lost()]);
+            }
+            map.mark_lost(|_, _| Some(true));
+            while let Some((range, _)) = map.first_lost() {
+                let (lost, part) = (map.lost(), range.start..range.start + 1);
+                map.sent_again(part, 1 << 40, 1 << 40, 1);
+                prop_assert!(map.lost() < lost);
             }
         }
     }

@@ -279,6 +279,9 @@ impl Connection {
         let start = self.map.end();
         let segment = self.segment_bytes_now();
         self.restart_after_idle(now_ns);
+        if !self.map.has_room() {
+            return None;
+        }
         if let Some(probe) = self.mtu_probe(now_ns, start) {
             return Some(probe);
         }
@@ -352,7 +355,7 @@ impl Connection {
         let (start, segment) = (self.map.end(), self.segment_bytes_now());
         let open = (self.map.start() + self.send.window) - start;
         let bytes = self.unsent_record().min(segment);
-        let probe = if bytes > 0 && open >= bytes {
+        let probe = if bytes > 0 && open >= bytes && self.map.has_room() {
             let fin = self.send.fin && bytes == self.unsent() && open > bytes;
             let end = start + bytes + u64::from(fin);
             self.recovery.tail = Some(TailProbe { end, again: false });
