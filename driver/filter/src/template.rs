@@ -68,6 +68,8 @@ impl Template {
         }
     }
 
+    /// RFC 9293 MUST-45: no other source address leaves. Nor do IP options, so there are no source routes
+    /// (MUST-51, MUST-52, MUST-53 are not kept, by intention).
     fn of_flow(fib: &Fib, vlan: Option<u16>, mut image: Image) -> Self {
         let ends = &fib.endpoints;
         let local = fib.source;

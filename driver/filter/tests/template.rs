@@ -147,6 +147,7 @@ proptest! {
         cut in 0usize..100,
         extra in 0usize..100,
     ) {
+        // RFC 9293 MUST-45.
         let mut frame = honest(&fib, &[0x33; 64]);
         for (at, value) in damage {
             if let Some(byte) = frame.get_mut(at) {
@@ -173,6 +174,7 @@ proptest! {
 
 #[test]
 fn every_forgery_is_refused_under_its_name() {
+    // RFC 9293 MUST-51, MUST-52, MUST-53: source routes leave as little as other options.
     let fib = fib(Transport::Udp, false, true);
     let template = Template::new(&Rights::Flow(fib), None);
     let forged = |at: usize, bytes: &[u8]| {

@@ -75,6 +75,8 @@ impl Ports {
 
     /// Reserves `sap` for a flow of `client` to `remote`; shares the client's own reservation if there is
     /// one. Port 0 finds a free one that is `usable`.
+    ///
+    /// RFC 9293 MUST-41: succeeds or changes nothing.
     pub(crate) fn use_for_flow(
         &mut self,
         client: ClientId,
@@ -138,6 +140,7 @@ impl Ports {
         port.map(|port| Sap { port, ..sap }).ok_or(Taken::NoFreePort)
     }
 
+    /// RFC 9293 MUST-42: a client may listen at a port from which it calls.
     fn is_free(&self, client: ClientId, transport: Transport, sap: Sap) -> bool {
         let holdings = self.holdings.get(&(transport, sap.port));
         holdings.is_none_or(|holdings| {
@@ -208,6 +211,7 @@ mod tests {
 
     #[test]
     fn any_address_excludes_everybody_and_a_definite_one_only_itself() {
+        // RFC 9293 MUST-41.
         let mut ports = Ports::new([7; 16]);
         ports.bind(A, UDP, sap("10.0.0.1:53")).unwrap();
         assert_eq!(ports.bind(B, UDP, sap("10.0.0.1:53")), Err(Taken::InUse));

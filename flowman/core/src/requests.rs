@@ -161,6 +161,8 @@ impl FlowManager {
     }
 
     /// `local` with its address in canonical form, if this client may have it.
+    ///
+    /// RFC 9293 MUST-43: the application chooses.
     fn checked_local(
         &self,
         client: ClientId,
@@ -323,6 +325,8 @@ impl FlowManager {
     }
 
     /// The way to `remote`, and our address on it; with `link`, it must lead over that link.
+    ///
+    /// RFC 9293 MUST-44: who names no address of its own has this one, before anything is sent.
     fn way(
         &mut self,
         now: u64,

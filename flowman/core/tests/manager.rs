@@ -17,6 +17,7 @@ use script::{LINK, NoCounters, OURS, PEER, S, Script, THEIRS, US, ms, peer, refu
 fn a_flow_to_an_unknown_neighbour_opens_when_it_answers() {
     let mut script = Script::new();
     let client = script.client(0);
+    // RFC 9293 MUST-44.
     script.arps();
     assert_eq!(
         script.open(client, ms(4, 100), Sap::any_v4(0), Some(peer(5000))),

@@ -181,6 +181,8 @@ fn addresses(fib: &Fib) -> Option<(Ipv4Addr, Option<Ipv4Addr>)> {
 
 /// Checks and strips a header; what is left is exactly the payload, without Ethernet's padding: of
 /// `protocol`, or a control message that the driver found to be about this flow.
+///
+/// RFC 9293 MUST-50: options are passed over; a source route among them is not answered along (MUST-53).
 fn strip<D: Data>(packet: &mut Incoming<D>, protocol: Protocol) -> Option<()> {
     let (ip, _) = Ipv4::split(packet.head())?;
     let ip = *ip;

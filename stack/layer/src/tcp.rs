@@ -112,6 +112,7 @@ impl<L: Layer> Tcp<L> {
         }
     }
 
+    /// RFC 9293 MUST-2: with the checksum over pseudo header, header and payload.
     fn write(
         &self,
         packet: &mut Outgoing<L::Area>,

@@ -84,6 +84,7 @@ proptest! {
         second in proptest::collection::vec(any::<u8>(), 0..700),
         sequence: u32, value: u32,
     ) {
+        // RFC 9293 MUST-2.
         let mut two = two();
         let base = u32::from(HEADERS) * HEAD_BYTES_MAX as u32;
         let parts = [
@@ -118,6 +119,7 @@ proptest! {
     fn a_segment_arrives_as_it_was_built_and_not_at_all_if_a_bit_changed(
         payload in proptest::collection::vec(any::<u8>(), 0..1400), flip in proptest::option::of(any::<usize>())
     ) {
+        // RFC 9293 MUST-3.
         let mut two = two();
         let builder = PacketBuilder::ethernet2(PEER.0, US.0)
             .ipv4(THEIRS.octets(), OURS.octets(), 64)
@@ -219,6 +221,7 @@ fn with_ip_options(options: &[u8], tcp_options: &[u8]) -> Vec<u8> {
 
 #[test]
 fn ip_options_of_any_length_keep_no_segment_away() {
+    // RFC 9293 MUST-50, and MUST-53 as far as the route is not heeded.
     let mut two = two();
     // Record route, a loose source route, an unknown option, and as many as fit.
     let route = [7, 7, 4, 0, 0, 0, 0, 0];
@@ -238,6 +241,7 @@ fn ip_options_of_any_length_keep_no_segment_away() {
 
 #[test]
 fn every_segment_has_the_time_to_live_and_the_service_class_that_were_chosen() {
+    // RFC 9293 MUST-48, MUST-49.
     let mut two = two();
     two.stack.lower().set_ttl(5);
     two.stack.lower().set_service(46);

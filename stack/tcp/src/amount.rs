@@ -112,6 +112,8 @@ impl Connection {
     /// Whether what ends at `end` may go although its last segment is not full (RFC 9293 §3.7.4 and
     /// §3.8.6.2.1): nothing follows anyway, the application wants it so, or no other small segment
     /// is under way.
+    ///
+    /// MUST-60: what this holds back leaves when the persist timer expires, whoever asked for it.
     fn may_send_small(&self, end: Position, segment: u64, bytes: u64) -> bool {
         if bytes.is_multiple_of(segment) {
             return true;

@@ -79,7 +79,8 @@ impl Connection {
         self.send.urgent = Some(self.send.written);
     }
 
-    /// How far the stream that is read is urgent, in bytes from the next one that will be read on.
+    /// How far the stream that is read is urgent, in bytes from the next one that will be read on (RFC 9293
+    /// MUST-33).
     pub fn urgent_bytes(&self) -> Option<u64> {
         let read = self.receive.next().before(self.receive.readable());
         self.receive.urgent.filter(|end| *end > read).map(|end| end - read)
@@ -186,6 +187,8 @@ impl Connection {
     }
 
     /// Probes the connection when it is idle, or not.
+    ///
+    /// RFC 9293 MUST-24, MUST-27: both whether and how often are the application's choice.
     pub const fn set_keepalive(&mut self, keepalive: Option<Keepalive>) {
         self.config.keepalive = keepalive;
     }

@@ -379,6 +379,8 @@ impl Connection {
 
     /// RFC 9293 §3.10.7.4: the window is the one of the newest segment; and what a segment of the same
     /// age offers more, which Linux found necessary against peers that only open it.
+    ///
+    /// MUST-1: a window is a number without a sign; it is 16 bits wide and shifted into 64.
     fn take_window(
         &mut self,
         now_ns: u64,
@@ -452,6 +454,8 @@ impl Connection {
     }
 
     /// Sixth: URG (MUST-30, MUST-31, MUST-62: the pointer names the byte after the urgent ones).
+    ///
+    /// MUST-32: whoever owns the application tells it when [`Connection::urgent_bytes`] changes.
     fn note_urgent(&mut self, segment: &Segment, start: Position) {
         if segment.has(tcp_flag::URG) && !self.receive.is_finished() {
             let end = start + u64::from(segment.urgent);

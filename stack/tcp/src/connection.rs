@@ -347,7 +347,7 @@ impl Connection {
     }
 
     /// Takes over what a SYN offers and what we accept of it (RFC 9293 §3.7.1, RFC 7323 §2.2, §3.2,
-    /// RFC 2018 §2, RFC 3168 §6.1.1).
+    /// RFC 2018 §2, RFC 3168 §6.1.1); MUST-14 is the MSS.
     pub(crate) fn agree(&mut self, now_ns: u64, syn: &Segment) {
         let options = &syn.options;
         self.send.mss = options.mss.unwrap_or(self.config.default_mss()).max(MSS_MIN);
@@ -433,7 +433,8 @@ impl Connection {
         self.error
     }
 
-    /// What a router said of the peer, which may pass (RFC 9293 §3.9.2.2); for the application to know.
+    /// What a router said of the peer, which may pass (RFC 9293 §3.9.2.2); for the application to know
+    /// (MUST-47).
     pub const fn soft_error(&self) -> Option<Error> {
         self.soft_error
     }

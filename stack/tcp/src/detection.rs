@@ -192,7 +192,8 @@ impl Connection {
         }
     }
 
-    /// Takes a round-trip time (RFC 6298 §3, RFC 7323 §4).
+    /// Takes a round-trip time (RFC 6298 §3, RFC 7323 §4); what was sent twice gives none, unless an echo
+    /// says which was answered (RFC 9293 MUST-18).
     pub(crate) fn measure(&mut self, now_ns: u64, segment: &Segment, news: &News) {
         let since = |sent_ns: u64| now_ns.saturating_sub(sent_ns);
         let flight = (self.map.end() - self.map.start()) + news.acked;

@@ -516,6 +516,7 @@ mod tests {
 
     #[test]
     fn nobody_is_answered_who_cannot_be_there() {
+        // RFC 9293 MUST-46, MUST-63.
         let mut listener = listener(4);
         let (_, syn) = client(1);
         for odd in [([0, 0, 0, 0], 1), ([224, 0, 0, 1], 1), ([10, 0, 0, 1], 0)] {

@@ -69,7 +69,7 @@ impl Rtt {
         (self.min_ns != u64::MAX).then_some(self.min_ns)
     }
 
-    /// The retransmission time-out (RFC 6298 §2). The floor is put under the variation, so that it is
+    /// The retransmission time-out (RFC 6298 §2, RFC 9293 MUST-18). The floor is put under the variation, so that it is
     /// a margin and not hidden by a long round trip, as Linux does.
     pub(crate) fn timeout_ns(&self, bounds: &RtoBounds) -> u64 {
         let base = match self.smoothed_ns {
@@ -79,7 +79,7 @@ impl Rtt {
         base.saturating_mul(1 << self.backoff.min(32)).min(bounds.max_ns)
     }
 
-    /// Doubles the time-out (RFC 6298 §5.5).
+    /// Doubles the time-out (RFC 6298 §5.5, RFC 9293 MUST-19).
     pub(crate) const fn back_off(&mut self) {
         self.backoff = self.backoff.saturating_add(1);
     }
@@ -120,6 +120,7 @@ mod tests {
 
     #[test]
     fn the_time_out_doubles_up_to_its_bound_and_a_sample_ends_that() {
+        // RFC 9293 MUST-19.
         let mut rtt = Rtt::new();
         rtt.sample(0, 100_000_000, 1);
         for doubling in 0..80u32 {

@@ -59,6 +59,7 @@ mod tests {
 
     #[test]
     fn numbers_of_the_same_ends_go_forward_and_of_others_tell_nothing() {
+        // RFC 9293 MUST-8, MUST-9.
         let secret = Secret::new([7; 16]);
         let (local, remote) = ends(4000);
         let (first, later) =

@@ -130,7 +130,8 @@ impl Connection {
         next
     }
 
-    /// SYN, SYN-ACK, and their retransmissions.
+    /// SYN, SYN-ACK, and their retransmissions: lost ones are found, repeated and given up as data is
+    /// (MUST-22).
     fn poll_open(&mut self, now_ns: u64) -> Option<Transmit> {
         let start = self.send.initial;
         if std::mem::take(&mut self.pending.open) {
@@ -150,6 +151,7 @@ impl Connection {
         Some(self.syn(now_ns))
     }
 
+    /// MUST-14, MUST-65: it tells our MSS, and nothing else does.
     fn syn(&mut self, now_ns: u64) -> Transmit {
         let answers = self.state == State::SynReceived;
         let mut flags = tcp_flag::SYN;
@@ -438,7 +440,8 @@ impl Connection {
         self.leave(now_ns, segment, self.send.written)
     }
 
-    /// What lies between `start` and `end`, FIN included, in so many segments.
+    /// What lies between `start` and `end`, FIN included, in so many segments; with PSH where the application
+    /// wrote its last (MUST-61).
     fn payload(
         &mut self,
         now_ns: u64,

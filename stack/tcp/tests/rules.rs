@@ -215,6 +215,7 @@ fn an_idle_connection_is_probed_if_asked_for_and_ends_if_nobody_answers() {
 
 #[test]
 fn routers_are_believed_about_what_is_in_flight_and_end_nothing() {
+    // MUST-47.
     let (mut a, _) = pair();
     a.write(20_000, false).unwrap();
     let flight = sent(&mut a, S);

@@ -77,6 +77,7 @@ fn exchange(ours: &TcpStream, kernel: &KernelStream, count: usize) {
 
 #[test]
 fn streams_in_both_directions_at_once_arrive_whole_whoever_opens() {
+    // RFC 9293 MUST-43.
     in_lab("streams_in_both_directions_at_once_arrive_whole_whoever_opens", &RATE, || {
         let (ours, kernel) = opened(7000);
         exchange(&ours, &kernel, 8 << 20);
@@ -412,6 +413,7 @@ fn a_connection_that_we_closed_first_waits_although_its_flow_is_gone() {
 
 #[test]
 fn urgent_bytes_are_told_apart_on_both_sides() {
+    // RFC 9293 MUST-32.
     in_lab("urgent_bytes_are_told_apart_on_both_sides", &RATE, || {
         let (ours, kernel) = opened(7000);
         (&mut &ours).write_all(b"plain").unwrap();

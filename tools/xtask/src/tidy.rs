@@ -1,6 +1,6 @@
 //! Checks of the tree that no compiler makes.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode};
 
@@ -182,7 +182,47 @@ fn promises(root: &Path, wrong: &mut Vec<String>) -> Result<()> {
             }
         }
     }
+    citations(root, &sources, wrong)
+}
+
+/// Every MUST of RFC 9293 is there, and cited by its number in code and in a test.
+fn citations(root: &Path, sources: &[(String, String)], wrong: &mut Vec<String>) -> Result<()> {
+    let spec =
+        std::fs::read_to_string(root.join("specs/rfc9293.md")).context("specs/rfc9293.md")?;
+    let (mut code, mut tests) = (BTreeSet::new(), BTreeSet::new());
+    for (name, text) in sources {
+        let part = name.split('/').next().unwrap_or_default();
+        let (body, inside) = text.split_once("#[cfg(test)]").unwrap_or((text, ""));
+        tests.extend(musts(inside));
+        if name.contains("/tests/") {
+            tests.extend(musts(body));
+        } else if matches!(part, "base" | "rbuf" | "driver" | "flowman" | "stack") {
+            code.extend(musts(body));
+        }
+    }
+    for script in files(root, "pkt")? {
+        tests.extend(musts(&std::fs::read_to_string(&script)?));
+    }
+    for number in 1..=69 {
+        if !spec.contains(&format!("\n### MUST-{number} ")) {
+            wrong.push(format!("specs/rfc9293.md does not have MUST-{number}"));
+        }
+        if !code.contains(&number) {
+            wrong.push(format!("MUST-{number} of RFC 9293 is cited nowhere in code"));
+        }
+        if !tests.contains(&number) {
+            wrong.push(format!("MUST-{number} of RFC 9293 is cited by no test"));
+        }
+    }
     Ok(())
+}
+
+/// The numbers after `MUST-` in a text.
+fn musts(text: &str) -> impl Iterator<Item = u32> {
+    text.split("MUST-").skip(1).filter_map(|rest| {
+        let end = rest.find(|letter: char| !letter.is_ascii_digit()).unwrap_or(rest.len());
+        rest[..end].parse().ok()
+    })
 }
 
 fn files(root: &Path, extension: &str) -> Result<Vec<PathBuf>> {

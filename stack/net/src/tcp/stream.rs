@@ -285,7 +285,8 @@ impl TcpStream {
         self.socket().seat.with(|exchange, _| exchange.stream.connection.urgent_bytes())
     }
 
-    /// A descriptor for `poll` and `epoll` that is *readable* while [`Self::urgent_bytes`] is something.
+    /// A descriptor for `poll` and `epoll` that is *readable* while [`Self::urgent_bytes`] is something:
+    /// nobody has to ask (RFC 9293 MUST-32).
     ///
     /// # Errors
     ///

@@ -35,7 +35,7 @@ impl Congestion for Reno {
 }
 
 /// Grows the window by what was acknowledged, up to the threshold; what is left of `bytes` counts
-/// beyond it.
+/// beyond it (RFC 9293 MUST-19).
 pub(super) fn slow_start(window: &mut Window, bytes: u64) -> u64 {
     let grow = bytes.min(window.threshold.saturating_sub(window.bytes));
     window.bytes += grow;
@@ -59,6 +59,7 @@ mod tests {
 
     #[test]
     fn a_round_trip_doubles_the_window_below_the_threshold_and_adds_a_segment_above() {
+        // RFC 9293 MUST-19.
         let mut reno = Reno::default();
         let mut window = Window { bytes: 10_000, threshold: 15_000, segment: 1000 };
         reno.acked(&mut window, &acked(10_000));
