@@ -8,15 +8,17 @@
 //! |---|---|
 //! | A packet is whole and its checksums are right | RFC 9293 MUST-2 |
 //! | Options of a SYN stand in SYNs only; timestamps stand in every segment once they were agreed on | MUST-65, RFC 7323 §3.2 |
+//! | Options have the length of their kind; a window is shifted by 14 bits at most | RFC 9293 §3.2, RFC 7323 §2.3, RFC 2018 §3 |
+//! | A selective acknowledgment is of what was sent, and lies above the acknowledgment; the first may report a duplicate | RFC 2018 §4, RFC 2883 §4 |
 //! | No data and no FIN ends beyond the farthest edge of the window that was ever announced | RFC 9293 §3.8.6 |
 //! | Nothing is acknowledged that was not sent | RFC 9293 §3.4 |
-//! | What was selectively acknowledged is not sent again, but after a time-out | RFC 2018 §5, §8 |
+//! | What was selectively acknowledged is not sent again, nor any part of it, but after a time-out | RFC 2018 §5, §8 |
 
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use base_wire::{Header, Ipv4, tcp_flag};
-use stack_tcp::Segment;
+use base_wire::{Header, IPV4_BYTES, Ipv4, TCP_BYTES, Tcp, tcp_flag};
+use stack_tcp::{SACK_BLOCKS_MAX, Segment};
 
 use super::unwrap;
 
@@ -81,14 +83,51 @@ impl Checker {
         let (from, to) = ((ip.source(), ports.0), (ip.destination(), ports.1));
         let (key, side) = if from < to { ((from, to), 0) } else { ((to, from), 1) };
         self.segments += 1;
+        let described = |rule| format!("{rule}: {from:?} to {to:?}, {segment:?}");
+        check_options(packet).map_err(described)?;
         let patient = self.beside == Some(from.0);
         let talk = self.talks.entry(key).or_default();
         if talk.over && segment.flags & (tcp_flag::SYN | tcp_flag::ACK) == tcp_flag::SYN {
             *talk = Talk::default();
         }
-        talk.segment(now_ns, side, &segment, patient)
-            .map_err(|rule| format!("{rule}: {from:?} to {to:?}, {segment:?}"))
+        talk.segment(now_ns, side, &segment, patient).map_err(described)
     }
+}
+
+/// Reads the options of an IPv4 packet as they stand on the wire, where a parser that forgives would not
+/// tell.
+fn check_options(packet: &[u8]) -> Result<(), &'static str> {
+    let tcp = packet.get(IPV4_BYTES..).unwrap_or_default();
+    let (header, rest) = Tcp::split(tcp).ok_or("no header")?;
+    let mut bytes = rest.get(..header.header_bytes() - TCP_BYTES).ok_or("no header")?;
+    while let [kind, after @ ..] = bytes {
+        match kind {
+            0 => break,
+            1 => {
+                bytes = after;
+                continue;
+            }
+            _ => {}
+        }
+        let length = usize::from(*after.first().ok_or("an option without a length")?);
+        let body = bytes.get(2..length).ok_or("an option longer than its header")?;
+        let legal = match kind {
+            2 => body.len() == 2,
+            3 => body.len() == 1 && body[0] <= 14,
+            4 => body.is_empty(),
+            5 => {
+                let blocks = body.len() / 8;
+                body.len() == 8 * blocks && (1..=SACK_BLOCKS_MAX).contains(&blocks)
+            }
+            8 => body.len() == 8,
+            _ => true,
+        };
+        if !legal {
+            return Err("an option that cannot be");
+        }
+        bytes = &bytes[length..];
+    }
+    Ok(())
 }
 
 impl Talk {
@@ -180,6 +219,13 @@ impl Talk {
                 (self.offset(1 - side, start, sent), self.offset(1 - side, end, sent))
             })
             .collect();
+        for (index, (start, end)) in reports.iter().enumerate() {
+            let above = *start > acknowledged;
+            let duplicate = index == 0 && (above || *end <= acknowledged);
+            if start >= end || *end > sent || !(above || duplicate) {
+                return Err("a selective acknowledgment of what cannot be");
+            }
+        }
         let half = &mut self.halves[side];
         let shift = if segment.has(tcp_flag::SYN) { 0 } else { half.shift };
         let edge = acknowledged + (u64::from(segment.window) << shift);
@@ -187,11 +233,9 @@ impl Talk {
         half.edge = half.edge.max(edge);
         half.reported.retain(|(_, end, _)| *end > acknowledged);
         for (start, end) in reports {
-            if start < end && start >= acknowledged && end <= sent {
-                let known = half.reported.iter().any(|(from, to, _)| *from <= start && end <= *to);
-                if !known {
-                    half.reported.push((start, end, now_ns));
-                }
+            let known = half.reported.iter().any(|(from, to, _)| *from <= start && end <= *to);
+            if end > acknowledged && !known {
+                half.reported.push((start, end, now_ns));
             }
         }
         Ok(())
@@ -206,7 +250,7 @@ impl Talk {
     ) -> Result<(), &'static str> {
         let quiet = now_ns.saturating_sub(self.halves[side].sent_ns) > SILENCE_NS;
         let known = self.halves[1 - side].reported.iter().any(|(from, to, told_ns)| {
-            *from <= start && end <= *to && now_ns.saturating_sub(*told_ns) > NEWS_NS
+            *from < end && start < *to && now_ns.saturating_sub(*told_ns) > NEWS_NS
         });
         if known && !quiet { Err("what was selectively acknowledged, sent again") } else { Ok(()) }
     }
@@ -259,6 +303,29 @@ mod tests {
         let options = Options { mss: Some(1000), ..Options::default() };
         let odd = Segment { options, ..segment(0, 501, 0x10, 0) };
         broken(true, odd, "an option of a SYN");
+        let blocks = |all: &[(u32, u32)]| {
+            let mut sack = SackBlocks::default();
+            all.iter().for_each(|(start, end)| assert!(sack.push(*start, *end)));
+            let options = Options { sack, ..Options::default() };
+            Segment { options, ..segment(501, 0, 0x10, 0) }
+        };
+        broken(false, blocks(&[(500, 1000)]), "a selective acknowledgment of what cannot be");
+        let sent = || {
+            let mut checker = opened();
+            say(&mut checker, 3, true, segment(0, 501, 0x18, 1000)).unwrap();
+            checker
+        };
+        let legal: [&[(u32, u32)]; 3] =
+            [&[(500, 1000)], &[(600, 700), (500, 800)], &[(600, 700), (800, 900)]];
+        for legal in legal {
+            say(&mut sent(), 4, false, blocks(legal)).unwrap();
+        }
+        let illegal: [&[(u32, u32)]; 4] =
+            [&[(500, 1001)], &[(700, 600)], &[(600, 600)], &[(500, 1000), (0, 100)]];
+        for illegal in illegal {
+            let problem = say(&mut sent(), 4, false, blocks(illegal)).unwrap_err();
+            assert!(problem.starts_with("a selective acknowledgment"), "{problem}");
+        }
         let mut bytes = packet((A, B), (1, 2), &segment(0, 501, 0x10, 0), &[]);
         bytes[33] ^= 1;
         assert!(opened().packet(3, &bytes).unwrap_err().starts_with("a damaged packet"));
@@ -279,9 +346,46 @@ mod tests {
         };
         say(&mut reported(), 11, true, segment(500, 501, 0x18, 500)).unwrap();
         say(&mut reported(), 40, true, segment(0, 501, 0x18, 500)).unwrap();
-        let problem = say(&mut reported(), 40, true, segment(500, 501, 0x18, 500)).unwrap_err();
-        assert!(problem.starts_with("what was selectively"), "{problem}");
+        for (start, bytes) in [(500, 500), (0, 501), (999, 1), (0, 1000)] {
+            let again = segment(start, 501, 0x18, bytes);
+            let problem = say(&mut reported(), 40, true, again).unwrap_err();
+            assert!(problem.starts_with("what was selectively"), "{problem}");
+        }
         say(&mut reported(), 400, true, segment(500, 501, 0x18, 500)).unwrap();
+    }
+
+    #[test]
+    fn options_are_read_as_they_stand_on_the_wire() {
+        // The packet of a SYN, its options in place of those that a forgiving parser would show.
+        let with = |options: [u8; 12]| {
+            let clocks = Some(Timestamps { value: 1, echo: 0 });
+            let syn = Segment {
+                options: Options { timestamps: clocks, ..Options::default() },
+                ..segment(0, 0, 0x02, 0)
+            };
+            let mut bytes = packet((A, B), (1, 2), &syn, &[]);
+            bytes[40..].copy_from_slice(&options);
+            check_options(&bytes)
+        };
+        let legal = [
+            [2, 4, 5, 0xb4, 3, 3, 14, 4, 2, 0, 0, 0],
+            [5, 10, 0, 0, 0, 1, 0, 0, 0, 2, 1, 1],
+            [1, 1, 8, 10, 0, 0, 0, 0, 0, 0, 0, 0],
+            [254, 12, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+        ];
+        let illegal = [
+            [2, 3, 5, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+            [3, 3, 15, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+            [4, 3, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+            [5, 2, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+            [5, 11, 0, 0, 0, 1, 0, 0, 0, 2, 0, 1],
+            [8, 9, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1],
+            [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 2],
+            [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 254, 3],
+            [254, 0, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1],
+        ];
+        legal.iter().for_each(|options| with(*options).unwrap());
+        illegal.iter().for_each(|options| assert!(with(*options).is_err(), "{options:?}"));
     }
 
     #[test]
