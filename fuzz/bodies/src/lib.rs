@@ -6,8 +6,11 @@
 
 #![forbid(unsafe_code)]
 
+mod listener;
+mod script;
 mod tcp;
 
+pub use listener::listener;
 pub use tcp::tcp;
 
 use std::net::{IpAddr, Ipv4Addr};
@@ -25,13 +28,14 @@ use rbuf_channel::{Data, End, HeapData, HeapWords, IoRec, Pair, block_words};
 pub type Body = fn(&[u8]);
 
 /// Every target: its name, which is that of its corpus, and its body.
-pub const TARGETS: [(&str, Body); 6] = [
+pub const TARGETS: [(&str, Body); 7] = [
     ("iorec", iorec),
     ("receive", receive),
     ("transmit", transmit),
     ("message", message),
     ("last_resort", last_resort),
     ("tcp", tcp),
+    ("listener", listener),
 ];
 
 const US: Mac = Mac([2, 0, 0, 0, 0, 1]);

@@ -3,31 +3,14 @@
 use std::collections::BTreeSet;
 
 use stack_tcp::{
-    Algorithm, Arrival, Config, Connection, Ecn, Identity, Keepalive, Options, RouterError,
-    Segment, State, Transmit,
+    Algorithm, Arrival, Config, Connection, Ecn, Identity, Keepalive, RouterError, Segment, State,
+    Transmit,
 };
+
+use crate::script::{Script, options};
 
 const ISN: u32 = u32::MAX - 3000;
 const PEER_ISN: u32 = u32::MAX - 1000;
-
-/// Reads an input front to back; zeros after its end.
-struct Script<'a>(&'a [u8]);
-
-impl Script<'_> {
-    fn byte(&mut self) -> u8 {
-        let Some((first, rest)) = self.0.split_first() else { return 0 };
-        self.0 = rest;
-        *first
-    }
-
-    fn word(&mut self) -> u16 {
-        u16::from_be_bytes([self.byte(), self.byte()])
-    }
-
-    fn bit(&mut self) -> bool {
-        self.byte() & 1 == 1
-    }
-}
 
 /// The adversaries act as `bytes` say. Whatever they do, every byte of the stream is kept once,
 /// acknowledgments and the window's edge never go back, nothing is sent that was not written, the
@@ -208,8 +191,7 @@ impl Victim {
         let bytes = u64::from(segment.payload_bytes);
         assert!(bytes == 0 || transmit.offset + bytes <= self.written, "{transmit:?}");
         assert!(transmit.segment_bytes > 0);
-        let total: u32 = transmit.frames().map(|frame| frame.segment.payload_bytes).sum();
-        assert_eq!(u64::from(total), bytes);
+        check_frames(transmit);
         if segment.has(0x04) || !segment.has(0x10) {
             return;
         }
@@ -240,7 +222,24 @@ impl Victim {
     }
 }
 
-fn options(script: &mut Script<'_>) -> Options {
-    let bytes: Vec<u8> = (0..script.byte() % 41).map(|_| script.byte()).collect();
-    Options::parse(&bytes)
+/// What a link that cannot cut is given says the same as the whole: the same bytes in the same places, FIN
+/// and PSH with the last, CWR with the first, and the same end of what is urgent.
+fn check_frames(whole: &Transmit) {
+    let (mut at, last) = (0, whole.frames().count() - 1);
+    for (index, frame) in whole.frames().enumerate() {
+        let (part, all) = (&frame.segment, &whole.segment);
+        assert_eq!(frame.offset, whole.offset + u64::from(at));
+        assert_eq!(part.sequence, all.sequence.wrapping_add(at));
+        assert!(part.payload_bytes <= frame.segment_bytes);
+        assert!(part.payload_bytes == frame.segment_bytes || index == last, "{whole:?}");
+        let both = |flag: u8, here: bool| part.has(flag) == (all.has(flag) && here);
+        assert!(both(0x01, index == last) && both(0x08, index == last) && both(0x80, index == 0));
+        let urgent = all.has(0x20) && (index == 0 || u32::from(all.urgent) > at);
+        assert_eq!(part.has(0x20), urgent, "{whole:?}");
+        if urgent {
+            assert_eq!(u32::from(part.urgent) + at, u32::from(all.urgent), "{whole:?}");
+        }
+        at += part.payload_bytes;
+    }
+    assert_eq!(at, whole.segment.payload_bytes);
 }
