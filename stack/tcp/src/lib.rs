@@ -18,6 +18,10 @@
 //!
 //! Time is nanoseconds of any clock that does not go backwards.
 //!
+//! A transmission is timed from [`Connection::poll_transmit`] on, so what it waits in this host's own queue, and
+//! a small contract makes that long, is part of the round trip. It should be: that queue is the narrowest
+//! of the path, and a time-out or a slow start that knew nothing of it would end too early or too late.
+//!
 //! ```
 //! use stack_tcp::{Config, Connection, Identity, State};
 //!

@@ -465,6 +465,39 @@ mod tests {
     }
 
     #[test]
+    fn a_handshake_by_cookie_is_no_measurement_and_the_first_answer_to_data_is() {
+        let ms = 1_000_000;
+        for timestamps in [true, false] {
+            let config = Config { timestamps, ..Config::default() };
+            let mut listener: Listener =
+                Listener::new(LOCAL.into(), config.clone(), Secret::new([3; 16]), 1);
+            listener.on_segment(ms, remote(1), &client(1).1, false);
+            let identity = Identity { initial_sequence: 77, timestamp_offset: 77 };
+            let mut client = Connection::connect(ms, config, identity);
+            let syn = client.poll_transmit(ms).unwrap().segment;
+            listener.on_segment(ms, remote(2), &syn, false);
+            let answers = sent(&mut listener, ms);
+            let syn_ack = answers.iter().find(|(to, _)| *to == remote(2).0).unwrap().1;
+            client.on_segment(40 * ms, &syn_ack);
+            let ack = client.poll_transmit(40 * ms).unwrap().segment;
+            let mut server = listener.on_segment(80 * ms, remote(2), &ack, false).unwrap();
+            server.on_segment(80 * ms, &ack);
+            let info = server.info();
+            assert_eq!((info.smoothed_rtt_ns, info.min_rtt_ns), (None, None), "{info:?}");
+            assert_eq!(info.timeout_ns, Config::default().rto_initial_ns);
+            server.write(100, false).unwrap();
+            let data = server.poll_transmit(100 * ms).unwrap().segment;
+            client.on_segment(140 * ms, &data);
+            // A second one, so that it is answered at once, whatever the delay of acknowledgments is.
+            client.on_segment(140 * ms, &data);
+            let answer = client.poll_transmit(140 * ms).unwrap().segment;
+            server.on_segment(180 * ms, &answer);
+            let info = server.info();
+            assert_eq!((info.smoothed_rtt_ns, info.min_rtt_ns), (Some(80 * ms), Some(80 * ms)));
+        }
+    }
+
+    #[test]
     fn a_cookie_is_good_for_who_got_it_and_for_two_minutes() {
         let mut listener = listener(1);
         let (_, first) = client(1);

@@ -378,3 +378,54 @@ fn absurd_probes_of_an_idle_connection_end_it_or_nothing_and_never_at_once() {
     sent(&mut a, 7200 * S);
     assert_eq!(a.state(), State::Established);
 }
+
+/// An established sender that wrote eight segments, and the one super-segment they leave in.
+fn eight_segments() -> (Connection, Connection, Transmit) {
+    let config = Config { super_segment_bytes: 65_000, ..Config::default() };
+    let (mut a, b) = pair_with(&config);
+    let segment = u64::from(a.segment_bytes());
+    a.write(8 * segment, false).unwrap();
+    let whole = a.poll_transmit(S).unwrap();
+    assert!(whole.frames().count() >= 3, "{whole:?}");
+    (a, b, whole)
+}
+
+#[test]
+fn of_a_super_segment_that_a_link_took_in_part_the_rest_is_found_lost_and_sent_again() {
+    let (mut a, mut b, whole) = eight_segments();
+    let mut taken: Vec<_> = whole.frames().collect();
+    let lost = taken.pop().unwrap();
+    taken.remove(1);
+    for frame in &taken {
+        b.on_segment(S + 5 * MS, &frame.segment);
+    }
+    for round in 0..200 {
+        let now_ns = S + round * 10 * MS;
+        for transmit in sent(&mut a, now_ns) {
+            b.on_segment(now_ns + 5 * MS, &transmit.segment);
+        }
+        for answer in sent(&mut b, now_ns + 5 * MS) {
+            a.on_segment(now_ns + 10 * MS, &answer.segment);
+        }
+    }
+    assert_eq!((a.unacknowledged(), b.readable()), (0, 8 * u64::from(a.segment_bytes())));
+    let again = a.counts().retransmitted_bytes;
+    let missing = 2 * u64::from(lost.segment_bytes);
+    assert!((missing..=missing + u64::from(lost.segment_bytes)).contains(&again), "{again}");
+}
+
+#[test]
+fn what_is_queued_in_part_is_not_sent_again_before_all_of_it_has_left() {
+    let (mut a, _, whole) = eight_segments();
+    a.set_departed(whole.number - 1);
+    let others = sent(&mut a, S);
+    for seconds in 2..20 {
+        sent(&mut a, seconds * S);
+    }
+    assert_eq!((a.counts().retransmissions, a.counts().timeouts), (0, 0));
+    a.set_departed(whole.number + others.len() as u64);
+    for seconds in 20..25 {
+        sent(&mut a, seconds * S);
+    }
+    assert!(a.counts().retransmissions > 0, "now it may have been lost");
+}
