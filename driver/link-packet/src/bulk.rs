@@ -51,7 +51,7 @@ pub(crate) struct Outcome {
 pub(crate) enum Obstacle {
     /// There is no room now.
     Full,
-    /// It will never leave: the interface is down, or the frame too long for it.
+    /// It will never leave: the interface is down, or the frame too long for it or for the other end.
     Refused,
 }
 
@@ -138,9 +138,7 @@ impl Bulk {
 
 /// Reads the answer of the program: how many frames were sent, and the kernel's word about the next.
 fn outcome(answer: u32) -> Outcome {
-    /// `NET_XMIT_DROP`: the queue of the interface had no room.
-    const DROPPED: i32 = 1;
-    /// `NET_XMIT_CN`: it had, but for another frame's.
+    /// `NET_XMIT_CN`: it was taken, and so many are not welcome.
     const CONGESTED: i32 = 2;
     const NO_MEMORY: i32 = -libc::ENOMEM;
     const NO_ROOM: i32 = -libc::ENOBUFS;
@@ -149,7 +147,7 @@ fn outcome(answer: u32) -> Outcome {
     match i32::from((answer >> 16) as i16) {
         0 => Outcome { sent, obstacle: None },
         CONGESTED => Outcome { sent: sent + 1, obstacle: None },
-        DROPPED | NO_MEMORY | NO_ROOM => Outcome { sent, obstacle: Some(Obstacle::Full) },
+        NO_MEMORY | NO_ROOM => Outcome { sent, obstacle: Some(Obstacle::Full) },
         _ => Outcome { sent, obstacle: Some(Obstacle::Refused) },
     }
 }
@@ -165,7 +163,7 @@ mod tests {
         let answer = |sent: u32, word: i32| sent | ((word as u32) << 16);
         for (word, sent, obstacle) in [
             (0, 7, None),
-            (1, 7, full),
+            (1, 7, refused),
             (2, 8, None),
             (-libc::ENOMEM, 7, full),
             (-libc::ENOBUFS, 7, full),

@@ -72,6 +72,8 @@ fn is_plain<D: Data>(frame: &Checked<'_, D>) -> bool {
 pub(crate) struct Batch {
     /// Whether the socket expects to be told what is to be done to frames.
     told: bool,
+    /// Whether frames can wait in the interface; if not, what it does not take now it never will.
+    has_queue: bool,
     bulk: Option<Bulk>,
     /// Which frames are in slots of `bulk`, under the same index.
     in_slots: u64,
@@ -97,11 +99,12 @@ unsafe impl Send for Batch {}
 const EMPTY_PIECE: libc::iovec = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
 
 impl Batch {
-    pub(crate) fn new(told: bool, bulk: Option<Bulk>) -> Self {
+    pub(crate) fn new(told: bool, has_queue: bool, bulk: Option<Bulk>) -> Self {
         // SAFETY: `mmsghdr` is plain data for which zero means "nothing".
         let message: libc::mmsghdr = unsafe { std::mem::zeroed() };
         Self {
             told,
+            has_queue,
             bulk,
             in_slots: 0,
             bulk_failed: false,
@@ -184,7 +187,7 @@ impl Batch {
     pub(crate) fn flush(&mut self, socket: &OwnedFd) {
         while self.done < self.queued {
             let obstacle = match self.stretch() {
-                Stretch::Bulk(count) => self.send_in_bulk(count),
+                Stretch::Bulk(count) => self.send_in_bulk(socket, count),
                 Stretch::Messages(count) => self.send_messages(socket, count),
             };
             match obstacle {
@@ -210,15 +213,20 @@ impl Batch {
         Stretch::Messages(next.unwrap_or(self.queued) - self.done)
     }
 
-    fn send_in_bulk(&mut self, count: usize) -> Option<Obstacle> {
+    fn send_in_bulk(&mut self, socket: &OwnedFd, count: usize) -> Option<Obstacle> {
         let outcome = self.bulk.as_mut().map(|bulk| bulk.send(self.done, count));
-        let Some(Ok(outcome)) = outcome else {
-            // The frames are in the slots still, and leave as messages.
-            self.bulk_failed = true;
-            return None;
-        };
-        self.done += outcome.sent;
-        outcome.obstacle
+        match outcome {
+            Some(Ok(outcome)) => {
+                self.done += outcome.sent;
+                outcome.obstacle
+            }
+            // The frames are in the slots still.
+            Some(Err(error)) => {
+                self.bulk_failed = error.raw_os_error() != Some(libc::ENOMEM);
+                self.send_messages(socket, count)
+            }
+            None => self.send_messages(socket, count),
+        }
     }
 
     fn send_messages(&mut self, socket: &OwnedFd, count: usize) -> Option<Obstacle> {
@@ -234,7 +242,8 @@ impl Batch {
         }
         match std::io::Error::last_os_error().raw_os_error() {
             Some(libc::EINTR) => None,
-            Some(libc::EAGAIN | libc::ENOBUFS) => Some(Obstacle::Full),
+            Some(libc::EAGAIN) => Some(Obstacle::Full),
+            Some(libc::ENOBUFS) if self.has_queue => Some(Obstacle::Full),
             _ => Some(Obstacle::Refused),
         }
     }

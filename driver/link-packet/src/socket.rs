@@ -115,13 +115,12 @@ impl PacketLink {
         let sends = sender.as_ref().unwrap_or(&socket);
         let _ = rustix::net::sockopt::set_socket_send_buffer_size(sends, SEND_BYTES);
         // An interface with a queue pushes back, which a socket heeds and a program does not hear in time.
+        let has_queue = interface.queue != NO_QUEUE;
         let bulk = match vlan {
-            None if interface.queue == NO_QUEUE => {
-                Bulk::open(interface.index, facts.frame_bytes_max()).ok()
-            }
+            None if !has_queue => Bulk::open(interface.index, facts.frame_bytes_max()).ok(),
             _ => None,
         };
-        let batch = Batch::new(sender.is_some(), bulk);
+        let batch = Batch::new(sender.is_some(), has_queue, bulk);
         Ok(Self { ring, batch, socket, sender, facts })
     }
 }

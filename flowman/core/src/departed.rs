@@ -45,6 +45,8 @@ struct Gone {
     to: Mac,
     /// Pauses that have passed.
     passed: usize,
+    /// Its key in the queue.
+    due_ns: u64,
     answered: u8,
 }
 
@@ -64,7 +66,7 @@ impl Departed {
         let Some(remote) = ends.remote else { return };
         let ends = (ends.local, remote);
         if self.gone.len() < ASKING_MAX && !self.gone.contains_key(&ends) {
-            self.gone.insert(ends, Gone { link, to, passed: 0, answered: 0 });
+            self.gone.insert(ends, Gone { link, to, passed: 0, due_ns: 0, answered: 0 });
             self.queue.insert((0, ends));
         }
     }
@@ -80,7 +82,9 @@ impl Departed {
 
     /// The peer of a connection has none any more, or begins another one.
     pub(crate) fn forget(&mut self, ends: Ends) {
-        self.gone.remove(&ends);
+        if let Some(gone) = self.gone.remove(&ends) {
+            self.queue.remove(&(gone.due_ns, ends));
+        }
     }
 
     /// Whom to ask now: on which link, at which station, about which connection.
@@ -91,14 +95,14 @@ impl Departed {
             && due_ns <= now_ns
         {
             self.queue.pop_first();
-            // Forgotten since.
             let Some(gone) = self.gone.get_mut(&ends) else { continue };
             gone.passed += usize::from(due_ns > 0);
             let Some(pause_ns) = PAUSES_NS.get(gone.passed) else {
                 self.gone.remove(&ends);
                 continue;
             };
-            self.queue.insert((now_ns + pause_ns, ends));
+            gone.due_ns = now_ns + pause_ns;
+            self.queue.insert((gone.due_ns, ends));
             if gone.passed > 0 {
                 ask.push((gone.link, gone.to, ends));
             }

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use base_flow::{BILL_WORDS, Bill, bill_word};
-use base_rpc::{Call, FromDriver, MESSAGE_BYTES_MAX, ToDriver, decode, encode};
+use base_rpc::{Call, FromDriver, MESSAGE_BYTES_MAX, Reply, ToDriver, decode, encode};
 use flowman_core::{ClientId, Config, Counters, FlowManager, LinkId, Output};
 use rbuf_domain::{DomainError, Offer};
 use rbuf_shm::{
@@ -400,6 +400,11 @@ impl Daemon {
                     };
                     let unread_max = UNREAD_MAX + UNREAD_OF_FLOW_MAX * self.core.flows_of(client);
                     if let Some(line) = self.clients.get_mut(&client) {
+                        // Anybody's SYN makes one, and it comes again.
+                        let is_spare = matches!(answer.reply, Reply::Reopened { .. });
+                        if is_spare && !line.unsent.is_empty() {
+                            continue;
+                        }
                         line.send(encode(&answer), beside);
                         line.closing |= line.unsent.len() > unread_max;
                     }

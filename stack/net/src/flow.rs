@@ -141,7 +141,7 @@ impl Prepared {
         headers: u16,
     ) -> Result<Option<Self>, Error> {
         let link = host.link_of(endpoints.local.address);
-        let domain = host.joined_domain(link).ok_or(Refusal::NotJoined { link })?;
+        let Some(domain) = host.joined_domain(link).transpose()? else { return Ok(None) };
         let headers = Some(headers);
         let (mtu_max, shape) = shape(host, options, headers, link, &domain)?;
         let Some(layout) = host.lay_out_now(&domain, &shape)? else { return Ok(None) };

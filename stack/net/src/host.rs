@@ -1,5 +1,6 @@
 //! An application's connection to a flow manager, and the arenas it shares with drivers.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::{BorrowedFd, OwnedFd};
@@ -9,8 +10,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use base_flow::{Contract, FlowId};
 use base_rpc::{
-    Answer, FlowInfo, FlowLayout, JoinOffer, LinkInfo, NeighbourInfo, Query, QueryReply, Reply,
-    Request, RouteInfo, StatusInfo,
+    Answer, FlowInfo, FlowLayout, JoinOffer, LinkInfo, NeighbourInfo, Query, QueryReply, Refusal,
+    Reply, Request, RouteInfo, StatusInfo,
 };
 use base_wire::Mac;
 use rbuf_domain::{Domain, DomainError, Offer, Shape};
@@ -201,9 +202,10 @@ impl Host {
         Ok(domain)
     }
 
-    /// As [`Self::domain`], if it was joined before.
-    pub(crate) fn joined_domain(&self, link: u16) -> Option<Arc<Domain>> {
-        lock(&self.inner.domains).get(&link).map(Arc::clone)
+    /// As [`Self::domain`], if it was joined before; `None` while somebody joins one, who may have to wait.
+    pub(crate) fn joined_domain(&self, link: u16) -> Option<Result<Arc<Domain>, Refusal>> {
+        let domains = self.inner.domains.try_lock().ok()?;
+        Some(domains.get(&link).map(Arc::clone).ok_or(Refusal::NotJoined { link }))
     }
 
     /// The link on which `address` is ours; the first one for "any address".
@@ -216,6 +218,8 @@ impl Host {
     /// The arenas shared with the driver of `link` are of no use any more: it is another driver.
     pub(crate) fn forget_domain(&self, link: u16) {
         lock(&self.inner.domains).remove(&link);
+        // The other one says what it carries when a flow is opened.
+        lock(&self.inner.carried).remove(&link);
     }
 
     pub(crate) fn register(&self, flow: FlowId, shared: &Arc<Shared>) {
@@ -273,9 +277,15 @@ impl Host {
         match self.lay_out_now(domain, shape)? {
             Some(layout) => Ok(layout),
             None => {
-                let settled = || self.inner.closing.load(Ordering::Acquire) == 0;
+                let found = Cell::new(None);
+                let settled = || {
+                    let layout = self.lay_out_now(domain, shape).transpose();
+                    let is_over = layout.is_some();
+                    found.set(layout);
+                    is_over
+                };
                 self.inner.rpc.settle(&|answer| self.heed(answer), settled)?;
-                Ok(domain.lay_out(shape)?)
+                found.into_inner().unwrap_or(Err(Error::FlowManagerGone))
             }
         }
     }

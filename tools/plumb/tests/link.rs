@@ -6,9 +6,23 @@ use base_wire::{EtherType, Ethernet, FRAME_BYTES_MIN};
 use driver_filter::{HEADER_BYTES_MAX, Rights, Template};
 use driver_link::Link;
 use driver_link_packet::{PacketLink, bulk_is_possible};
+use driver_netlink::Netlink;
 use in_lab::{eventually, in_lab, on_peer};
 use rbuf_channel::{Data, HeapData, Pair};
 use zerocopy::IntoBytes;
+
+/// Hands an IPv4 or ARP frame of `source` to the link.
+fn transmit(link: &mut PacketLink, frame: &[u8]) {
+    let template = Template::new(&Rights::Station(link.facts().station), None);
+    let data = HeapData::new(frame.len() as u32);
+    assert!(data.write(0, frame));
+    let mut header = [0; HEADER_BYTES_MAX];
+    let first = frame.len().min(HEADER_BYTES_MAX);
+    header[..first].copy_from_slice(&frame[..first]);
+    let pairs = [Pair { offset: 0, len: frame.len() as u32 }];
+    let checked = template.check(&header, &pairs, &data, frame.len()).unwrap();
+    assert!(link.transmit(&checked));
+}
 
 /// Frames of every length, of the protocol that can be sent in bulk and of another, in flushes of one frame
 /// and of many.
@@ -20,7 +34,6 @@ fn frames_arrive_whole_and_in_order_whether_they_left_in_bulk_or_as_messages() {
         assert_eq!(link.sends_in_bulk(), bulk_is_possible().is_ok(), "veth has no queue");
         let mut peer = on_peer(|| PacketLink::open("plumb1", None).unwrap());
         let (source, destination) = (link.facts().station, peer.facts().station);
-        let template = Template::new(&Rights::Station(source), None);
         let longest = link.facts().frame_bytes_max();
 
         let seed = fastrand::u64(..);
@@ -36,14 +49,7 @@ fn frames_arrive_whole_and_in_order_whether_they_left_in_bulk_or_as_messages() {
                 frame.extend(number.to_be_bytes());
                 frame.resize(chance.usize(FRAME_BYTES_MIN..=longest), number as u8);
                 number += 1;
-                let data = HeapData::new(frame.len() as u32);
-                assert!(data.write(0, &frame));
-                let mut header = [0; HEADER_BYTES_MAX];
-                let first = frame.len().min(HEADER_BYTES_MAX);
-                header[..first].copy_from_slice(&frame[..first]);
-                let pairs = [Pair { offset: 0, len: frame.len() as u32 }];
-                let checked = template.check(&header, &pairs, &data, frame.len()).unwrap();
-                assert!(link.transmit(&checked));
+                transmit(&mut link, &frame);
                 sent.push(frame);
             }
             link.flush();
@@ -61,6 +67,36 @@ fn frames_arrive_whole_and_in_order_whether_they_left_in_bulk_or_as_messages() {
                 arrived.len() >= sent.len()
             });
             assert!(arrived == sent, "what arrived is not what was sent");
+        }
+    });
+}
+
+/// Nothing will ever make room for them on an interface without a queue.
+#[test]
+fn frames_that_the_other_end_does_not_take_hold_up_no_others() {
+    const NAME: &str = "frames_that_the_other_end_does_not_take_hold_up_no_others";
+    in_lab(NAME, &[], || {
+        let mut link = PacketLink::open("plumb0", None).unwrap();
+        let peer = on_peer(|| {
+            let netlink = Netlink::open().unwrap();
+            netlink.set_mtu(netlink.interface("plumb1").unwrap().index, 1000).unwrap();
+            netlink.interface("plumb1").unwrap().mac
+        });
+        let source = link.facts().station;
+        for in_a_row in [1, 2, 30] {
+            for frame_bytes in [1514, 100] {
+                let ether_type = EtherType::IPV4;
+                let mut frame =
+                    Ethernet { destination: peer, source, ether_type }.as_bytes().to_vec();
+                frame.resize(frame_bytes, 0);
+                (0..in_a_row).for_each(|_| transmit(&mut link, &frame));
+            }
+            link.flush();
+            let mut fates = Vec::new();
+            link.complete(&mut |sent| fates.push(sent));
+            let expected: Vec<bool> = (0..2 * in_a_row).map(|index| index >= in_a_row).collect();
+            assert_eq!(fates, expected, "{in_a_row} in a row");
+            assert!(!link.is_congested());
         }
     });
 }

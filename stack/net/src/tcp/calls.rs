@@ -89,7 +89,7 @@ impl Exchange {
             0 if self.nothing_to_read()?.is_none() => return Ok(None),
             bytes => bytes,
         };
-        self.is_received_lent = bytes > 0;
+        self.is_received_lent |= bytes > 0;
         Ok(Some(self.stream.receive.place(bytes)))
     }
 

@@ -219,7 +219,8 @@ impl Door {
 
     pub(super) fn accept(&self, nonblocking: bool) -> io::Result<TcpStream> {
         let accepted = self.take(nonblocking)?;
-        if !nonblocking {
+        // Who watches comes back when there is something to see.
+        if !nonblocking && !self.seat.is_watched() {
             self.left_ns.store(monotonic_ns(), Ordering::Relaxed);
         }
         Ok(accepted)
@@ -426,6 +427,8 @@ impl Served for Door {
             let Some(complete) = first else { break };
             if let Err(complete) = self.give_flow_later(complete) {
                 self.seat.aside(|entrance, _| entrance.complete.push_front(complete));
+                // Who came meanwhile has not seen it.
+                self.seat.shared.call();
                 return by(monotonic_ns() + ROOM_NS);
             }
         }

@@ -304,11 +304,10 @@ impl Exchange {
 
     /// The peer opens a new connection between the same ends, and this one is in its way, in TIME-WAIT: gives
     /// its flow up, and the SYN to the listener (RFC 6191). What was not read is kept. `false`, and the peer is to
-    /// ask again, if nobody listens, or while somebody reads where it lies.
+    /// ask again, if nobody listens, or while somebody reads or writes where it lies.
     fn make_way(&mut self, syn: Segment, station: Mac, number: u32) -> bool {
-        let Some(door) = self.door.upgrade().filter(|_| !self.is_received_lent) else {
-            return false;
-        };
+        let is_lent = self.is_received_lent || self.is_room_lent;
+        let Some(door) = self.door.upgrade().filter(|_| !is_lent) else { return false };
         self.stream.receive.leave_frames();
         self.in_driver.clear();
         // Closed before the listener asks for another.

@@ -256,6 +256,11 @@ impl<W: Work> Seat<W> {
         desk.sleepers > 0 && desk.has_news_for_sleepers(now_ns)
     }
 
+    /// Whether somebody has asked for a descriptor.
+    pub(super) fn is_watched(&self) -> bool {
+        W::is_watched(&self.conditions)
+    }
+
     /// A descriptor that is readable while what it shows is to be seen.
     pub(super) fn descriptor(
         &self,
