@@ -4,14 +4,14 @@ mod script;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Rate, Sap, Transport};
+use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Sap, Transport};
 use base_rpc::{
     Call, DomainId, FromDriver, InstallError, JoinOffer, Query, QueryReply, Refusal, Reply,
     Request, ToDriver,
 };
 use base_wire::{Arp, ArpOperation, Mac};
 use flowman_core::{ClientId, Policy, Rights};
-use script::{LINK, NoCounters, OURS, PEER, S, Script, THEIRS, US, ms, peer, refused};
+use script::{LINK, NoCounters, OURS, PEER, S, Script, THEIRS, US, facts, ms, peer, refused};
 
 #[test]
 fn a_flow_to_an_unknown_neighbour_opens_when_it_answers() {
@@ -292,20 +292,9 @@ fn a_driver_that_goes_takes_its_flows_and_a_new_one_starts_clean() {
     assert!(matches!(script.answer(client), Some(Reply::Lost { flow: lost, .. }) if lost == flow));
     let again = script.open(client, Contract::BEST_EFFORT, Sap::new(OURS.into(), 80), None);
     assert_eq!(refused(again), Refusal::NotJoined { link: 0 });
-    let facts = LinkFacts {
-        name: "lan".into(),
-        kind: "sim".into(),
-        mac: US,
-        mtu: 1500,
-        mtu_max: 1500,
-        unit_bytes: 1500,
-        vlan: None,
-        rate: Rate::mbit(100),
-        tardiness_ns: 1,
-    };
-    assert_eq!(script.manager.driver_joined(facts.clone()), Some(LINK));
-    assert_eq!(script.manager.driver_joined(facts.clone()), None, "one driver a link");
-    assert_eq!(script.manager.driver_joined(LinkFacts { name: "wan".into(), ..facts }), None);
+    assert_eq!(script.manager.driver_joined(facts()), Some(LINK));
+    assert_eq!(script.manager.driver_joined(facts()), None, "one driver a link");
+    assert_eq!(script.manager.driver_joined(LinkFacts { name: "wan".into(), ..facts() }), None);
 }
 
 #[test]

@@ -31,6 +31,21 @@ impl Counters for NoCounters {
     }
 }
 
+/// What the driver says of its link.
+pub fn facts() -> LinkFacts {
+    LinkFacts {
+        name: "lan".into(),
+        kind: "sim".into(),
+        mac: US,
+        mtu: 1500,
+        mtu_max: 1500,
+        unit_bytes: 1500,
+        vlan: None,
+        rate: Rate::mbit(100),
+        tardiness_ns: 1,
+    }
+}
+
 /// A flow manager with a driver, and what it has said.
 pub struct Script {
     pub manager: FlowManager,
@@ -64,18 +79,7 @@ impl Script {
             gone: Vec::new(),
             clients: 0,
         };
-        let facts = LinkFacts {
-            name: "lan".into(),
-            kind: "sim".into(),
-            mac: US,
-            mtu: 1500,
-            mtu_max: 1500,
-            unit_bytes: 1500,
-            vlan: None,
-            rate: Rate::mbit(100),
-            tardiness_ns: 1,
-        };
-        assert_eq!(script.manager.driver_joined(facts), Some(LINK));
+        assert_eq!(script.manager.driver_joined(facts()), Some(LINK));
         script.drain();
         script
     }
