@@ -272,7 +272,8 @@ pub struct Wire {
 #[derive(Debug, Clone, Default, Args)]
 pub struct Pace {
     /// Hand frames to the device at most this long ahead of the wire, as in `250us`; longer means
-    /// fewer wake-ups and later deadlines.
+    /// fewer wake-ups and later deadlines. Unless told, 1 ms, and 10 us for a driver that spins; two frames or one
+    /// if that is longer.
     #[arg(long, value_parser = duration)]
     pub lead: Option<Duration>,
     /// Do not sleep when there is something to do within this time, nor for so long after there was, as
