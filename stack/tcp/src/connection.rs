@@ -372,9 +372,7 @@ impl Connection {
         };
         self.ecn.hears = accepted;
         self.ecn.on = accepted && (self.ecn.offered || !syn.has(tcp_flag::ACK));
-        let answers = self.state == State::SynSent;
-        let announced = if answers { self.receive.capacity().min(0xffff) } else { 0 };
-        self.receive.synchronise(syn.sequence, self.config.own_mss(), announced);
+        self.receive.synchronise(syn.sequence, self.config.own_mss());
         self.set_segment_bytes();
         self.window = Window::initial(self.window.segment);
         let from = (self.receive.next().before(1), self.send.initial);

@@ -4,6 +4,9 @@
 //!
 //! 1. `read ≤ next ≤ edge`: the edge of the announced window never moves back (RFC 9293 SHLD-14).
 //! 2. Every byte of the stream is accepted once ([`Held`]).
+//! 3. The edge alone decides what is accepted: what a window invited is kept, whatever became of the
+//!    buffer meanwhile. So it is announced with care: at most two units of the window's scale beyond
+//!    what the buffer was meant for ([`Receiver::window`]).
 
 use std::ops::Range;
 
@@ -30,8 +33,10 @@ pub(crate) struct Receiver {
     next: Position,
     /// The next byte that the application will read.
     read: Position,
-    /// End of the announced window.
+    /// End of the widest window that was announced; up to here everything is kept.
     edge: Position,
+    /// End of the window that was announced last, which may stand up to a unit of its scale lower.
+    told: Position,
     /// The largest window that was ever announced.
     announced_max: u64,
     /// Shift of the windows we announce.
@@ -62,6 +67,8 @@ pub(crate) struct Acks {
     quick: u8,
     /// Largest segment the peer seems to send.
     pub(crate) segment_bytes: u32,
+    /// The MSS we told it: what is longer was merged on its way here.
+    segment_bytes_max: u32,
     /// When data came last.
     pub(crate) last_data_ns: u64,
     /// Duplicates owed to a peer that counts them because it knows no selective ones.
@@ -102,6 +109,7 @@ impl Receiver {
             next: nowhere,
             read: nowhere,
             edge: nowhere,
+            told: nowhere,
             announced_max: 0,
             shift,
             capacity,
@@ -122,15 +130,24 @@ impl Receiver {
         }
     }
 
-    /// Takes over the number of the peer's SYN; `announced` is the window that ours told already.
-    pub(crate) fn synchronise(&mut self, number: u32, mss: u16, announced: u64) {
+    /// The window that our SYN tells before the peer's number is known.
+    pub(crate) fn offer(&mut self) -> u16 {
+        let window = self.capacity.min(0xffff);
+        self.announced_max = self.announced_max.max(window);
+        window as u16
+    }
+
+    /// Takes over the number of the peer's SYN.
+    pub(crate) fn synchronise(&mut self, number: u32, mss: u16) {
         self.initial = Position::initial(number);
         self.next = self.initial + 1;
         self.read = self.next;
-        self.edge = self.next + announced;
+        self.edge = self.next + self.announced_max;
+        self.told = self.edge;
         self.acks.sent = self.next;
         self.acks.quick = Self::QUICK;
         self.acks.segment_bytes = u32::from(mss.min(536));
+        self.acks.segment_bytes_max = u32::from(mss);
         self.tuning.read_then = self.next;
         self.tuning.window_end = self.next;
     }
@@ -182,12 +199,16 @@ impl Receiver {
         start + bytes > self.next && (start < self.edge || start == self.next)
     }
 
+    /// Where what is accepted ends: at the edge of what was announced, or at the end of the stream.
+    fn limit(&self) -> Position {
+        let edge = self.edge.max(self.next);
+        self.fin.map_or(edge, |fin| edge.min(fin))
+    }
+
     /// Keeps what is new of a payload that begins at `start`; `fin` follows it.
     pub(crate) fn place(&mut self, start: Position, bytes: u64, fin: bool) -> Placed {
         let end = start + bytes;
-        // Not more than can be stored, even if rounding the window promised a few bytes more.
-        let limit = self.edge.min(self.read + self.capacity).max(self.next);
-        let limit = self.fin.map_or(limit, |fin| limit.min(fin));
+        let limit = self.limit();
         let range = start.max(self.next)..end.min(limit);
         self.note_duplicate(start, end);
         let mut placed = Placed::default();
@@ -207,9 +228,7 @@ impl Receiver {
 
     /// Keeps the next part that is new of a payload of which [`Self::place`] has kept one.
     pub(crate) fn place_more(&mut self, start: Position, bytes: u64) -> Placed {
-        let limit = self.edge.min(self.read + self.capacity).max(self.next);
-        let limit = self.fin.map_or(limit, |fin| limit.min(fin));
-        let range = start.max(self.next)..(start + bytes).min(limit);
+        let range = start.max(self.next)..(start + bytes).min(self.limit());
         let mut placed = Placed::default();
         if range.start < range.end {
             placed = self.keep(start, range);
@@ -261,8 +280,8 @@ impl Receiver {
     /// Whether an announcement now would open the window by enough: a peer that has more than half of it
     /// left is told with the next acknowledgment anyway.
     pub(crate) fn opens(&self) -> bool {
-        let news = (self.read + self.capacity) - self.edge;
-        let left = self.edge - self.next;
+        let left = self.told - self.next;
+        let news = self.window(self.shift).saturating_sub(left);
         if left < u64::from(self.acks.segment_bytes) {
             return news >= self.least();
         }
@@ -271,7 +290,33 @@ impl Receiver {
 
     /// No smaller increase of the window is announced: a segment, or half of the buffer.
     fn least(&self) -> u64 {
-        u64::from(self.acks.segment_bytes).min(self.capacity / 2).max(1)
+        u64::from(self.acks.segment_bytes).min(self.store() / 2).max(1)
+    }
+
+    /// What windows are made of: the buffer, or what can be told of it if the scale is too coarse for its
+    /// size. (A peer to whom no window can be told would never send.)
+    fn store(&self) -> u64 {
+        self.capacity.max(2 << self.shift)
+    }
+
+    /// The window that would be announced now with this `shift`.
+    ///
+    /// It opens by whole units, as far as there is room. What was announced is not taken back: where it is
+    /// no whole unit any more, the window is rounded up to one (RFC 7323 §2.4 leaves the choice), but not by
+    /// more than two units beyond the room in all; or a peer that sends less than a unit at a time
+    /// would move the edge for ever, and all that is to be kept. From there on less is told than is kept.
+    fn window(&self, shift: u8) -> u64 {
+        let unit = 1u64 << shift;
+        let max = 0xffff << shift;
+        let end = self.read + self.store();
+        let open = ((end - self.next) / unit * unit).min(max);
+        let old = self.edge - self.next;
+        if open >= old + self.least() {
+            return open;
+        }
+        let up = old.next_multiple_of(unit);
+        let bearable = if self.next + up <= end + 2 * unit { up } else { old / unit * unit };
+        bearable.min(max)
     }
 
     /// Changes how many bytes can be received and not read. A window once announced stays.
@@ -289,22 +334,13 @@ impl Receiver {
     }
 
     /// The window to announce, as it stands in a header; `scaled` unless that is a SYN's.
-    ///
-    /// RFC 7323 §2.4: rounding must not take back what was announced, so it rounds up then.
     pub(crate) fn announce(&mut self, scaled: bool) -> u16 {
         let shift = if scaled { self.shift } else { 0 };
-        let unit = 1u64 << shift;
-        let room = (self.read + self.capacity) - self.next;
-        let old = self.edge - self.next;
-        let window = if room >= old + self.least() || old == 0 && room >= self.least() {
-            (room / unit).max(old.div_ceil(unit))
-        } else {
-            old.div_ceil(unit)
-        };
-        let window = window.min(0xffff);
-        self.edge = self.edge.max(self.next + (window << shift));
-        self.announced_max = self.announced_max.max(window << shift);
-        window as u16
+        let window = self.window(shift);
+        self.told = self.next + window;
+        self.edge = self.edge.max(self.told);
+        self.announced_max = self.announced_max.max(window);
+        (window >> shift) as u16
     }
 
     /// Blocks for an acknowledgment: first what arrived twice, then what is held (RFC 2018, 2883).
@@ -329,7 +365,7 @@ impl Receiver {
             acks.quick = acks.quick.max(2);
         }
         acks.last_data_ns = now_ns;
-        acks.segment_bytes = acks.segment_bytes.max(bytes.min(65_535));
+        acks.segment_bytes = acks.segment_bytes.max(bytes.min(acks.segment_bytes_max));
         let unacknowledged = self.next - acks.sent;
         let immediate = !placed.advanced
             || !self.held.is_empty()
@@ -401,7 +437,7 @@ mod tests {
 
     fn receiver(capacity: u32, shift: u8) -> Receiver {
         let mut receiver = Receiver::new(capacity, capacity, shift, 0);
-        receiver.synchronise(u32::MAX - 100, 1000, 0);
+        receiver.synchronise(u32::MAX - 100, 1000);
         receiver.announce(true);
         receiver
     }
@@ -446,15 +482,69 @@ mod tests {
         assert_eq!(receiver.announce(true), 1000);
     }
 
+    #[test]
+    fn a_peer_that_sends_less_than_a_unit_does_not_move_the_edge_for_ever() {
+        let mut receiver = receiver(65_536, 14);
+        let start = receiver.next();
+        for byte in 0..200_000 {
+            receiver.place(start + byte, 1, false);
+            receiver.announce(true);
+        }
+        assert!(receiver.next() - start <= 65_536 + 2 * 16_384);
+        assert_eq!((receiver.edge() - receiver.next(), receiver.announce(true)), (0, 0));
+    }
+
+    #[test]
+    fn a_buffer_smaller_than_a_unit_can_be_filled_all_the_same() {
+        let mut receiver = receiver(1000, 14);
+        for _ in 0..10 {
+            let (next, edge) = (receiver.next(), receiver.edge());
+            assert!(edge > next);
+            assert_eq!(receiver.place(next, edge - next, false).keep.unwrap().bytes, 32_768);
+            assert_eq!(receiver.announce(true), 0);
+            assert!(receiver.consume(0, u64::MAX));
+            receiver.announce(true);
+        }
+    }
+
+    #[test]
+    fn no_acknowledgment_is_spent_on_a_window_that_cannot_be_told() {
+        let mut receiver = receiver(65_536, 14);
+        let start = receiver.next();
+        receiver.place(start, 65_536, false);
+        receiver.note_data(0, 65_536, 0, Placed::default());
+        assert_eq!(receiver.announce(true), 0);
+        let updates = (0..16_384).filter(|_| {
+            let opens = receiver.consume(0, 1);
+            if opens {
+                receiver.announce(true);
+            }
+            opens
+        });
+        assert_eq!(updates.count(), 1);
+    }
+
+    #[test]
+    fn segments_that_were_merged_on_the_way_here_make_no_larger_segment() {
+        let mut receiver = receiver(60_000, 0);
+        let start = receiver.next();
+        receiver.place(start, 60_000, false);
+        receiver.note_data(0, 60_000, 0, Placed::default());
+        assert_eq!(receiver.announce(true), 0);
+        assert!(receiver.consume(0, 1000), "room for a segment of the peer is worth telling");
+    }
+
     proptest! {
         #[test]
-        fn the_edge_never_moves_back_and_no_byte_is_kept_twice_or_beyond_the_buffer(
-            capacity in 500u32..100_000, shift in 0u8..10,
-            steps in proptest::collection::vec((0u64..3, 0u64..20_000, 0u64..3000), 1..80),
+        fn no_byte_within_an_announced_window_is_refused_or_kept_twice(
+            capacity in 1u32..20_000, shift in 0u8..=14,
+            steps in proptest::collection::vec((0u8..7, 0u64..=1 << 15, 1u64..3000), 1..120),
         ) {
             let mut receiver = receiver(capacity, shift);
             let start = receiver.next();
-            let mut kept = std::collections::BTreeSet::new();
+            let (mut kept, mut contiguous) = (vec![false; 1 << 20], 0);
+            let mut told = receiver.edge();
+            let mut largest = receiver.store();
             for (what, place, bytes) in steps {
                 match what {
                     0 => {
@@ -463,25 +553,46 @@ mod tests {
                     1 => {
                         let edge = receiver.edge();
                         let window = u64::from(receiver.announce(true)) << shift;
-                        prop_assert!(receiver.next() + window >= edge);
-                        prop_assert!(receiver.edge() - (receiver.read + receiver.capacity) < 1 << shift
-                            || receiver.edge() == edge || receiver.edge() - edge < 1 << shift);
+                        prop_assert!(receiver.edge() >= edge);
+                        prop_assert!(receiver.next() + window + (1 << shift) > edge, "taken back");
+                        told = told.max(receiver.next() + window);
                     }
-                    _ => {
-                        let at = start + place;
-                        if let Some(keep) = receiver.place(at, bytes, false).keep {
-                            prop_assert_eq!(keep.offset, place + u64::from(keep.skip));
-                            for byte in keep.offset..keep.offset + u64::from(keep.bytes) {
-                                prop_assert!(kept.insert(byte), "twice");
-                            }
-                            let end = start + keep.offset + u64::from(keep.bytes);
-                            prop_assert!(end <= receiver.read + receiver.capacity);
+                    2 => {
+                        receiver.set_capacity(place.max(1));
+                        largest = largest.max(receiver.store());
+                    }
+                    3 => {
+                        for _ in 0..bytes {
+                            let keep = receiver.place(receiver.next(), 1, false).keep;
+                            prop_assert_eq!(keep.is_some(), contiguous < (told - start) as usize);
+                            let Some(keep) = keep else { break };
+                            kept[keep.offset as usize] = true;
+                            contiguous = (receiver.next() - start) as usize;
+                            let window = u64::from(receiver.announce(true)) << shift;
+                            told = told.max(receiver.next() + window);
                         }
                     }
+                    _ => {
+                        // Somewhere in the window, or up to its edge, or beyond.
+                        let window = told - receiver.next();
+                        let at = receiver.next() + ((window * place) >> 15);
+                        let bytes = if what == 4 { told - at } else { bytes };
+                        let mut placed = receiver.place(at, bytes, false);
+                        while let Some(keep) = placed.keep {
+                            let range = keep.offset as usize..(keep.offset as usize + keep.bytes as usize);
+                            prop_assert!(range.end as u64 <= told - start);
+                            prop_assert!(!kept[range.clone()].contains(&true), "twice");
+                            kept[range].fill(true);
+                            placed = receiver.place_more(at, bytes);
+                        }
+                        let invited = (at - start) as usize..((at + bytes).min(told) - start) as usize;
+                        prop_assert!(!kept[invited].contains(&false), "refused");
+                    }
                 }
-                let next = receiver.next() - start;
-                prop_assert!((0..next).all(|byte| kept.contains(&byte)));
-                prop_assert!(!kept.contains(&next));
+                prop_assert!(receiver.edge() <= receiver.read + largest + (2 << shift));
+                let next = (receiver.next() - start) as usize;
+                prop_assert!(!kept[contiguous..next].contains(&false) && !kept[next]);
+                contiguous = next;
             }
         }
     }

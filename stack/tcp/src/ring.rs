@@ -78,13 +78,29 @@ impl SendBuffer for SendRing {
 pub struct ReceiveRing {
     ring: Ring,
     read: u64,
+    capacity: usize,
     capacity_max: usize,
 }
 
 impl ReceiveRing {
     /// A ring of `capacity` bytes that may grow to `capacity_max`.
     pub fn new(capacity: usize, capacity_max: usize) -> Self {
-        Self { ring: Ring::new(capacity), read: 0, capacity_max: capacity_max.max(capacity) }
+        let capacity_max = capacity_max.max(capacity);
+        Self { ring: Ring::new(capacity), read: 0, capacity, capacity_max }
+    }
+
+    /// Has room for so many bytes from the next one on that will be read.
+    fn reserve(&mut self, bytes: usize) {
+        let old = self.ring.bytes.len();
+        if bytes > old {
+            let mut larger = Ring::new(bytes);
+            let mut at = self.read;
+            for part in self.ring.get(self.read, old) {
+                larger.put(at, part);
+                at += part.len() as u64;
+            }
+            self.ring = larger;
+        }
     }
 
     /// Copies kept bytes out, wherever they are, and does not forget them.
@@ -111,6 +127,13 @@ impl ReceiveQueue for ReceiveRing {
     fn keep(&mut self, keep: Keep, payload: &[u8]) {
         let range = keep.skip as usize..(keep.skip + keep.bytes) as usize;
         if let Some(bytes) = payload.get(range) {
+            // What was announced is kept, also where that is more than the capacity.
+            let ahead = keep.offset.saturating_sub(self.read) as usize + bytes.len();
+            let old = self.ring.bytes.len();
+            if ahead > old {
+                // By a good part, for the next byte may be one further.
+                self.reserve(ahead.max(old + old / 8));
+            }
             self.ring.put(keep.offset, bytes);
         }
     }
@@ -131,21 +154,13 @@ impl ReceiveQueue for ReceiveRing {
     }
 
     fn capacity(&self) -> u64 {
-        self.ring.bytes.len() as u64
+        self.capacity as u64
     }
 
     fn grow(&mut self, wanted: u64) {
         let wanted = usize::try_from(wanted).unwrap_or(usize::MAX).min(self.capacity_max);
-        if wanted > self.ring.bytes.len() {
-            let mut larger = Ring::new(wanted);
-            let old = self.ring.bytes.len();
-            for part in self.ring.get(self.read, old) {
-                larger.put(self.read, part);
-                self.read += part.len() as u64;
-            }
-            self.read -= old as u64;
-            self.ring = larger;
-        }
+        self.capacity = self.capacity.max(wanted);
+        self.reserve(self.capacity);
     }
 }
 
@@ -154,6 +169,18 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    #[test]
+    fn what_comes_beyond_the_capacity_is_kept_and_overwrites_nothing() {
+        let mut ring = ReceiveRing::new(64, 64);
+        for offset in 0..100 {
+            ring.keep(Keep { offset, skip: 0, bytes: 1 }, &[offset as u8]);
+        }
+        assert_eq!(ring.capacity(), 64);
+        let mut out = [0; 100];
+        ring.read(&mut out);
+        assert!((0..100).eq(out));
+    }
 
     proptest! {
         #[test]

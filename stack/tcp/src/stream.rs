@@ -25,8 +25,9 @@ pub trait ReceiveQueue {
     /// A segment's payload as it arrives: bytes, or the buffer they came in.
     type Payload<'a>;
 
-    /// Takes part of a payload over. Every byte of the stream is given once, in any order, and never
-    /// further ahead of what was read than the capacity.
+    /// Takes part of a payload over. Every byte of the stream is given once, in any order, and all of them
+    /// are taken: the peer was invited to send them. They are not further ahead of what was read than the
+    /// largest capacity so far (or two units of the window's scale, if it is less), and two such units.
     fn keep(&mut self, keep: Keep, payload: Self::Payload<'_>);
 
     /// Copies part of a payload of which another part will be taken over. As for [`Self::keep`], every

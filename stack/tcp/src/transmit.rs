@@ -177,7 +177,7 @@ impl Connection {
             self.receive.acknowledged();
             (window, self.receive.next().wire())
         } else {
-            (self.receive.capacity().min(0xffff) as u16, 0)
+            (self.receive.offer(), 0)
         };
         let segment = Segment {
             sequence: self.send.initial.wire(),
