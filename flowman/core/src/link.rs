@@ -26,6 +26,8 @@ pub(crate) struct Driver {
     /// The flow manager's own domain and flow.
     pub(crate) own_domain: DomainId,
     pub(crate) own_flow: FlowId,
+    /// Whether that flow can be used: before, nobody is answered, and no neighbour found.
+    pub(crate) open: bool,
     /// When one of our addresses was last defended.
     pub(crate) defended_at: Option<u64>,
 }

@@ -309,7 +309,8 @@ impl FlowManager {
         let own_domain = self.new_domain();
         let admission = Admission::new(longest_frame_ns(&facts), self.policy.promisable_ppm);
         let link = &mut self.links[usize::from(id.0)];
-        link.driver = Some(Driver { facts, admission, own_domain, own_flow, defended_at: None });
+        link.driver =
+            Some(Driver { facts, admission, own_domain, own_flow, open: false, defended_at: None });
         let addresses = link.config.addresses.clone();
         self.tell_driver(id, ToDriver::SetAddresses { addresses });
         self.outputs.push_back(Output::OfferOwn { link: id, domain: own_domain });
@@ -361,10 +362,11 @@ impl FlowManager {
     }
 
     fn domain_added(&mut self, link: LinkId, domain: DomainId, result: Result<(), InstallError>) {
-        if let Some(driver) = &self.links[usize::from(link.0)].driver
+        if let Some(driver) = &mut self.links[usize::from(link.0)].driver
             && driver.own_domain == domain
         {
-            if result.is_ok() {
+            driver.open = result.is_ok();
+            if driver.open {
                 let (flow, facts) = (driver.own_flow, &driver.facts);
                 let contract = Driver::own_contract(facts);
                 let rx_cpu_ppb = OWN_RECEIVE_PPB;

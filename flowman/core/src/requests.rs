@@ -572,7 +572,7 @@ impl FlowManager {
 
     fn link_infos(&self, counters: &impl Counters) -> Vec<LinkInfo> {
         let infos = self.links.iter().enumerate().filter_map(|(index, link)| {
-            let driver = link.driver.as_ref()?;
+            let driver = link.driver.as_ref().filter(|driver| driver.open)?;
             let (bill, stall_ns, driver_ns) = counters.link(LinkId(index as u16));
             Some(LinkInfo {
                 link: index as u16,

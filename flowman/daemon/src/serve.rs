@@ -32,7 +32,7 @@ pub enum ServeError {
     Listen {
         /// Where.
         path: String,
-        /// Why; "address in use" means that a flow manager is running there.
+        /// Why: somebody listens there, or what stands there is not ours.
         source: io::Error,
     },
     /// The kernel refused.
@@ -150,8 +150,8 @@ impl Daemon {
             Listener::bind(path, mode)
                 .map_err(|source| ServeError::Listen { path: path.display().to_string(), source })
         };
-        let applications = listen(socket, 0o666)?;
         let drivers = listen(&driver_socket(socket), 0o600)?;
+        let applications = listen(socket, 0o666)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(os("epoll_create"))?;
         let mut key = [0; 16];
         getrandom(&mut key, GetRandomFlags::empty()).map_err(os("getrandom"))?;

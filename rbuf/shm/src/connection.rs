@@ -4,14 +4,13 @@ use std::cell::RefCell;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::io::retry_on_intr;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-    accept_with, bind, connect, listen, recvmsg, sendmsg, socket_with, socketpair,
-    sockopt::socket_peercred,
+    connect, recvmsg, sendmsg, socket_with, socketpair, sockopt::socket_peercred,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -208,66 +207,6 @@ impl AsFd for Connection {
 impl From<OwnedFd> for Connection {
     fn from(socket: OwnedFd) -> Self {
         Self { socket }
-    }
-}
-
-/// Accepts connections at a path; the path is removed when the listener is dropped.
-#[derive(Debug)]
-pub struct Listener {
-    socket: OwnedFd,
-    path: PathBuf,
-}
-
-impl Listener {
-    /// Listens at `path`, with permission `mode` for others to connect. A socket file that nobody
-    /// listens on is replaced.
-    ///
-    /// # Errors
-    ///
-    /// `AddrInUse` if somebody listens there; otherwise what the kernel says about the path.
-    pub fn bind(path: &Path, mode: u32) -> io::Result<Self> {
-        if path.exists() {
-            match Connection::connect(path) {
-                Ok(_) => return Err(io::ErrorKind::AddrInUse.into()),
-                Err(e) if e.kind() == io::ErrorKind::ConnectionRefused => {
-                    std::fs::remove_file(path)?
-                }
-                Err(e) => return Err(e),
-            }
-        }
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
-        bind(&socket, &SocketAddrUnix::new(path)?)?;
-        rustix::fs::chmod(path, rustix::fs::Mode::from_raw_mode(mode))?;
-        listen(&socket, 128)?;
-        Ok(Self { socket, path: path.to_path_buf() })
-    }
-
-    /// The next connection, non-blocking; `None` if there is none.
-    ///
-    /// # Errors
-    ///
-    /// Out of descriptors.
-    pub fn accept(&self) -> io::Result<Option<Connection>> {
-        match accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok(socket) => Ok(Some(Connection { socket })),
-            Err(
-                rustix::io::Errno::AGAIN | rustix::io::Errno::CONNABORTED | rustix::io::Errno::INTR,
-            ) => Ok(None),
-            Err(errno) => Err(errno.into()),
-        }
-    }
-}
-
-impl AsFd for Listener {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
-    }
-}
-
-impl Drop for Listener {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.path);
     }
 }
 

@@ -21,14 +21,16 @@ mod connection;
 mod copy;
 mod doorbell;
 mod futex;
+mod listener;
 mod transfer;
 
 pub use arena::{Access, Arena, ArenaError, ShmData, ShmWords};
 pub use connection::{
-    Connection, DESCRIPTORS_MAX, Listener, Peer, ReceiveError, Received, raise_descriptor_limit,
+    Connection, DESCRIPTORS_MAX, Peer, ReceiveError, Received, raise_descriptor_limit,
 };
 pub use doorbell::{Doorbell, Ringer};
 pub use futex::Futex;
+pub use listener::Listener;
 pub use transfer::RANGES_MAX;
 
 /// Nanoseconds of the monotonic clock, the only clock of the system.

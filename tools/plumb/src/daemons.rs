@@ -15,7 +15,7 @@ use rustix::process::Signal;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tools_experiments::policy::Policy;
 
-use crate::cli;
+use crate::{cli, signals};
 
 /// Ends with the process that started this one.
 pub fn die_with_parent() -> Result<()> {
@@ -24,11 +24,17 @@ pub fn die_with_parent() -> Result<()> {
     Ok(())
 }
 
-/// Runs the flow manager.
-pub fn flowman(arguments: &cli::Flowman) -> Result<ExitCode> {
-    if arguments.supervised {
+/// Begins as a process that goes on when its terminal is lost; a supervised one ends with its parent.
+pub fn be_a_daemon(supervised: bool) -> Result<()> {
+    if supervised {
         die_with_parent()?;
     }
+    signals::be_a_daemon(supervised).context("cannot handle signals")
+}
+
+/// Runs the flow manager.
+pub fn flowman(arguments: &cli::Flowman) -> Result<ExitCode> {
+    be_a_daemon(arguments.supervised)?;
     let config = match (&arguments.config, &arguments.dev, arguments.addr) {
         (Some(file), ..) => read_config(file)?,
         (None, Some(dev), Some(addr)) => {
@@ -55,9 +61,7 @@ pub fn flowman(arguments: &cli::Flowman) -> Result<ExitCode> {
 
 /// Runs a driver.
 pub fn driver(arguments: &cli::Driver) -> Result<ExitCode> {
-    if arguments.supervised {
-        die_with_parent()?;
-    }
+    be_a_daemon(arguments.supervised)?;
     if let Some(cpu) = arguments.cpu {
         stay_on(&[cpu]).with_context(|| format!("cannot run on processor {cpu}"))?;
     }

@@ -56,14 +56,9 @@ pub fn run(arguments: &cli::Demo) -> Result<ExitCode> {
     }
     let asked = Asked::listen()?;
     let pace = cli::Pace { lead: Some(LEAD), ..cli::Pace::default() };
-    let lab = Lab::start(&Shape {
-        rate: RATE,
-        mtu: 1500,
-        pace,
-        way: cli::Way::default(),
-        cpu: None,
-        policy: None,
-    })?;
+    let shape =
+        Shape { rate: RATE, mtu: 1500, pace, way: cli::Way::default(), cpu: None, policy: None };
+    let lab = Lab::start(&shape, &asked)?;
     let host = Host::connect(lab.socket())?;
     let program = lab::this_program()?;
     let mut sink = Process::start_ready(

@@ -9,21 +9,23 @@ pub mod peer;
 pub mod wire;
 
 use std::ffi::OsString;
-use std::io::{BufRead, BufReader, Write};
+use std::fs::{DirEntry, File};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitCode, ExitStatus, Stdio};
-use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, ensure};
 use base_flow::{Prefix, Rate};
 use base_wire::Mac;
 use driver_netlink::Netlink;
-use plumb_net::Host;
+use rustix::fs::{FlockOperation, flock};
 
 pub use namespace::{another, enter};
 
 use crate::cli;
 use crate::signals::Asked;
+use crate::supervise::Daemons;
 
 /// Plumb's interface, and the peer's.
 pub const OUR_DEV: &str = "plumb0";
@@ -35,25 +37,22 @@ pub const OUR_ADDRESS: &str = "10.77.0.1/24";
 /// The peer's address in a lab.
 pub const PEER_ADDRESS: &str = "10.77.0.2/24";
 
-/// What the folders of labs are called, before the process identifier.
+/// What the folders of labs are called, before two numbers.
 const FOLDER: &str = "plumb-lab-";
 
 const fn mac(last: u8) -> Mac {
     Mac([0x02, 0x50, 0x4c, 0x55, 0x4d, last])
 }
 
-/// How long daemons may take to be ready.
-const READY: Duration = Duration::from_secs(10);
-
 /// A running lab. Everything ends when it is dropped.
 #[derive(Debug)]
 pub struct Lab {
-    folder: PathBuf,
+    folder: Folder,
     socket: PathBuf,
     peer: Child,
     /// The peer lives until this is closed.
     _peer_input: ChildStdin,
-    daemons: Vec<Child>,
+    daemons: Daemons,
 }
 
 /// What a lab is to be like.
@@ -72,7 +71,7 @@ pub struct Shape {
 /// Runs a command, or a shell, in a lab.
 pub fn run(arguments: &cli::Lab) -> Result<ExitCode> {
     enter().map_err(|refused| anyhow::anyhow!("{refused}"))?;
-    let _asked = Asked::listen()?;
+    let asked = Asked::listen()?;
     let shape = Shape {
         rate: arguments.rate,
         mtu: arguments.mtu,
@@ -81,7 +80,7 @@ pub fn run(arguments: &cli::Lab) -> Result<ExitCode> {
         cpu: None,
         policy: None,
     };
-    let lab = Lab::start(&shape)?;
+    let lab = Lab::start(&shape, &asked)?;
     // Whatever the command leaves behind becomes ours, and ends with the lab.
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let mut words: Vec<OsString> = arguments.command.iter().map(OsString::from).collect();
@@ -147,9 +146,9 @@ pub fn this_program() -> Result<PathBuf> {
 
 impl Lab {
     /// Brings everything up. The process must be in its own namespaces already: [`enter`].
-    pub fn start(shape: &Shape) -> Result<Self> {
+    pub fn start(shape: &Shape, asked: &Asked) -> Result<Self> {
         let mut lab = Self::wire(shape.mtu, shape.way)?;
-        lab.start_daemons(&this_program()?, shape)?;
+        lab.start_daemons(shape, asked)?;
         Ok(lab)
     }
 
@@ -180,65 +179,31 @@ impl Lab {
         netlink.set_up(netlink.interface("lo")?.index)?;
         peer::no_offloads(&netlink, OUR_DEV);
         netlink.set_up(netlink.interface(OUR_DEV)?.index)?;
-        let folder = private_folder()?;
-        let socket = folder.join("plumb.sock");
-        let daemons = if way.is_plain() { Vec::new() } else { vec![wire::start(&program, way)?] };
+        let folder = Folder::new()?;
+        let socket = folder.path.join("plumb.sock");
+        let mut daemons = Daemons::default();
+        if !way.is_plain() {
+            daemons.add("the wire", wire::start(&program, way)?);
+        }
         Ok(Self { folder, socket, peer, _peer_input: peer_input, daemons })
     }
 
-    fn start_daemons(&mut self, program: &Path, shape: &Shape) -> Result<()> {
-        let socket = self.socket.clone();
-        let flowman = Command::new(program)
-            .args(["flowman", "--supervised", "--dev", OUR_DEV, "--addr", OUR_ADDRESS, "--socket"])
-            .arg(&socket)
-            .stdin(Stdio::null())
-            .spawn()
-            .context("cannot start the flow manager")?;
-        self.daemons.push(flowman);
-        self.wait_until("the flow manager listens", || {
-            flowman_daemon::driver_socket(&socket).exists()
+    fn start_daemons(&mut self, shape: &Shape, asked: &Asked) -> Result<()> {
+        let daemons = &mut self.daemons;
+        daemons.start_flowman(&self.socket, asked, |flowman| {
+            flowman.args(["--dev", OUR_DEV, "--addr", OUR_ADDRESS]);
         })?;
-        let mut driver = Command::new(program);
-        driver.args([
-            "driver",
-            "--supervised",
-            "--dev",
-            OUR_DEV,
-            "--rate",
-            &shape.rate.to_string(),
-        ]);
-        driver.args(shape.pace.arguments());
-        if let Some(cpu) = shape.cpu {
-            driver.args(["--cpu", &cpu.to_string()]);
-        }
-        if let Some(policy) = &shape.policy {
-            driver.args(["--policy", policy]);
-        }
-        let driver = driver
-            .arg("--socket")
-            .arg(&socket)
-            .stdin(Stdio::null())
-            .spawn()
-            .context("cannot start the driver")?;
-        self.daemons.push(driver);
-        self.wait_until("the driver is connected", || {
-            Host::connect(&socket).is_ok_and(|host| !host.links().is_empty())
-        })
-    }
-
-    /// Waits for a daemon; fails at once if one has died.
-    fn wait_until(&mut self, what: &str, ready: impl Fn() -> bool) -> Result<()> {
-        let begun = Instant::now();
-        while !ready() {
-            for daemon in &mut self.daemons {
-                if let Some(status) = daemon.try_wait()? {
-                    bail!("a daemon ended ({status}) before {what}; its message is above");
-                }
+        daemons.start_driver(&self.socket, OUR_DEV, |driver| {
+            driver.args(["--rate", &shape.rate.to_string()]);
+            driver.args(shape.pace.arguments());
+            if let Some(cpu) = shape.cpu {
+                driver.args(["--cpu", &cpu.to_string()]);
             }
-            ensure!(begun.elapsed() < READY, "waited {} s in vain until {what}", READY.as_secs());
-            std::thread::sleep(Duration::from_millis(2));
-        }
-        Ok(())
+            if let Some(policy) = &shape.policy {
+                driver.args(["--policy", policy]);
+            }
+        })?;
+        daemons.wait_for_links(&self.socket, 1, asked)
     }
 
     /// The flow manager's socket.
@@ -248,12 +213,12 @@ impl Lab {
 
     /// A folder for what the lab's processes write; it goes with the lab.
     pub fn folder(&self) -> &Path {
-        &self.folder
+        &self.folder.path
     }
 
     /// Processes of the lab.
     fn processes(&self) -> Vec<u32> {
-        self.daemons.iter().chain([&self.peer]).map(Child::id).collect()
+        self.daemons.pids().chain([self.peer.id()]).collect()
     }
 
     /// A command on Plumb's side.
@@ -286,38 +251,66 @@ impl Lab {
 
 impl Drop for Lab {
     fn drop(&mut self) {
-        for process in self.daemons.iter_mut().rev().chain([&mut self.peer]) {
-            let _ = process.kill();
-            let _ = process.wait();
-        }
-        let _ = std::fs::remove_dir_all(&self.folder);
+        drop(std::mem::take(&mut self.daemons));
+        let _ = self.peer.kill();
+        let _ = self.peer.wait();
     }
 }
 
-/// Removes what labs left that were killed before they could.
+/// A folder only this user can look into, locked as long as its lab lives; removed when dropped.
+#[derive(Debug)]
+struct Folder {
+    path: PathBuf,
+    _lock: File,
+}
+
+impl Folder {
+    fn new() -> Result<Self> {
+        remove_forgotten_folders();
+        // Another lab may have this number in another namespace of them.
+        let mut attempt = 0;
+        let path = loop {
+            let name = format!("{FOLDER}{}.{attempt}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            match std::fs::DirBuilder::new().mode(0o700).create(&path) {
+                Ok(()) => break path,
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => attempt += 1,
+                Err(error) => {
+                    return Err(error).context(format!("cannot create {}", path.display()));
+                }
+            }
+        };
+        let cannot = || format!("cannot lock {}", path.display());
+        let lock = File::open(&path).with_context(cannot)?;
+        flock(&lock, FlockOperation::NonBlockingLockExclusive).with_context(cannot)?;
+        Ok(Self { path, _lock: lock })
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.path);
+    }
+}
+
+/// Removes what labs of this user left that were killed before they could.
 fn remove_forgotten_folders() {
     for entry in std::fs::read_dir(std::env::temp_dir()).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let Some(pid) = name.strip_prefix(FOLDER).and_then(|pid| pid.parse::<u32>().ok()) else {
-            continue;
-        };
-        if !Path::new(&format!("/proc/{pid}")).exists() {
+        if is_forgotten(&entry) {
             let _ = std::fs::remove_dir_all(entry.path());
         }
     }
 }
 
-/// A folder only this user can look into.
-fn private_folder() -> Result<PathBuf> {
-    use std::os::unix::fs::DirBuilderExt;
-    remove_forgotten_folders();
-    let folder = std::env::temp_dir().join(format!("{FOLDER}{}", std::process::id()));
-    let _ = std::fs::remove_dir_all(&folder);
-    std::fs::DirBuilder::new()
-        .mode(0o700)
-        .create(&folder)
-        .with_context(|| format!("cannot create {}", folder.display()))?;
-    Ok(folder)
+fn is_forgotten(entry: &DirEntry) -> bool {
+    let name = entry.file_name().to_string_lossy().into_owned();
+    let is_number = |text: &str| text.parse::<u32>().is_ok();
+    let is_named_so = name.strip_prefix(FOLDER).is_some_and(|rest| rest.split('.').all(is_number));
+    let user = rustix::process::geteuid().as_raw();
+    is_named_so
+        && entry.metadata().is_ok_and(|found| found.is_dir() && found.uid() == user)
+        && File::open(entry.path())
+            .is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockExclusive).is_ok())
 }
 
 /// Starts the process that holds the peer's namespace.

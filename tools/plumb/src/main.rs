@@ -18,6 +18,7 @@ mod ping;
 mod process;
 mod roles;
 mod signals;
+mod supervise;
 mod top;
 mod trace;
 mod up;

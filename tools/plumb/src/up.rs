@@ -1,17 +1,17 @@
 //! `plumb up`: the flow manager and a driver for each link, on real interfaces.
 
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use base_flow::Rate;
 use driver_netlink::Netlink;
 use flowman_core::{Config, LinkConfig};
 
 use crate::cli;
 use crate::daemons::read_config;
-use crate::lab::this_program;
 use crate::signals::Asked;
+use crate::supervise::{Daemons, Sockets};
 
 /// Rate of a link whose configuration names none.
 const RATE: Rate = Rate::mbit(1000);
@@ -21,12 +21,12 @@ pub fn run(arguments: &cli::Up) -> Result<ExitCode> {
     let config = configuration(arguments)?;
     check_addresses(&config)?;
     warn_of_merging(&config);
-    let asked = Asked::listen()?;
-    let program = this_program()?;
+    let asked = Asked::listen_as_daemon()?;
     let socket = &arguments.socket.socket;
-    let mut flowman = Command::new(&program);
-    flowman.args(["flowman", "--supervised", "--socket"]).arg(socket);
-    match &arguments.config {
+    // Dropped last: when the daemons are gone.
+    let _sockets = Sockets(socket);
+    let mut daemons = Daemons::default();
+    daemons.start_flowman(socket, &asked, |flowman| match &arguments.config {
         Some(file) => {
             flowman.arg("--config").arg(file);
         }
@@ -37,62 +37,23 @@ pub fn run(arguments: &cli::Up) -> Result<ExitCode> {
                 flowman.args(["--gateway", &gateway.to_string()]);
             }
         }
-    }
-    let mut daemons = Daemons(vec![
-        flowman.stdin(Stdio::null()).spawn().context("cannot start the flow manager")?,
-    ]);
-    let drivers = flowman_daemon::driver_socket(socket);
-    for _ in 0..1000 {
-        if drivers.exists() {
-            break;
-        }
-        daemons.check()?;
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    })?;
     for link in &config.links {
-        let mut driver = Command::new(&program);
-        driver.args(["driver", "--supervised", "--dev", &link.dev]);
-        driver.args(["--rate", &link.rate.unwrap_or(RATE).to_string()]);
-        driver.args(arguments.pace.arguments());
-        if let Some(vlan) = link.vlan {
-            driver.args(["--vlan", &vlan.to_string()]);
-        }
-        let driver = driver.arg("--socket").arg(socket).stdin(Stdio::null()).spawn();
-        daemons.0.push(driver.with_context(|| format!("cannot start the driver of {}", link.dev))?);
+        daemons.start_driver(socket, &link.dev, |driver| {
+            driver.args(["--rate", &link.rate.unwrap_or(RATE).to_string()]);
+            driver.args(arguments.pace.arguments());
+            if let Some(vlan) = link.vlan {
+                driver.args(["--vlan", &vlan.to_string()]);
+            }
+        })?;
     }
+    daemons.wait_for_links(socket, config.links.len(), &asked)?;
     eprintln!("plumb up: applications connect at {} (Ctrl-C ends)", socket.display());
     while !asked.yet() {
         daemons.check()?;
         std::thread::sleep(Duration::from_millis(100));
     }
-    drop(daemons);
-    for left in [socket, &drivers] {
-        let _ = std::fs::remove_file(left);
-    }
     Ok(ExitCode::SUCCESS)
-}
-
-/// Daemons that end with this value.
-struct Daemons(Vec<Child>);
-
-impl Daemons {
-    fn check(&mut self) -> Result<()> {
-        for daemon in &mut self.0 {
-            if let Some(status) = daemon.try_wait()? {
-                bail!("a daemon ended ({status}); its message is above");
-            }
-        }
-        Ok(())
-    }
-}
-
-impl Drop for Daemons {
-    fn drop(&mut self) {
-        for daemon in self.0.iter_mut().rev() {
-            let _ = daemon.kill();
-            let _ = daemon.wait();
-        }
-    }
 }
 
 fn configuration(arguments: &cli::Up) -> Result<Config> {

@@ -117,7 +117,7 @@ fn an_interrupted_live_run_leaves_no_process_behind() {
     let outcome: serde_json::Value = serde_json::from_str(&written).unwrap();
     assert_eq!((&outcome["incomplete"], &outcome["pass"]), (&true.into(), &false.into()));
     std::fs::remove_dir_all(folder).unwrap();
-    let lab = format!("plumb-lab-{}", running.id());
+    let lab = format!("plumb-lab-{}.0", running.id());
     assert!(!std::env::temp_dir().join(lab).exists(), "the lab's folder is gone");
     in_lab::eventually("all are gone", || {
         let alive = |pid: &u32| {

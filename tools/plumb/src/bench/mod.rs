@@ -235,7 +235,7 @@ pub fn run(arguments: &cli::Bench) -> Result<ExitCode> {
                     continue;
                 }
                 let number = figure
-                    .measure(stack, arguments.seconds)
+                    .measure(stack, arguments.seconds, &asked)
                     .with_context(|| format!("{name} ({stack:?})"))?;
                 match stack {
                     Stack::Plumb => measured.plumb.push(number),
@@ -279,19 +279,16 @@ impl Measured {
 }
 
 impl Figure {
-    fn measure(&self, stack: Stack, seconds: u32) -> Result<f64> {
+    fn measure(&self, stack: Stack, seconds: u32, asked: &Asked) -> Result<f64> {
         lab::another().map_err(|refused| anyhow::anyhow!("{refused}"))?;
         let spin = Duration::from_micros(50);
         let pace = Pace { spin, frame_by_frame: self.frame_by_frame, ..Pace::default() };
         let lab = match stack {
-            Stack::Plumb => Lab::start(&Shape {
-                rate: Rate::mbit(RATE_MBIT),
-                mtu: 1500,
-                pace,
-                way: self.way,
-                cpu: None,
-                policy: None,
-            })?,
+            Stack::Plumb => {
+                let rate = Rate::mbit(RATE_MBIT);
+                let shape = Shape { rate, mtu: 1500, pace, way: self.way, cpu: None, policy: None };
+                Lab::start(&shape, asked)?
+            }
             Stack::Kernel => Lab::linux(1500, self.way)?,
         };
         let program = this_program()?;

@@ -20,7 +20,7 @@ use rustix::time::Timespec;
 
 use super::{OUR_DEV, OUR_MAC, PEER_DEV, PEER_MAC, mac, peer};
 use crate::cli;
-use crate::daemons::die_with_parent;
+use crate::daemons::be_a_daemon;
 
 /// The ends between which frames are carried.
 const LEFT: &str = "plumbw0";
@@ -61,7 +61,7 @@ pub(super) fn start(program: &Path, way: cli::Way) -> Result<Child> {
 
 /// Carries frames until the lab ends.
 pub fn run(arguments: &cli::Wire) -> Result<ExitCode> {
-    die_with_parent()?;
+    be_a_daemon(true)?;
     let way = &arguments.way;
     let wire = Wire::new(Rate::mbit(RATE_MBIT), 1);
     let impairments = Impairments {

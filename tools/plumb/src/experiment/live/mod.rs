@@ -139,8 +139,8 @@ impl Live<'_> {
         let cpu = alone.then(|| self.cpus[self.cpus.len() - 1]);
         let _ = stay_on(&self.cpus);
         let policy = self.arguments.policy.clone();
-        let lab =
-            Lab::start(&Shape { rate, mtu: 1500, pace, way: cli::Way::default(), cpu, policy })?;
+        let shape = Shape { rate, mtu: 1500, pace, way: cli::Way::default(), cpu, policy };
+        let lab = Lab::start(&shape, self.asked)?;
         if alone {
             let _ = stay_on(self.others());
         }
