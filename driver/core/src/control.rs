@@ -48,20 +48,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         Ok(())
     }
 
-    /// Removes a domain and its flows; nothing of its memory is used afterwards, except by frames
-    /// that the link has not completed.
-    pub fn remove_domain(&mut self, id: DomainId) {
-        let Some(index) = self.domain_index(id) else { return };
-        let Some(domain) = &self.domains[index] else { return };
-        for flow in domain.slots.clone() {
-            if flow != NO_FLOW {
-                self.remove(flow);
-            }
-        }
-        self.domains[index] = None;
-    }
-
-    fn domain_index(&self, id: DomainId) -> Option<usize> {
+    pub(crate) fn domain_index(&self, id: DomainId) -> Option<usize> {
         self.domains.iter().position(|domain| domain.as_ref().is_some_and(|domain| domain.id == id))
     }
 
@@ -83,7 +70,8 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         }
         let unknown = || InstallError::Unknown(format!("domain {}", domain.0));
         let domain_index = self.domain_index(domain).ok_or_else(unknown)?;
-        let owner = self.domains[domain_index].as_mut().ok_or_else(unknown)?;
+        let owner = self.domains[domain_index].as_mut().filter(|domain| !domain.leaving);
+        let owner = owner.ok_or_else(unknown)?;
         if self.flows.len() <= id.index as usize {
             self.flows.resize_with(id.index as usize + 1, || None);
         }
@@ -102,7 +90,10 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             }
         }
         match Flow::new(id, domain_index as u32, layout, &owner.arenas, rx_cpu_ppb) {
-            Ok(flow) => self.flows[id.index as usize] = Some(Box::new(flow)),
+            Ok(flow) => {
+                owner.flows += 1;
+                self.flows[id.index as usize] = Some(Box::new(flow));
+            }
             Err(error) => {
                 owner.slots[layout.slot as usize] = NO_FLOW;
                 return Err(error);
@@ -122,7 +113,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         let unknown = || InstallError::Unknown(format!("flow {}", fib.flow));
         let index = self.find(fib.flow).ok_or_else(unknown)?;
         let flow = self.flows[index as usize].as_mut().ok_or_else(unknown)?;
-        if flow.faulted {
+        if flow.faulted || flow.drain_words.is_some() {
             return Err(unknown());
         }
         // A change of route keeps the endpoints: install only what differs.
@@ -151,14 +142,8 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         }
     }
 
-    /// Removes a flow and returns its last bill; packets still in its channel are counted as
-    /// dropped.
-    pub fn remove_flow(&mut self, id: FlowId) -> Option<Bill> {
-        let index = self.find(id)?;
-        Some(self.remove(index))
-    }
-
-    fn remove(&mut self, index: u32) -> Bill {
+    /// Removes a flow and returns its last bill; packets still in its channel are counted as dropped.
+    pub(crate) fn remove(&mut self, index: u32) -> Bill {
         self.silence(index);
         if let Some(mut flow) = self.flows[index as usize].take() {
             let mut unsent = u64::from(!flow.head.is_empty());
@@ -173,6 +158,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
                 && let Some(slot) = domain.slots.get_mut(flow.slot as usize)
             {
                 *slot = NO_FLOW;
+                domain.flows -= 1;
             }
             // The next user of the place finds counts of zero.
             flow.tx.clear();
@@ -283,6 +269,7 @@ impl<A: Arenas> Flow<A> {
             endpoints: None,
             receive_budget: Budget::new(rx_cpu_ppb),
             touched: 0,
+            drain_words: None,
             faulted: false,
         })
     }

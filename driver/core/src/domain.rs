@@ -19,6 +19,10 @@ pub(crate) struct Domain<A: Arenas> {
     pub(crate) posted: bool,
     /// Whether its event FIFO was found to lie: it is not read any more.
     pub(crate) faulted: bool,
+    /// Flows in [`Self::slots`].
+    pub(crate) flows: u32,
+    /// Whether it is gone when its last flow is.
+    pub(crate) leaving: bool,
 }
 
 impl<A: Arenas> Domain<A> {
@@ -28,7 +32,22 @@ impl<A: Arenas> Domain<A> {
         let events = FifoReader::new(arenas.control_out(0, words)?, flows_max)?;
         let posts = FifoWriter::new(arenas.control_in(0, words)?)?;
         let slots = vec![NO_FLOW; flows_max as usize];
-        Some(Self { id, arenas, events, posts, slots, posted: false, faulted: false })
+        Some(Self {
+            id,
+            arenas,
+            events,
+            posts,
+            slots,
+            posted: false,
+            faulted: false,
+            flows: 0,
+            leaving: false,
+        })
+    }
+
+    /// Whether what it posts is read.
+    pub(crate) const fn is_heard(&self) -> bool {
+        !self.faulted && !self.leaving
     }
 
     pub(crate) fn flow(&self, slot: u32) -> Option<u32> {

@@ -10,6 +10,7 @@ use rbuf_channel::{Fault, IoRec, Words};
 use crate::arenas::Arenas;
 use crate::bills::Bills;
 use crate::domain::Domain;
+use crate::drain::Draining;
 use crate::flow::{Flow, NO_FLOW, touched};
 
 /// How much a driver takes on.
@@ -86,6 +87,7 @@ pub struct Driver<L, A: Arenas, W, S = Atropos> {
     pub(crate) touched: Vec<u32>,
     /// Flows whose owners lied in this round.
     pub(crate) faults: Vec<(FlowId, Fault)>,
+    pub(crate) draining: Draining,
     /// A frame on its way from one local flow to another.
     pub(crate) scratch: Vec<u8>,
     /// Whether a frame went out since the last [`Self::handed_over`].
@@ -155,6 +157,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             in_flight: InFlight::new(),
             touched: Vec::with_capacity(1024),
             faults: Vec::with_capacity(16),
+            draining: Draining::default(),
             scratch: vec![0; facts.frame_bytes_max()],
             sent: false,
             header: Box::new([0; HEADER_BYTES_MAX]),
@@ -266,7 +269,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     /// Announces that the loop is about to sleep; `false`, and still awake, if a domain has posted
     /// an event that was not read.
     pub fn doze(&mut self) -> bool {
-        let domains = || self.domains.iter().flatten().filter(|domain| !domain.faulted);
+        let domains = || self.domains.iter().flatten().filter(|domain| domain.is_heard());
         for domain in domains() {
             domain.posts.set_asleep(true);
         }
@@ -352,6 +355,10 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     /// Closes the channels of flow `index`, whose owner lied. The flow manager removes the flow.
     #[cold]
     pub(crate) fn fault(&mut self, index: u32, fault: Fault) {
+        // Of one that is being closed nobody wants to know any more.
+        if self.flow_mut(index).is_some_and(|flow| flow.drain_words.is_some()) {
+            return self.finish(index);
+        }
         self.silence(index);
         if let Some(flow) = self.flow_mut(index)
             && !flow.faulted

@@ -42,6 +42,8 @@ pub(crate) struct Flow<A: Arenas> {
     /// Channels whose other side is to be told of something at the end of the round: bits of
     /// [`touched`].
     pub(crate) touched: u8,
+    /// Words of the channel that are still to be sent, if the flow is being closed.
+    pub(crate) drain_words: Option<u64>,
     /// Whether its owner lied: it has no channels any more.
     pub(crate) faulted: bool,
 }

@@ -34,6 +34,7 @@ mod bills;
 mod control;
 mod cut;
 mod domain;
+mod drain;
 mod driver;
 mod flow;
 mod receive;
@@ -41,4 +42,5 @@ mod transmit;
 
 pub use arenas::{Arenas, HeapArenas};
 pub use bills::bill_words;
+pub use drain::DRAIN_NS_MAX;
 pub use driver::{Driver, Limits};

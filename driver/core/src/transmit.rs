@@ -34,6 +34,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     /// Returns when to call again at the latest: `Some(now)` at once, `None` when a domain posts.
     pub fn transmit(&mut self, now_ns: u64) -> Option<u64> {
         self.read_events(now_ns);
+        let closing_ns = self.expire(now_ns);
         let mut until = Some(now_ns);
         for _ in 0..self.limits.burst {
             if self.link.room() == 0 {
@@ -60,7 +61,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
                 _ => Some(later),
             };
         }
-        until
+        until.into_iter().chain(closing_ns).min()
     }
 
     /// Hears which flows have something to send.
@@ -68,7 +69,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         for index in 0..self.domains.len() {
             for _ in 0..self.limits.events {
                 let Some(Some(domain)) = self.domains.get_mut(index) else { break };
-                if domain.faulted {
+                if !domain.is_heard() {
                     break;
                 }
                 match domain.events.read() {
@@ -108,6 +109,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         }
         match flow.refill(self.scheduler.line()) {
             Ok(Head::Frame { cost_ns }) => self.scheduler.wake(index, cost_ns, now_ns as i64),
+            Ok(Head::Empty) if flow.drain_words.is_some() => self.finish(index),
             Ok(Head::Empty | Head::Blocked) => {}
             Err(fault) => self.fault(index, fault),
         }
@@ -166,8 +168,10 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         if self.scheduler.served(index, slack, cost, sent, head, now_ns as i64) {
             self.bills.add(index, bill_word::TX_PERIODS_MISSED, 1);
         }
-        if let Err(fault) = refilled {
-            self.fault(index, fault);
+        match refilled {
+            Err(fault) => self.fault(index, fault),
+            Ok(Head::Empty) => self.finish_drained(index),
+            Ok(_) => {}
         }
     }
 
@@ -194,6 +198,9 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
                 bills.count_drop(id.index, DropReason::LinkRefused, 1);
                 rec.flags |= flag::REJECTED;
             }
+            if flow.drain_words.is_some() {
+                return;
+            }
             if flow.touched == 0 {
                 touched.push(id.index);
             }
@@ -209,7 +216,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
 
     fn give_head_back(&mut self, index: u32) {
         let Some(Some(flow)) = self.flows.get_mut(index as usize) else { return };
-        if flow.faulted {
+        if flow.faulted || flow.drain_words.is_some() {
             return;
         }
         match flow.tx.put(&flow.head) {
@@ -224,14 +231,18 @@ impl<A: Arenas> crate::flow::Flow<A> {
     /// channel is armed.
     fn refill(&mut self, line: &Line) -> Result<Head, Fault> {
         for _ in 0..2 {
-            if self.head.is_empty() {
+            if self.head.is_empty() && self.drain_words != Some(0) {
                 self.tx.take_into(&mut self.head)?;
+                let words = self.head.words();
+                self.drain_words = self.drain_words.map(|left| left.saturating_sub(words));
+            }
+            if self.drain_words.is_some() {
+                return Ok(self.head_of(line));
             }
             if !self.head.is_empty() {
                 let needed = self.owed_words + self.head.words();
                 if self.tx.room()? >= needed {
-                    let cost_ns = Cut::of(&self.head).ns(|bytes| line.cost_ns(bytes));
-                    return Ok(Head::Frame { cost_ns });
+                    return Ok(self.head_of(line));
                 }
             }
             // Asks to be told of the next advance. What happened before that was seen is found by
@@ -243,6 +254,14 @@ impl<A: Arenas> crate::flow::Flow<A> {
             }
         }
         Ok(if self.head.is_empty() { Head::Empty } else { Head::Blocked })
+    }
+
+    /// What there is to send.
+    fn head_of(&self, line: &Line) -> Head {
+        if self.head.is_empty() {
+            return Head::Empty;
+        }
+        Head::Frame { cost_ns: Cut::of(&self.head).ns(|bytes| line.cost_ns(bytes)) }
     }
 
     /// Copies, checks, and hands to the link or turns around.

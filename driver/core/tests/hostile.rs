@@ -26,8 +26,8 @@ fn with_liar(lie: impl Fn(&mut App)) -> Vec<String> {
     rig.run(rig.now + 10 * MS);
     assert_eq!(neighbour.received().len(), 1);
     assert!(rig.arrived().contains(&frame));
-    rig.driver.remove_domain(liar.domain);
-    rig.driver.remove_domain(neighbour.domain);
+    rig.driver.remove_domain(liar.domain, rig.now);
+    rig.driver.remove_domain(neighbour.domain, rig.now);
     assert_eq!(rig.driver.flows(), 0);
     faults
 }

@@ -83,6 +83,18 @@ impl Control {
         true
     }
 
+    /// Says which flows and domains are gone.
+    pub(crate) fn report_removed<L: Link, S: Scheduler>(
+        &mut self,
+        driver: &mut Driver<L, ShmArenas, ShmWords, S>,
+    ) {
+        if driver.has_removed() {
+            for removed in driver.take_removed() {
+                self.tell(&removed, Vec::new());
+            }
+        }
+    }
+
     fn act<L: Link, S: Scheduler>(
         &mut self,
         message: ToDriver,
@@ -95,8 +107,7 @@ impl Control {
                 return self.join(domain, flows_max, descriptors, driver);
             }
             ToDriver::RemoveDomain { domain } => {
-                driver.remove_domain(domain);
-                self.tell(&FromDriver::DomainRemoved { domain }, Vec::new());
+                driver.remove_domain(domain, now_ns);
                 return Change::Left(domain);
             }
             ToDriver::AddFlow { flow, domain, layout, contract, rx_cpu_ppb } => {
@@ -111,8 +122,8 @@ impl Control {
             }
             ToDriver::Detach { flow } => driver.detach(flow),
             ToDriver::RemoveFlow { flow } => {
-                let bill = driver.remove_flow(flow).unwrap_or_default();
-                self.tell(&FromDriver::FlowRemoved { flow, bill }, Vec::new());
+                driver.remove_flow(flow, now_ns);
+                self.report_removed(driver);
             }
             ToDriver::SetContract { flow, contract } => {
                 driver.set_contract(flow, &contract, now_ns)

@@ -218,7 +218,7 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
             if !worked {
                 self.bill_idle(now);
             }
-            self.report_faults();
+            self.report();
             let wait_ns = until.map(|at| at.saturating_sub(now));
             if worked {
                 worked_at = now;
@@ -256,7 +256,12 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         self.billed_ns = used;
     }
 
-    fn report_faults(&mut self) {
+    fn report(&mut self) {
+        match &mut self.control {
+            Some(control) => control.report_removed(&mut self.driver),
+            None if self.driver.has_removed() => drop(self.driver.take_removed()),
+            None => {}
+        }
         if self.driver.has_faults() {
             for fault in self.driver.take_faults() {
                 if let Some(control) = &mut self.control {

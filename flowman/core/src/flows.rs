@@ -2,7 +2,7 @@
 
 use std::collections::{HashMap, VecDeque};
 
-use base_flow::{Contract, Endpoints, Fib, FlowId};
+use base_flow::{Contract, Endpoints, Fib, FlowId, Sap, Transport};
 
 use crate::manager::{ClientId, LinkId};
 use crate::neighbours::Place;
@@ -27,8 +27,17 @@ pub(crate) struct Flow {
     /// What its owner was told of how to format its packets; `None` without ends, or as long as its
     /// neighbour is not known.
     pub(crate) fib: Option<Fib>,
-    /// The request to answer when the driver has removed it: it is closing.
-    pub(crate) closing: Option<Option<u32>>,
+    /// It is closing: its driver sends what it had accepted.
+    pub(crate) closing: Option<Closing>,
+}
+
+/// What is still to be done for a flow that is closing, when its driver has removed it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Closing {
+    /// The request to answer.
+    pub(crate) tag: Option<u32>,
+    /// From where it may still send.
+    pub(crate) local: Option<(Transport, Sap)>,
 }
 
 /// All flows, by number and by ends.

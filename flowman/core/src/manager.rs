@@ -11,7 +11,7 @@ use base_wire::{Arp, Mac};
 
 use crate::config::{Config, LinkConfig, Policy};
 use crate::departed::Departed;
-use crate::flows::{Flow, Flows};
+use crate::flows::{Closing, Flow, Flows};
 use crate::last_resort::{Allowance, Station, announcement};
 use crate::link::{Driver, Link, longest_frame_ns};
 use crate::neighbours::{Event, Neighbours, Place};
@@ -272,7 +272,15 @@ impl FlowManager {
             waiters.retain(|waiter| waiter.client != client);
         }
         self.waiting.retain(|_, waiters| !waiters.is_empty());
-        self.accounts.retain(|_, account| account.connections > 0 || account.flows > 0);
+        self.forget_account(gone.uid);
+    }
+
+    /// Users who have nothing cost nothing.
+    fn forget_account(&mut self, uid: u32) {
+        let used = |account: &Account| account.connections > 0 || account.flows > 0;
+        if self.accounts.get(&uid).is_some_and(|account| !used(account)) {
+            self.accounts.remove(&uid);
+        }
     }
 
     /// The application of a flow has died: if it was a connection, its peer is to hear of it.
@@ -342,9 +350,13 @@ impl FlowManager {
             | FromDriver::DomainRemoved { .. } => {}
             FromDriver::DomainAdded { domain, result } => self.domain_added(link, domain, result),
             FromDriver::FlowFailed { flow, error } => {
-                if self.flows.get(flow).is_some() {
-                    self.tell_driver(link, ToDriver::RemoveFlow { flow });
-                    self.forget_flow(flow, Some(&format!("driver: {error}")));
+                let found = self.flows.get(flow).filter(|found| found.closing.is_none());
+                if let Some(client) = found.map(|found| found.client) {
+                    if let Some(client) = client {
+                        let reason = format!("driver: {error}");
+                        self.tell(client, 0, Reply::Lost { flow, reason });
+                    }
+                    self.close(flow, None);
                 }
             }
             FromDriver::FlowRemoved { flow, bill } => self.flow_removed(flow, bill),
@@ -404,7 +416,7 @@ impl FlowManager {
 
     fn flow_removed(&mut self, id: FlowId, bill: Bill) {
         let Some(flow) = self.flows.get(id) else { return };
-        if let (Some(client), Some(Some(tag))) = (flow.client, flow.closing) {
+        if let (Some(client), Some(Closing { tag: Some(tag), .. })) = (flow.client, flow.closing) {
             self.tell(client, tag, Reply::Closed { bill });
         }
         self.forget_flow(id, None);
@@ -422,17 +434,21 @@ impl FlowManager {
         }
     }
 
-    /// Starts closing a flow: everything it holds is free for others at once, its place when the
-    /// driver has let go of it.
+    /// Starts closing a flow: it receives nothing any more, and its ends are free for its user. Its share,
+    /// its place, and its ends for others are free when it has sent what it had accepted, which its driver
+    /// sees to, for a while.
     pub(crate) fn close(&mut self, id: FlowId, tag: Option<u32>) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         if flow.closing.is_some() {
             return;
         }
-        flow.closing = Some(tag);
-        let (link, client, contract, uid) = (flow.link, flow.client, flow.contract, flow.uid);
+        let local = flow.endpoints.map(|ends| (ends.transport, ends.local));
+        let (link, client, uid) = (flow.link, flow.client, flow.uid);
+        flow.closing = Some(Closing { tag, local });
         self.release_endpoints(id);
-        self.unadmit(link, uid, &contract);
+        if let Some((transport, local)) = local {
+            self.ports.closing(uid, transport, local);
+        }
         if let Some(client) = client.and_then(|client| self.clients.get_mut(&client)) {
             client.flows.remove(&id);
         }
@@ -446,14 +462,18 @@ impl FlowManager {
         self.release_endpoints(id);
         self.drop_waiters(id);
         let Some(flow) = self.flows.remove(id) else { return };
-        if flow.closing.is_none() && flow.client.is_some() {
+        if flow.client.is_some() {
             self.unadmit(flow.link, flow.uid, &flow.contract);
+            self.forget_account(flow.uid);
+        }
+        if let Some(Closing { local: Some((transport, local)), .. }) = flow.closing {
+            self.ports.closed(flow.uid, transport, local);
         }
         let Some(client) = flow.client else { return };
         if let Some(owner) = self.clients.get_mut(&client) {
             owner.flows.remove(&id);
             match (reason, flow.closing) {
-                (Some(_), Some(Some(tag))) => {
+                (Some(_), Some(Closing { tag: Some(tag), .. })) => {
                     self.tell(client, tag, Reply::Closed { bill: Bill::default() })
                 }
                 (Some(reason), None) => {

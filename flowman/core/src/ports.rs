@@ -2,6 +2,9 @@
 //!
 //! An access point belongs to one client. A reservation of "any address" excludes every other
 //! client from the port, one of a definite address only from that address and from "any".
+//!
+//! A flow that was closed may still send what it had accepted. Until it has, its access point is its user's:
+//! another user's flow there would have words put into its mouth. A program that starts again has it at once.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -25,6 +28,8 @@ struct Holding {
 #[derive(Debug)]
 pub(crate) struct Ports {
     holdings: HashMap<(Transport, u16), Vec<Holding>>,
+    /// Access points of flows that were closed and have not sent everything, and whose they were.
+    closing: HashMap<(Transport, u16), Vec<(IpAddr, u32)>>,
     count: usize,
     held: HashMap<ClientId, usize>,
     dynamic: DynamicPorts,
@@ -45,7 +50,13 @@ impl Ports {
     /// Nobody holds any; `key` is for [`DynamicPorts`].
     pub(crate) fn new(key: [u8; 16]) -> Self {
         let dynamic = DynamicPorts::new(key);
-        Self { holdings: HashMap::new(), count: 0, held: HashMap::new(), dynamic }
+        Self {
+            holdings: HashMap::new(),
+            closing: HashMap::new(),
+            count: 0,
+            held: HashMap::new(),
+            dynamic,
+        }
     }
 
     /// Number of reservations of `client`.
@@ -61,11 +72,11 @@ impl Ports {
     /// Reserves `sap` for `client` by itself; port 0 finds a free one.
     pub(crate) fn bind(
         &mut self,
-        client: ClientId,
+        (client, uid): (ClientId, u32),
         transport: Transport,
         sap: Sap,
     ) -> Result<Sap, Taken> {
-        let sap = self.choose(client, transport, sap, None, |_| true)?;
+        let sap = self.choose((client, uid), transport, sap, None, |_| true)?;
         if self.find(client, transport, sap).is_some_and(|holding| holding.bound) {
             return Err(Taken::InUse);
         }
@@ -79,13 +90,13 @@ impl Ports {
     /// RFC 9293 MUST-41: succeeds or changes nothing.
     pub(crate) fn use_for_flow(
         &mut self,
-        client: ClientId,
+        (client, uid): (ClientId, u32),
         transport: Transport,
         sap: Sap,
         remote: Option<Sap>,
         usable: impl Fn(u16) -> bool,
     ) -> Result<Sap, Taken> {
-        let sap = self.choose(client, transport, sap, remote, usable)?;
+        let sap = self.choose((client, uid), transport, sap, remote, usable)?;
         self.holding(client, transport, sap)?.flows += 1;
         Ok(sap)
     }
@@ -96,6 +107,23 @@ impl Ports {
             holding.flows = holding.flows.saturating_sub(1);
         }
         self.sweep(transport, sap.port);
+    }
+
+    /// A flow of user `uid` that was closed may send from `sap` until [`Self::closed`].
+    pub(crate) fn closing(&mut self, uid: u32, transport: Transport, sap: Sap) {
+        self.closing.entry((transport, sap.port)).or_default().push((sap.address, uid));
+    }
+
+    /// Ends what [`Self::closing`] began.
+    pub(crate) fn closed(&mut self, uid: u32, transport: Transport, sap: Sap) {
+        let place = (transport, sap.port);
+        let Some(closing) = self.closing.get_mut(&place) else { return };
+        if let Some(at) = closing.iter().position(|known| *known == (sap.address, uid)) {
+            closing.swap_remove(at);
+        }
+        if closing.is_empty() {
+            self.closing.remove(&place);
+        }
     }
 
     /// Gives a reservation back; `false` if the client has none. Flows keep the port until they
@@ -123,26 +151,35 @@ impl Ports {
 
     fn choose(
         &mut self,
-        client: ClientId,
+        whose: (ClientId, u32),
         transport: Transport,
         sap: Sap,
         remote: Option<Sap>,
         usable: impl Fn(u16) -> bool,
     ) -> Result<Sap, Taken> {
         if sap.port != 0 {
-            let free = self.is_free(client, transport, sap) && usable(sap.port);
+            let free = self.is_free(whose, transport, sap) && usable(sap.port);
             return if free { Ok(sap) } else { Err(Taken::InUse) };
         }
         // Nobody else's, and not this client's either.
-        let holdings = &self.holdings;
-        let free = |port| !holdings.contains_key(&(transport, port)) && usable(port);
+        let (holdings, closing) = (&self.holdings, &self.closing);
+        let is_held = |port| {
+            let place = (transport, port);
+            holdings.contains_key(&place) || closing.contains_key(&place)
+        };
+        let free = |port| !is_held(port) && usable(port);
         let port = self.dynamic.find((transport, sap.address, remote), free);
         port.map(|port| Sap { port, ..sap }).ok_or(Taken::NoFreePort)
     }
 
     /// RFC 9293 MUST-42: a client may listen at a port from which it calls.
-    fn is_free(&self, client: ClientId, transport: Transport, sap: Sap) -> bool {
-        let holdings = self.holdings.get(&(transport, sap.port));
+    fn is_free(&self, (client, uid): (ClientId, u32), transport: Transport, sap: Sap) -> bool {
+        let place = (transport, sap.port);
+        let mut closing = self.closing.get(&place).into_iter().flatten();
+        if closing.any(|&(address, whose)| whose != uid && overlap(address, sap.address)) {
+            return false;
+        }
+        let holdings = self.holdings.get(&place);
         holdings.is_none_or(|holdings| {
             holdings
                 .iter()
@@ -201,8 +238,8 @@ mod tests {
     use super::*;
     use crate::dynamic_ports::DYNAMIC_PORTS;
 
-    const A: ClientId = ClientId(1);
-    const B: ClientId = ClientId(2);
+    const A: (ClientId, u32) = (ClientId(1), 1);
+    const B: (ClientId, u32) = (ClientId(2), 2);
     const UDP: Transport = Transport::Udp;
 
     fn sap(text: &str) -> Sap {
@@ -228,16 +265,33 @@ mod tests {
         let at = sap("10.0.0.1:4000");
         ports.use_for_flow(A, UDP, at, None, |_| true).unwrap();
         ports.use_for_flow(A, UDP, at, None, |_| true).unwrap();
-        ports.release_from_flow(A, UDP, at);
+        ports.release_from_flow(A.0, UDP, at);
         assert_eq!(ports.use_for_flow(B, UDP, at, None, |_| true), Err(Taken::InUse));
-        ports.release_from_flow(A, UDP, at);
+        ports.release_from_flow(A.0, UDP, at);
         assert_eq!(ports.len(), 0);
         ports.bind(B, UDP, at).unwrap();
         ports.use_for_flow(B, UDP, at, None, |_| true).unwrap();
-        assert!(ports.unbind(B, UDP, at) && !ports.unbind(B, UDP, at));
+        assert!(ports.unbind(B.0, UDP, at) && !ports.unbind(B.0, UDP, at));
         assert_eq!(ports.len(), 1, "a flow keeps it");
-        ports.release_from_flow(B, UDP, at);
+        ports.release_from_flow(B.0, UDP, at);
         assert_eq!(ports.len(), 0);
+    }
+
+    #[test]
+    fn while_a_closed_flow_still_sends_its_port_is_its_users_and_nobody_elses() {
+        let mut ports = Ports::new([7; 16]);
+        let (at, again) = (sap("10.0.0.1:4000"), (ClientId(3), A.1));
+        ports.use_for_flow(A, UDP, at, None, |_| true).unwrap();
+        ports.release_from_flow(A.0, UDP, at);
+        ports.closing(A.1, UDP, at);
+        assert_eq!(ports.len(), 0);
+        assert_eq!(ports.use_for_flow(B, UDP, at, None, |_| true), Err(Taken::InUse));
+        assert_eq!(ports.bind(B, UDP, sap("0.0.0.0:4000")), Err(Taken::InUse));
+        ports.bind(B, UDP, sap("10.0.0.2:4000")).unwrap();
+        ports.use_for_flow(again, UDP, at, None, |_| true).unwrap();
+        ports.release_from_flow(again.0, UDP, at);
+        ports.closed(A.1, UDP, at);
+        ports.use_for_flow(B, UDP, at, None, |_| true).unwrap();
     }
 
     #[test]
@@ -248,7 +302,7 @@ mod tests {
             ports.bind(A, UDP, any).unwrap();
         }
         assert_eq!(ports.bind(A, UDP, any), Err(Taken::NoFreePort));
-        ports.forget(A);
+        ports.forget(A.0);
         assert_eq!(ports.len(), 0);
         assert!(DYNAMIC_PORTS.contains(&ports.bind(B, UDP, any).unwrap().port));
     }

@@ -82,8 +82,9 @@ impl FlowManager {
             Request::Join(offer) => self.join(client, tag, offer).map(|()| None),
             Request::Bind { transport, local } => {
                 let local = self.checked_local(client, transport, local)?;
+                let whose = (client, self.client(client)?.uid);
                 let bound =
-                    self.ports.bind(client, transport, local).map_err(taken(transport, local))?;
+                    self.ports.bind(whose, transport, local).map_err(taken(transport, local))?;
                 Ok(Some(Reply::Bound { local: bound }))
             }
             Request::Unbind { transport, local } => {
@@ -303,9 +304,10 @@ impl FlowManager {
             let local = Sap { port, ..local };
             transport != Transport::Tcp || remote.is_none_or(|remote| !waits.has(local, remote))
         };
+        let whose = (client, self.client_uid(client).unwrap_or_default());
         let local = self
             .ports
-            .use_for_flow(client, transport, local, remote, usable)
+            .use_for_flow(whose, transport, local, remote, usable)
             .map_err(taken(transport, local))?;
         let endpoints = Endpoints { transport, local, remote };
         if !self.flows.set_endpoints(flow, Some(endpoints)) {

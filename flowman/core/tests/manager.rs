@@ -214,6 +214,8 @@ fn users_have_the_rights_of_the_policy() {
         refused(user.open(client, ms(11, 100), Sap::new(OURS.into(), 8080), None)),
         Refusal::Policy(_)
     ));
+    // What was admitted for the flow that found no port is given back when its driver says so.
+    user.removed();
     assert!(matches!(
         user.open(client, ms(10, 100), Sap::new(OURS.into(), 8080), None),
         Some(Reply::Opened { .. })
@@ -402,4 +404,45 @@ fn a_link_that_carries_less_tells_each_application_once_and_what_opens_later() {
         matches!(script.answer(client), Some(Reply::Carries { mtu: 1500, .. })),
         "no more than at first"
     );
+}
+
+#[test]
+fn what_a_closed_flow_has_is_others_when_its_driver_says_that_it_has_sent_everything() {
+    let mut script = Script::with(Policy { default: Rights::ALL, ..Policy::default() });
+    let (ours, theirs) = (script.client(1000), script.client(1001));
+    let at = Sap::new(OURS.into(), 4000);
+    let Some(Reply::Opened { flow, .. }) = script.open(ours, ms(90, 100), at, None) else {
+        panic!("not opened");
+    };
+    assert_eq!(script.ask(ours, Request::Close { flow, time_wait: None }), None);
+    let refusal = refused(script.open(theirs, ms(10, 100), Sap::new(OURS.into(), 4001), None));
+    assert!(matches!(refusal, Refusal::OverAllocation { .. }), "{refusal}");
+    let refusal = refused(script.open(theirs, Contract::BEST_EFFORT, at, None));
+    assert!(matches!(refusal, Refusal::InUse { .. }), "{refusal}");
+    // Its user has the port at once.
+    let again = script.listen(ours, 4000);
+    script.ask(ours, Request::Close { flow: again, time_wait: None });
+    script.removed();
+    assert!(matches!(script.answer(ours), Some(Reply::Closed { .. })));
+    script.listen(theirs, 4000);
+    assert!(matches!(
+        script.open(theirs, ms(90, 100), Sap::new(OURS.into(), 4001), None),
+        Some(Reply::Opened { .. })
+    ));
+}
+
+#[test]
+fn what_a_dead_process_still_sends_counts_for_its_user_until_it_has() {
+    let rights = Rights { flows_max: 64, guarantee_ppm_max: 300_000, ..Rights::ORDINARY };
+    let mut script = Script::with(Policy { default: rights, ..Policy::default() });
+    let dead = script.client(1000);
+    script.open(dead, ms(30, 100), Sap::new(OURS.into(), 4000), None);
+    script.manager.client_left(dead);
+    script.drain();
+    let next = script.client(1000);
+    let open =
+        |script: &mut Script| script.open(next, ms(30, 100), Sap::new(OURS.into(), 4001), None);
+    assert!(matches!(refused(open(&mut script)), Refusal::Policy(_)));
+    script.removed();
+    assert!(matches!(open(&mut script), Some(Reply::Opened { .. })));
 }

@@ -258,6 +258,9 @@ impl Prepared {
     }
 }
 
+/// How often a flow is asked for that is to be had on another link, or when others are closed.
+const OPENINGS_MAX: usize = 8;
+
 /// The largest packet of a link, which may carry less now, and what the channels of a flow there are like.
 fn shape(
     host: &Host,
@@ -286,11 +289,18 @@ impl Flow {
         deadline_ns: u64,
     ) -> Result<Self, Error> {
         let mut link = host.link_of(endpoints.local.address);
-        for _ in 0..3 {
+        for again in 0..OPENINGS_MAX {
+            // What this process is giving back is not in its own way.
+            let closing = host.closing();
             let prepared = Prepared::new(host, options, endpoints, headers, link)?;
             match prepared.open(deadline_ns) {
                 Err(Error::Refused(Refusal::OtherLink { link: other, .. })) => link = other,
                 Err(Error::Refused(Refusal::NotJoined { link })) => host.forget_domain(link),
+                Err(Error::Refused(
+                    Refusal::OverAllocation { .. } | Refusal::Quota(_) | Refusal::Policy(_),
+                )) if closing > 0 && again + 1 < OPENINGS_MAX => {
+                    host.await_closed(closing, deadline_ns)?;
+                }
                 result => return result,
             }
         }

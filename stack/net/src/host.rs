@@ -267,6 +267,17 @@ impl Host {
         });
     }
 
+    /// Flows that are being closed.
+    pub(crate) fn closing(&self) -> usize {
+        self.inner.closing.load(Ordering::Acquire)
+    }
+
+    /// Waits until fewer than `closing` flows are being closed.
+    pub(crate) fn await_closed(&self, closing: usize, deadline_ns: u64) -> Result<(), Error> {
+        let fewer = || self.closing() < closing;
+        self.inner.rpc.settle(deadline_ns, &|answer| self.heed(answer), fewer)
+    }
+
     /// Whether flows were asked for that nobody waits for.
     pub(crate) fn is_opening(&self) -> bool {
         self.inner.opening.load(Ordering::Acquire) > 0
@@ -284,7 +295,7 @@ impl Host {
                     found.set(layout);
                     is_over
                 };
-                self.inner.rpc.settle(&|answer| self.heed(answer), settled)?;
+                self.inner.rpc.settle(u64::MAX, &|answer| self.heed(answer), settled)?;
                 found.into_inner().unwrap_or(Err(Error::FlowManagerGone))
             }
         }

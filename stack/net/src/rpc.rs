@@ -131,13 +131,19 @@ impl Rpc {
         self.send(tag, request, &[]);
     }
 
-    /// Waits until what was heeded makes `done` true.
+    /// Waits until what was heeded makes `done` true, or until `deadline_ns`.
     ///
     /// # Errors
     ///
-    /// [`Error::FlowManagerGone`].
-    pub(crate) fn settle(&self, heed: Heed<'_>, done: impl Fn() -> bool) -> Result<(), Error> {
-        self.read_until(NEVER, heed, |_| done().then_some(())).map(|_| ())
+    /// [`Error::TimedOut`], [`Error::FlowManagerGone`].
+    pub(crate) fn settle(
+        &self,
+        deadline_ns: u64,
+        heed: Heed<'_>,
+        done: impl Fn() -> bool,
+    ) -> Result<(), Error> {
+        let settled = self.read_until(deadline_ns, heed, |_| done().then_some(()))?;
+        settled.ok_or(Error::TimedOut)
     }
 
     /// Reads, or waits while another thread reads, until `look` finds what it looks for, or until

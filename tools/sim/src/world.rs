@@ -311,6 +311,8 @@ impl World {
         self.manager.tick(self.now);
         self.carry_out();
         let until = self.driver.transmit(self.now);
+        self.hear_removed();
+        self.carry_out();
         let sending = (self.tally().1 - sent_before.1) * self.costs.send_ns;
         self.driver.bill(sending);
         elapsed += sending;
@@ -412,8 +414,7 @@ impl World {
                 None
             }
             ToDriver::RemoveDomain { domain } => {
-                self.driver.remove_domain(domain);
-                self.manager.driver_message(LINK, FromDriver::DomainRemoved { domain });
+                self.driver.remove_domain(domain, self.now);
                 None
             }
             ToDriver::AddFlow { flow, domain, layout, contract, rx_cpu_ppb } => self
@@ -429,8 +430,7 @@ impl World {
                 None
             }
             ToDriver::RemoveFlow { flow } => {
-                let bill = self.driver.remove_flow(flow).unwrap_or_default();
-                self.manager.driver_message(LINK, FromDriver::FlowRemoved { flow, bill });
+                self.driver.remove_flow(flow, self.now);
                 None
             }
             ToDriver::SetContract { flow, contract } => {
@@ -460,6 +460,14 @@ impl World {
         };
         if let Some((flow, error)) = failed {
             self.manager.driver_message(LINK, FromDriver::FlowFailed { flow, error });
+        }
+        self.hear_removed();
+    }
+
+    /// Flows that are closed are gone when what they had to send has left.
+    fn hear_removed(&mut self) {
+        for removed in self.driver.take_removed() {
+            self.manager.driver_message(LINK, removed);
         }
     }
 

@@ -8,6 +8,7 @@
 //! the time is disturbed once in a tick, and one that does not is served.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -50,10 +51,18 @@ pub(crate) trait Served: Send + Sync {
     /// The process ends: what was written is the last.
     fn leave(&self) {}
 
-    /// Whether nothing has to be waited for when the process ends.
-    fn is_delivered(&self) -> bool {
-        true
+    /// What has to be waited for when the process ends, if anything.
+    fn undelivered(&self) -> Option<Undelivered> {
+        None
     }
+}
+
+/// What a peer does not have yet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Undelivered {
+    pub(crate) to: SocketAddr,
+    /// 0 if it is the last word only.
+    pub(crate) bytes: u64,
 }
 
 /// What is to become of a socket that was served.

@@ -13,7 +13,7 @@ use super::buffers::{Payload, Place};
 use super::exchange::Exchange;
 use super::layers::Layers;
 use super::seat::{NEVER, Seat, Work as _};
-use super::service::{Outcome, Served};
+use super::service::{Outcome, Served, Undelivered};
 use crate::flow::Flow;
 use crate::options::Options;
 
@@ -191,8 +191,11 @@ impl Served for Socket {
         self.end();
     }
 
-    fn is_delivered(&self) -> bool {
-        self.seat.peek(Exchange::is_delivered)
+    fn undelivered(&self) -> Option<Undelivered> {
+        self.seat.peek(|exchange| {
+            let bytes = exchange.stream.connection.unacknowledged();
+            (!exchange.is_delivered()).then_some(Undelivered { to: self.remote, bytes })
+        })
     }
 }
 

@@ -24,7 +24,8 @@ use crate::{Error, Options};
 /// The methods are those of `std::net::TcpStream`, and it can be used from several threads. Dropping the last
 /// handle closes the connection: what was written is still delivered, by the service thread of this
 /// process, unless [`Self::set_linger`] says otherwise. So it is when the process ends, which waits for that
-/// up to ten seconds; [`Self::finish`] tells whether it was.
+/// as long as the peer takes something at least every ten seconds, and otherwise says on standard error how
+/// much was lost; [`Self::finish`] tells whether it was.
 #[derive(Debug)]
 pub struct TcpStream {
     handle: Arc<Handle>,
