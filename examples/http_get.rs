@@ -10,17 +10,21 @@ use plumb_net::TcpStream;
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (Some(url), None) = (arguments.next(), arguments.next()) else {
-        eprintln!("usage: http_get http://HOST[:PORT][/PATH]");
+        tell("usage: http_get http://HOST[:PORT][/PATH]");
         return ExitCode::FAILURE;
     };
     match get(&url) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            eprintln!("http_get: {url}: {error}");
+            tell(&format!("http_get: {url}: {error}"));
             ExitCode::FAILURE
         }
     }
+}
+
+fn tell(words: &str) {
+    let _ = writeln!(io::stderr(), "{words}");
 }
 
 /// Prints the page, and on standard error how the server answered; whether it had the page.
@@ -33,7 +37,7 @@ fn get(url: &str) -> io::Result<bool> {
     let mut answer = BufReader::new(stream);
     let mut status = String::new();
     answer.read_line(&mut status)?;
-    eprintln!("{}", status.trim());
+    tell(status.trim());
     let mut line = String::new();
     while answer.read_line(&mut line)? > 0 && !line.trim().is_empty() {
         line.clear();

@@ -13,26 +13,31 @@ use plumb_net::{TcpListener, TcpStream};
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
     let (Some(local), Some(folder)) = (arguments.next(), arguments.next()) else {
-        eprintln!("usage: http_serve ADDRESS:PORT FOLDER");
+        tell("usage: http_serve ADDRESS:PORT FOLDER");
         return ExitCode::FAILURE;
     };
     match serve(&local, &PathBuf::from(folder)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("http_serve: {error}");
+            tell(&format!("http_serve: {error}"));
             ExitCode::FAILURE
         }
     }
 }
 
+/// Tells whoever reads standard error; serving does not depend on it.
+fn tell(words: &str) {
+    let _ = writeln!(io::stderr(), "{words}");
+}
+
 fn serve(local: &str, folder: &Path) -> io::Result<()> {
     let listener = TcpListener::bind(local)?;
-    eprintln!("serving {} at http://{}", folder.display(), listener.local_addr()?);
+    tell(&format!("serving {} at http://{}", folder.display(), listener.local_addr()?));
     for stream in listener.incoming() {
         let (stream, folder) = (stream?, folder.to_path_buf());
         thread::spawn(move || {
             if let Err(error) = answer(&stream, &folder) {
-                eprintln!("http_serve: {error}");
+                tell(&format!("http_serve: {error}"));
             }
         });
     }

@@ -7,6 +7,7 @@
 //! $ cargo run --release -- lab -- cargo run --release -p examples --bin paced_sender 10.77.0.2:5000 1000
 //! ```
 
+use std::io::{self, Write};
 use std::time::Instant;
 
 use plumb_net::{Contract, Udp};
@@ -19,7 +20,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
 
     let contract = Contract::guaranteed(2_000_000, 20_000_000)?;
     let socket = Udp::options().contract(contract).connect(destination)?;
-    println!("admitted: {}", socket.contract());
+    let mut output = io::stdout();
+    writeln!(output, "admitted: {}", socket.contract())?;
 
     let begun = Instant::now();
     for number in 0..count {
@@ -30,11 +32,12 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     let seconds = begun.elapsed().as_secs_f64();
     let bill = socket.close()?;
-    println!(
+    writeln!(
+        output,
         "{count} datagrams queued in {seconds:.2} s; {} frames sent, {:.1} ms of the wire, {:.1} ms of the driver's time",
         bill.tx_frames,
         bill.tx_wire_ns as f64 / 1e6,
         bill.tx_cpu_ns as f64 / 1e6,
-    );
+    )?;
     Ok(())
 }

@@ -7,6 +7,8 @@
 //! $ cargo run --release -- lab -- cargo run --release -p examples --bin raw_layer
 //! ```
 
+use std::io::{self, Write};
+
 use plumb_net::layer::{Ether, Incoming, Layer, Outgoing, SendError, Udp};
 use plumb_net::{Endpoints, Fib, Host, Options, Sap, Transport};
 use rbuf_channel::{Buffer, Fault};
@@ -89,7 +91,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Ok(Numbered { lower, next: 0, expected: 0, gaps: 0 })
     };
     let (mut sender, mut receiver) = (stack(&mut a)?, stack(&mut b)?);
-    println!("head room: {} bytes", sender.head_room());
+    let mut output = io::stdout();
+    writeln!(output, "head room: {} bytes", sender.head_room())?;
 
     for number in 0..20 {
         let mut packet = sender.packet()?.ok_or("no buffer")?;
@@ -114,6 +117,6 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             }
         }
     }
-    println!("{received} received, {} missing", receiver.gaps);
+    writeln!(output, "{received} received, {} missing", receiver.gaps)?;
     Ok(())
 }

@@ -4,6 +4,7 @@
 //!
 //! In a lab: `tcp_tokio 7 10.77.0.1 &`, and `echo hello | $PLUMB_PEER nc -N 10.77.0.1 7`.
 
+use std::io::{self, Write};
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
@@ -23,7 +24,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
             let clients = clients.map_or(Ok(1), |count| count.parse::<usize>())?;
             let server: SocketAddr = server.parse()?;
             let answered = LocalSet::new().run_until(ask_all(server, clients)).await?;
-            println!("{answered} of {clients} were answered as they spoke");
+            writeln!(io::stdout(), "{answered} of {clients} were answered as they spoke")?;
         }
         _ => return Err("usage: tcp_tokio PORT ADDRESS, or tcp_tokio HOST:PORT [CLIENTS]".into()),
     }

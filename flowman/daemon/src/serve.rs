@@ -1,7 +1,7 @@
 //! The loop of the flow manager process.
 
 use std::collections::{HashMap, VecDeque};
-use std::io;
+use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::Ordering;
@@ -47,6 +47,11 @@ pub enum ServeError {
 
 fn os<E: Into<io::Error>>(call: &'static str) -> impl Fn(E) -> ServeError {
     move |error| ServeError::Os { call, source: error.into() }
+}
+
+/// Tells whoever reads standard error; if that is nobody, nothing depends on it.
+fn notice(words: std::fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "plumb flowman: {words}");
 }
 
 const APPLICATIONS: u64 = 0;
@@ -455,7 +460,7 @@ impl Daemon {
                         rx_cpu_ppb,
                     );
                     if let Err(error) = self.own_opened(link, opened) {
-                        eprintln!("plumb flowman: no frames can be answered on this link: {error}");
+                        notice(format_args!("no frames can be answered on this link: {error}"));
                     }
                 }
                 Output::Frame { link, frame } => {

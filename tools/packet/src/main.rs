@@ -2,6 +2,7 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -26,18 +27,18 @@ fn main() -> Result<ExitCode> {
     for path in &arguments.paths {
         collect(path, &mut files)?;
     }
-    let mut failed = 0;
+    let (mut output, mut failed) = (std::io::stdout(), 0);
     for file in &files {
         match run(file) {
-            Ok(()) if arguments.verbose => println!("{}: passed", file.display()),
+            Ok(()) if arguments.verbose => writeln!(output, "{}: passed", file.display())?,
             Ok(()) => {}
             Err(problem) => {
                 failed += 1;
-                println!("{}: {problem:#}", file.display());
+                writeln!(output, "{}: {problem:#}", file.display())?;
             }
         }
     }
-    println!("{} scripts, {failed} failed", files.len());
+    writeln!(output, "{} scripts, {failed} failed", files.len())?;
     Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 

@@ -552,7 +552,8 @@ unsafe extern "C" fn netdev_receive(
     // SAFETY: packetdrill's buffer, as long as it says.
     let (room, at) = unsafe { (&mut *bytes, &mut *at_us) };
     let Some((packet, sent_us)) = world().next_packet() else {
-        eprintln!("plumb_packetdrill: no packet will ever leave");
+        use std::io::Write;
+        let _ = writeln!(std::io::stderr(), "plumb_packetdrill: no packet will ever leave");
         std::process::exit(1);
     };
     let count = packet.len().min(*room);

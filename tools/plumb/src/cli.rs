@@ -9,6 +9,8 @@ use base_flow::{FlowId, Prefix, Rate};
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use plumb_net::{Contract, DEFAULT_SOCKET};
 
+use crate::output;
+
 /// Your own network stack, your own slice of the wire, the bill for your own protocol work.
 ///
 /// Start with `plumb demo`: it needs no rights and no configuration.
@@ -739,7 +741,10 @@ pub fn contract_argument(contract: &Contract) -> String {
 }
 
 pub fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
-    clap_complete::generate(shell, &mut Cli::command(), "plumb", &mut std::io::stdout());
+    // It panics where it cannot write.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Cli::command(), "plumb", &mut script);
+    output::bytes(&script)?;
     Ok(ExitCode::SUCCESS)
 }
 

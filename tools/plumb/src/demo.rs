@@ -20,6 +20,7 @@ use crate::cli::{self, contract_argument};
 use crate::demo::report::{Before, Report};
 use crate::demo::sink::{BIN_NS, Bin};
 use crate::lab::{self, Lab, Shape};
+use crate::output::{say, tell};
 use crate::process::Process;
 use crate::signals::Asked;
 
@@ -48,7 +49,7 @@ pub fn run(arguments: &cli::Demo) -> Result<ExitCode> {
     let contracts = contracts();
     let refused = if arguments.sim { None } else { lab::enter().err() };
     if let Some(refused) = &refused {
-        eprintln!("plumb demo: {refused}; running on the simulated link instead");
+        tell!("plumb demo: {refused}; running on the simulated link instead");
     }
     if arguments.sim || refused.is_some() {
         let report = report::simulated(&contracts, RATE, arguments.seconds)?;
@@ -96,9 +97,9 @@ pub fn run(arguments: &cli::Demo) -> Result<ExitCode> {
 
 fn finish(report: &Report, json: bool) -> Result<ExitCode> {
     if json {
-        println!("{}", serde_json::to_string(report)?);
+        say!("{}", serde_json::to_string(report)?)?;
     } else {
-        report.print();
+        report.print()?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -130,7 +131,7 @@ fn watch(
             continue;
         }
         bins.push(bin);
-        display.show(&bins, arguments.seconds);
+        display.show(&bins, arguments.seconds)?;
         let Some(before) = &before else { bail!("the measurement began too early") };
         let available_ns = u64::from(arguments.seconds) * 1_000_000_000;
         let needed_ns = available_ns + before.stall_since(host)?;
@@ -174,7 +175,7 @@ impl Display {
     }
 
     /// Shows the last second.
-    fn show(&self, bins: &[Bin], seconds: u32) {
+    fn show(&self, bins: &[Bin], seconds: u32) -> Result<()> {
         let last = &bins[bins.len().saturating_sub(5)..];
         let mbit = |flow: usize| {
             let frames =
@@ -195,8 +196,9 @@ impl Display {
             let rates: Vec<String> =
                 (0..self.contracts.len()).map(|flow| format!("{:.2}", mbit(flow))).collect();
             let line = format!("{second:3} s: {} Mbit/s", rates.join("  "));
-            if self.quiet { eprintln!("{line}") } else { println!("{line}") }
+            if self.quiet { tell!("{line}") } else { say!("{line}")? }
         }
+        Ok(())
     }
 
     fn finish(&self) {

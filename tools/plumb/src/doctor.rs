@@ -6,6 +6,7 @@ use anyhow::Result;
 use rbuf_shm::{Access, Arena};
 use rustix::thread::CapabilitySet;
 
+use crate::output::say;
 use crate::{cli, lab};
 
 struct Finding {
@@ -23,10 +24,10 @@ pub fn run(arguments: &cli::Doctor) -> Result<ExitCode> {
             .iter()
             .map(|finding| serde_json::json!({"name": finding.name, "ok": finding.ok, "detail": finding.detail}))
             .collect();
-        println!("{}", serde_json::to_string(&list)?);
+        say!("{}", serde_json::to_string(&list)?)?;
     } else {
         for Finding { name, ok, detail } in &findings {
-            println!("{} {name}: {detail}", if *ok { "ok     " } else { "missing" });
+            say!("{} {name}: {detail}", if *ok { "ok     " } else { "missing" })?;
         }
     }
     let lab =

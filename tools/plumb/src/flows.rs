@@ -8,6 +8,7 @@ use base_flow::LinkFacts;
 use plumb_net::{FlowInfo, Host};
 
 use crate::cli;
+use crate::output::say;
 
 /// Shows flows, and with `--all` everything else.
 pub fn run(arguments: &cli::Flows) -> Result<ExitCode> {
@@ -24,13 +25,13 @@ pub fn run(arguments: &cli::Flows) -> Result<ExitCode> {
             report["neighbours"] = serde_json::to_value(host.query_neighbours()?)?;
             report["status"] = serde_json::to_value(host.query_status()?)?;
         }
-        println!("{}", serde_json::to_string(&report)?);
+        say!("{}", serde_json::to_string(&report)?)?;
         return Ok(ExitCode::SUCCESS);
     }
     if arguments.all {
         show_surroundings(&host)?;
     }
-    show_flows(&flows);
+    show_flows(&flows)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -55,7 +56,7 @@ fn change(set: &cli::FlowsSet) -> Result<ExitCode> {
         bail!("nothing is to change: give --slice and --period, as in --slice 6ms --period 100ms");
     }
     let admitted = host.adjust(set.flow, contract.validated()?)?;
-    println!("flow {}: {before}, from its next period on {admitted}", set.flow);
+    say!("flow {}: {before}, from its next period on {admitted}", set.flow)?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -64,35 +65,35 @@ fn show_surroundings(host: &Host) -> Result<()> {
         let addresses: Vec<String> = link.addresses.iter().map(ToString::to_string).collect();
         let LinkFacts { name, kind, mac, mtu, mtu_max, .. } = &link.facts;
         let room = if mtu < mtu_max { format!(" of {mtu_max}") } else { String::new() };
-        println!("link {name} ({kind}), {} at {mac}, mtu {mtu}{room}", addresses.join(" "));
-        println!(
+        say!("link {name} ({kind}), {} at {mac}, mtu {mtu}{room}", addresses.join(" "))?;
+        say!(
             "  {} scheduled, {:.1} of {:.1} % promised, a guaranteed frame is at most {} us late, line stood still {} ms",
             link.facts.rate,
             link.promised_ppm as f64 / 1e4,
             link.promisable_ppm as f64 / 1e4,
             link.facts.tardiness_ns / 1_000,
             link.stall_ns / 1_000_000
-        );
-        show_drops("  frames of no flow dropped", &link.bill);
+        )?;
+        show_drops("  frames of no flow dropped", &link.bill)?;
     }
     for route in host.query_routes()? {
         match route.gateway {
-            Some(gateway) => println!("route {} over {gateway} on {}", route.prefix, route.link),
-            None => println!("route {} on {}", route.prefix, route.link),
+            Some(gateway) => say!("route {} over {gateway} on {}", route.prefix, route.link)?,
+            None => say!("route {} on {}", route.prefix, route.link)?,
         }
     }
     for neighbour in host.query_neighbours()? {
         let mac = neighbour.mac.map_or_else(|| "-".to_string(), |mac| mac.to_string());
         let state = format!("{:?}", neighbour.state).to_lowercase();
-        println!(
+        say!(
             "neighbour {} {mac} {state} for {} s on {}",
             neighbour.address,
             neighbour.age_ms / 1000,
             neighbour.link
-        );
+        )?;
     }
     let status = host.query_status()?;
-    println!(
+    say!(
         "answered: {} ARP, {} echo, {} unreachable, {} resets; {} held back; {} address conflicts",
         status.arp_answered,
         status.echo_answered,
@@ -100,16 +101,23 @@ fn show_surroundings(host: &Host) -> Result<()> {
         status.resets_sent,
         status.replies_suppressed,
         status.conflicts
-    );
-    println!();
+    )?;
+    say!()?;
     Ok(())
 }
 
-fn show_flows(flows: &[FlowInfo]) {
-    println!(
+fn show_flows(flows: &[FlowInfo]) -> Result<()> {
+    say!(
         "{:>8} {:>7} {:>5}  {:<44} {:<22} {:>10} {:>10} {:>9}",
-        "FLOW", "PID", "UID", "ENDS", "CONTRACT", "SENT", "RECEIVED", "DROPPED"
-    );
+        "FLOW",
+        "PID",
+        "UID",
+        "ENDS",
+        "CONTRACT",
+        "SENT",
+        "RECEIVED",
+        "DROPPED"
+    )?;
     for info in flows {
         let ends = match (&info.endpoints, info.pid) {
             (Some(ends), _) => ends.to_string(),
@@ -119,7 +127,7 @@ fn show_flows(flows: &[FlowInfo]) {
         let number =
             |value: Option<u64>| value.map_or_else(|| "-".into(), |value| value.to_string());
         let bill = info.bill.as_ref();
-        println!(
+        say!(
             "{:>8} {:>7} {:>5}  {ends:<44} {:<22} {:>10} {:>10} {:>9}",
             info.flow.to_string(),
             info.pid,
@@ -128,15 +136,17 @@ fn show_flows(flows: &[FlowInfo]) {
             number(bill.map(|bill| bill.tx_frames)),
             number(bill.map(|bill| bill.rx_frames)),
             number(bill.map(plumb_net::Bill::dropped_total)),
-        );
+        )?;
         if let Some(bill) = bill {
-            show_drops("          dropped", bill);
+            show_drops("          dropped", bill)?;
         }
     }
+    Ok(())
 }
 
-fn show_drops(what: &str, bill: &plumb_net::Bill) {
+fn show_drops(what: &str, bill: &plumb_net::Bill) -> Result<()> {
     for (reason, count) in &bill.drops {
-        println!("{what}: {count} {reason} ({})", reason.meaning());
+        say!("{what}: {count} {reason} ({})", reason.meaning())?;
     }
+    Ok(())
 }

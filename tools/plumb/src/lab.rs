@@ -24,6 +24,7 @@ use rustix::fs::{FlockOperation, flock};
 pub use namespace::{another, enter};
 
 use crate::cli;
+use crate::output::tell;
 use crate::signals::Asked;
 use crate::supervise::Daemons;
 
@@ -85,7 +86,7 @@ pub fn run(arguments: &cli::Lab) -> Result<ExitCode> {
     let _ = rustix::process::set_child_subreaper(Some(rustix::process::getpid()));
     let mut words: Vec<OsString> = arguments.command.iter().map(OsString::from).collect();
     if words.is_empty() {
-        eprintln!(
+        tell!(
             "plumb lab: Plumb is 10.77.0.1, the Linux peer 10.77.0.2; try `plumb ping 10.77.0.2` or `$PLUMB_PEER ping 10.77.0.1`"
         );
         words.push(std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into()));

@@ -14,6 +14,7 @@ mod experiment;
 mod flows;
 mod lab;
 mod nc;
+mod output;
 mod ping;
 mod process;
 mod roles;
@@ -25,12 +26,20 @@ mod up;
 
 use std::process::ExitCode;
 
+use anyhow::Result;
 use clap::Parser;
 
 use crate::cli::{Cli, Command, Hidden};
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    output::end(match Cli::try_parse() {
+        Ok(words) => run(words.command),
+        Err(error) => output::show(&error),
+    })
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
         Command::Demo(arguments) => demo::run(&arguments),
         Command::Lab(arguments) => lab::run(&arguments),
         Command::Up(arguments) => up::run(&arguments),
@@ -58,20 +67,5 @@ fn main() -> ExitCode {
             Hidden::Work => roles::work::run(),
             Hidden::Sink(arguments) => demo::sink::run(&arguments),
         },
-    };
-    result.unwrap_or_else(|error| {
-        eprintln!("plumb: {}", message(&error));
-        ExitCode::FAILURE
-    })
-}
-
-/// An error and its causes, leaving out causes that were named already.
-fn message(error: &anyhow::Error) -> String {
-    let mut text = error.to_string();
-    for cause in error.chain().skip(1).map(ToString::to_string) {
-        if !text.contains(&cause) {
-            text = format!("{text}: {cause}");
-        }
     }
-    text
 }

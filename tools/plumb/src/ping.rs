@@ -11,6 +11,7 @@ use plumb_net::{Endpoints, Flow, FlowDevice, Host, Options, Sap, Transport};
 use rbuf_shm::monotonic_ns;
 
 use crate::cli;
+use crate::output::say;
 use crate::signals::Asked;
 
 type Stack = Ip4<Ether<FlowDevice>>;
@@ -49,11 +50,11 @@ pub fn run(arguments: &cli::Ping) -> Result<ExitCode> {
             let time_us = (at - begun) / 1_000;
             times.push(time_us);
             if !arguments.json {
-                println!(
+                say!(
                     "{} bytes from {host}: seq={sequence} time={:.3} ms",
                     arguments.size + 8,
                     time_us as f64 / 1e3
-                );
+                )?;
             }
             if last && times.len() == sent as usize {
                 break;
@@ -73,16 +74,16 @@ fn report(arguments: &cli::Ping, sent: u32, times: &[u64]) -> Result<()> {
             "host": arguments.host.to_string(), "sent": sent, "answered": times.len(),
             "min_us": at(0), "p50_us": at(50), "p99_us": at(99), "max_us": at(100),
         });
-        println!("{}", serde_json::to_string(&report)?);
+        say!("{}", serde_json::to_string(&report)?)?;
     } else {
         let lost = (sent as usize - times.len()) * 100 / sent.max(1) as usize;
-        println!(
+        say!(
             "{sent} sent, {} answered, {lost}% lost; min/median/max {}/{}/{} us",
             times.len(),
             at(0),
             at(50),
             at(100)
-        );
+        )?;
     }
     Ok(())
 }

@@ -7,6 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::output::say;
 use anyhow::{Context, Result, ensure};
 
 /// A process and what it prints. Killed when dropped.
@@ -83,7 +84,7 @@ impl Drop for Process {
 
 /// Says that this process is ready, and waits to be told to begin.
 pub fn ready() -> Result<()> {
-    println!("ready");
+    say!("ready")?;
     let mut line = String::new();
     std::io::stdin().read_line(&mut line)?;
     Ok(())

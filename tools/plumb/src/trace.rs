@@ -1,7 +1,7 @@
 //! `plumb trace --tcp`: what connections that met trouble did last.
 
 use std::fs::File;
-use std::io::{BufReader, Write};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -11,6 +11,7 @@ use plumb_net::engine::{Event, Record};
 use serde::Serialize;
 
 use crate::cli;
+use crate::output::say;
 
 /// Prints all dumps of all files.
 pub fn run(arguments: &cli::Trace) -> Result<ExitCode> {
@@ -18,7 +19,6 @@ pub fn run(arguments: &cli::Trace) -> Result<ExitCode> {
     for path in &arguments.paths {
         collect(path, &mut files)?;
     }
-    let mut out = std::io::stdout().lock();
     for path in &files {
         let file = File::open(path).with_context(|| format!("cannot open {}", path.display()))?;
         let mut reader = BufReader::new(file);
@@ -27,10 +27,10 @@ pub fn run(arguments: &cli::Trace) -> Result<ExitCode> {
             let dump = dump.with_context(|| format!("cannot read {}", path.display()))?;
             if arguments.json {
                 for record in &dump.records {
-                    writeln!(out, "{}", serde_json::to_string(&Line::of(&dump, record))?)?;
+                    say!("{}", serde_json::to_string(&Line::of(&dump, record))?)?;
                 }
             } else {
-                show(&dump, &mut out)?;
+                show(&dump)?;
             }
         }
     }
@@ -89,12 +89,14 @@ fn flags(bits: u8) -> String {
         .collect()
 }
 
-fn show(dump: &Dump, out: &mut impl Write) -> Result<()> {
+fn show(dump: &Dump) -> Result<()> {
     let end = if dump.error.is_empty() { String::new() } else { format!(", {}", dump.error) };
-    writeln!(
-        out,
+    say!(
         "{} to {}: {} time-outs, {} bytes sent again{end}",
-        dump.local, dump.remote, dump.timeouts, dump.retransmitted_bytes
+        dump.local,
+        dump.remote,
+        dump.timeouts,
+        dump.retransmitted_bytes
     )?;
     let Some(first) = dump.records.first() else { return Ok(()) };
     // Numbers of each direction count from the first that is seen.
@@ -132,7 +134,7 @@ fn show(dump: &Dump, out: &mut impl Write) -> Result<()> {
             Some(Event::Refused) => format!("  refused {} for reason {b}", from(theirs)),
             None => format!("  {} {a} {b}", name(record)),
         };
-        writeln!(out, "{:>12.3} ms  {what}", f64::from(since_us) / 1e3)?;
+        say!("{:>12.3} ms  {what}", f64::from(since_us) / 1e3)?;
     }
     Ok(())
 }

@@ -10,6 +10,7 @@ use flowman_core::{Config, LinkConfig};
 
 use crate::cli;
 use crate::daemons::read_config;
+use crate::output::tell;
 use crate::signals::Asked;
 use crate::supervise::{Daemons, Sockets};
 
@@ -48,7 +49,7 @@ pub fn run(arguments: &cli::Up) -> Result<ExitCode> {
         })?;
     }
     daemons.wait_for_links(socket, config.links.len(), &asked)?;
-    eprintln!("plumb up: applications connect at {} (Ctrl-C ends)", socket.display());
+    tell!("plumb up: applications connect at {} (Ctrl-C ends)", socket.display());
     while !asked.yet() {
         daemons.check()?;
         std::thread::sleep(Duration::from_millis(100));
@@ -83,7 +84,7 @@ fn warn_of_merging(config: &Config) {
     for link in &config.links {
         let merging = netlink.active(&link.dev, &["rx-gro", "rx-gro-hw", "rx-lro"]);
         if merging.is_ok_and(|merging| !merging.is_empty()) {
-            eprintln!(
+            tell!(
                 "plumb up: {dev} merges received TCP frames, and merged ones are dropped: `ethtool -K {dev} gro off lro off` ends that",
                 dev = link.dev
             );

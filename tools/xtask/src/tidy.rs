@@ -12,6 +12,9 @@ const UNSAFE: [&str; 3] = ["rbuf/shm", "driver/link-packet", "tools/packetdrill"
 /// Lines after which a file is two.
 const LINES_MAX: usize = 900;
 
+/// Where `plumb` prints.
+const PRINTER: &str = "tools/plumb/src/output.rs";
+
 /// Runs all checks; says everything that is wrong.
 pub fn run() -> Result<ExitCode> {
     let root = root()?;
@@ -113,6 +116,9 @@ fn sources(root: &Path, wrong: &mut Vec<String>) -> Result<()> {
         if text.lines().count() > LINES_MAX {
             wrong.push(format!("{name} has more than {LINES_MAX} lines: it is two files"));
         }
+        if !test && !below("tools/xtask") && name != PRINTER {
+            prints(&name, &text, wrong);
+        }
         for (number, line) in text.lines().enumerate() {
             let sleeps = line.contains(concat!("thread::", "sleep"));
             if sleeps && name.contains("/tests/") {
@@ -129,6 +135,25 @@ fn sources(root: &Path, wrong: &mut Vec<String>) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// What a closed pipe or a full device would turn into a panic: the macros, and in `plumb` also what goes past
+/// its printer.
+fn prints(name: &str, text: &str, wrong: &mut Vec<String>) {
+    let code = text.split("#[cfg(test)]").next().unwrap_or_default();
+    let words: &[&str] = match name.starts_with("tools/plumb") {
+        true => &["println!(", "print!(", "io::stdout()", "io::stderr()"],
+        false => &["println!(", "print!("],
+    };
+    for (number, line) in code.lines().enumerate() {
+        // Whether it is a terminal is no output.
+        if words.iter().any(|word| line.contains(word)) && !line.contains("is_terminal()") {
+            wrong.push(format!(
+                "{name}:{}: prints so that a closed pipe is a panic; in `plumb`, `say!` and `tell!` do not",
+                number + 1
+            ));
+        }
+    }
 }
 
 fn architecture(root: &Path, crates: &[Member], wrong: &mut Vec<String>) -> Result<()> {

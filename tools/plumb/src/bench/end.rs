@@ -13,6 +13,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, bind, connect, listen,
 
 use crate::cli::{self, BenchDoes, Stack};
 use crate::daemons::die_with_parent;
+use crate::output::say;
 
 /// Bytes written and read at a time.
 const CHUNK: usize = 1 << 18;
@@ -28,7 +29,7 @@ pub fn run(arguments: &cli::BenchEnd) -> Result<ExitCode> {
         Stack::Plumb => work::<TcpStream>(arguments),
         Stack::Kernel => work::<KernelStream>(arguments),
     }?;
-    println!("{number}");
+    say!("{number}")?;
     Ok(ExitCode::SUCCESS)
 }
 
@@ -152,7 +153,7 @@ fn work<S: Stream>(arguments: &cli::BenchEnd) -> Result<f64> {
         }
         BenchDoes::Receive => {
             let listener = S::listen(at, true)?;
-            println!("ready");
+            say!("ready")?;
             let stream = S::accept(&listener)?;
             let mut chunk = vec![0; CHUNK];
             // From the first byte on.
@@ -186,7 +187,7 @@ fn work<S: Stream>(arguments: &cli::BenchEnd) -> Result<f64> {
         }
         BenchDoes::Accept => {
             let listener = S::listen(at, false)?;
-            println!("ready");
+            say!("ready")?;
             for _ in 0..count / callers * callers {
                 let stream = S::accept(&listener)?;
                 stream.read(&mut [0])?;
@@ -196,7 +197,7 @@ fn work<S: Stream>(arguments: &cli::BenchEnd) -> Result<f64> {
         BenchDoes::Hold => hold::<S>(at, count),
         BenchDoes::AcceptAndHold => {
             let listener = S::listen(at, false)?;
-            println!("ready");
+            say!("ready")?;
             let mut held = Vec::new();
             loop {
                 held.push(S::accept(&listener)?);
@@ -214,7 +215,7 @@ fn hold<S: Stream>(at: SocketAddr, count: u32) -> Result<f64> {
         held.push(S::connect(at, false)?);
     }
     let bytes = private_bytes().saturating_sub(before) as f64 / f64::from(count);
-    println!("{bytes}");
+    say!("{bytes}")?;
     let _ = std::io::stdin().lock().read_line(&mut String::new());
     drop(held);
     Ok(bytes)

@@ -16,6 +16,7 @@ use serde::Serialize;
 
 use crate::cli::{self, Pace, Stack, Way};
 use crate::lab::{self, Lab, Shape, this_program};
+use crate::output::{say, tell};
 use crate::signals::Asked;
 
 /// Fast enough not to be the limit.
@@ -216,11 +217,12 @@ pub fn run(arguments: &cli::Bench) -> Result<ExitCode> {
     lab::enter().map_err(|refused| anyhow::anyhow!("{refused}"))?;
     let asked = Asked::listen()?;
     if !arguments.json {
-        println!(
+        say!(
             "Plumb and the kernel against a Linux peer over veth, MTU 1500, no offloads at either end,\n\
              CUBIC, medians of {} runs (least to most), transfers of {} s",
-            arguments.runs, arguments.seconds
-        );
+            arguments.runs,
+            arguments.seconds
+        )?;
     }
     for figure in figures {
         let (name, unit) = (figure.name, figure.unit);
@@ -228,7 +230,7 @@ pub fn run(arguments: &cli::Bench) -> Result<ExitCode> {
         for _ in 0..arguments.runs {
             for stack in [Stack::Plumb, Stack::Kernel] {
                 if asked.yet() {
-                    eprintln!("plumb bench: interrupted");
+                    tell!("plumb bench: interrupted");
                     return Ok(ExitCode::from(INTERRUPTED));
                 }
                 if stack == Stack::Kernel && !figure.compared {
@@ -253,7 +255,7 @@ impl Measured {
         self.plumb.sort_by(f64::total_cmp);
         self.kernel.sort_by(f64::total_cmp);
         if json {
-            println!("{}", serde_json::to_string(self)?);
+            say!("{}", serde_json::to_string(self)?)?;
             return Ok(());
         }
         let median = |all: &[f64]| all.get(all.len() / 2).copied();
@@ -267,13 +269,13 @@ impl Measured {
             (Some(plumb), Some(kernel)) if kernel > 0.0 => format!("{:.2}", plumb / kernel),
             _ => String::new(),
         };
-        println!(
+        say!(
             "{:36} {:>9}   Plumb {:24} kernel {:24} {ratio}",
             self.name,
             self.unit,
             text(&self.plumb),
             text(&self.kernel)
-        );
+        )?;
         Ok(())
     }
 }

@@ -14,6 +14,7 @@ use tools_sim::World;
 
 use super::PAYLOAD_BYTES;
 use super::sink::{BIN_MS, Bin};
+use crate::output::say;
 
 /// Headers of a datagram's frame.
 const HEADER_BYTES: usize = 42;
@@ -261,16 +262,22 @@ impl Report {
     }
 
     /// Prints the table.
-    pub fn print(&self) {
-        println!(
+    pub fn print(&self) -> Result<()> {
+        say!(
             "wire occupancy (frame, check sequence, preamble and gap), as the receiver counted it:"
-        );
-        println!(
+        )?;
+        say!(
             "{:>16} {:>10} {:>10} {:>9} {:>9} {:>8} {:>5}",
-            "contract", "expected", "achieved", "error", "sd 200ms", "frames", "lost"
-        );
+            "contract",
+            "expected",
+            "achieved",
+            "error",
+            "sd 200ms",
+            "frames",
+            "lost"
+        )?;
         for flow in &self.flows {
-            println!(
+            say!(
                 "{:>16} {:>10.3} {:>10.3} {:>8.3}% {:>8.3}% {:>8} {:>5}",
                 format!("{} in {} ms", flow.slice_ms, flow.period_ms),
                 flow.expected_mbit,
@@ -279,13 +286,16 @@ impl Report {
                 flow.sd_200ms_pct,
                 flow.frames,
                 flow.lost
-            );
+            )?;
         }
-        println!(
+        say!(
             "{:>16} {:>10} {:>10.3} Mbit/s of {}",
-            "total", "", self.total_mbit, self.link.line_mbit
-        );
-        println!(
+            "total",
+            "",
+            self.total_mbit,
+            self.link.line_mbit
+        )?;
+        say!(
             "{} link, peer: {}; ping {} of {} answered, p50 {} us, p99 {} us; {} ARP requests answered",
             self.link.kind,
             self.link.peer,
@@ -294,15 +304,16 @@ impl Report {
             self.ping.p50_us,
             self.ping.p99_us,
             self.arp_answered
-        );
-        println!(
+        )?;
+        say!(
             "driver: {} ns of processor per frame, {} sent, {} received, {} rejected; the line stood still for {} ms, which is not counted",
             self.driver.cpu_ns_per_frame,
             self.driver.frames_tx,
             self.driver.frames_rx,
             self.driver.rejected,
             self.stall_ms
-        );
+        )?;
+        Ok(())
     }
 }
 

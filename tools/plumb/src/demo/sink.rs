@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cli;
 use crate::daemons::die_with_parent;
+use crate::output::say;
 
 /// Length of a bin: what the paper integrates bandwidth over.
 pub const BIN_NS: u64 = 200_000_000;
@@ -78,7 +79,7 @@ pub fn run(arguments: &cli::Sink) -> Result<ExitCode> {
         let (pings, host) = (Arc::clone(&pings), arguments.ping);
         std::thread::spawn(move || ping(host, &pings));
     }
-    println!("ready");
+    say!("ready")?;
     for bin in 0..bins {
         let end = begun + (bin + 1) * BIN_NS;
         std::thread::sleep(Duration::from_nanos(end.saturating_sub(monotonic_ns())));
@@ -102,7 +103,7 @@ pub fn run(arguments: &cli::Sink) -> Result<ExitCode> {
                 &mut pings.times_us.lock().expect("no panic while held"),
             ),
         };
-        println!("{}", serde_json::to_string(&line)?);
+        say!("{}", serde_json::to_string(&line)?)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -18,6 +18,7 @@ use tools_experiments::report;
 
 use crate::cli;
 use crate::daemons::policy;
+use crate::output::{say, tell};
 use crate::signals::Asked;
 
 /// Exit code of a program that was interrupted.
@@ -41,18 +42,18 @@ pub fn run(arguments: &cli::Experiment) -> Result<ExitCode> {
     for outcome in &mut outcomes {
         outcome.widen(arguments.widen);
         if arguments.json {
-            println!("{}", serde_json::to_string(outcome)?);
+            say!("{}", serde_json::to_string(outcome)?)?;
         } else {
-            println!("{}", report::text(outcome));
+            say!("{}", report::text(outcome))?;
         }
     }
     if let Some(folder) = &arguments.out {
         let written = report::write(folder, &outcomes, &command(arguments));
         written.map_err(|error| anyhow::anyhow!("cannot write results: {error}"))?;
-        eprintln!("plumb experiment: see {}", folder.join("report.html").display());
+        tell!("plumb experiment: see {}", folder.join("report.html").display());
     }
     if asked.yet() {
-        eprintln!(
+        tell!(
             "plumb experiment: interrupted; {} of {} are here",
             outcomes.len(),
             experiments.len()
@@ -73,12 +74,16 @@ fn verdict(outcomes: &[Outcome]) -> ExitCode {
     let mut good = true;
     for outcome in outcomes.iter().filter(|outcome| !outcome.pass) {
         good = false;
-        eprintln!("plumb experiment: {} ({}) missed its bands:", outcome.experiment, outcome.mode);
+        tell!("plumb experiment: {} ({}) missed its bands:", outcome.experiment, outcome.mode);
         for metric in outcome.missed() {
             let band = metric.band.map_or_else(String::new, |band| band.to_string());
-            eprintln!(
+            tell!(
                 "  {} {}, {}: {} {}, not {band}",
-                metric.subject, metric.item, metric.name, metric.value, metric.unit
+                metric.subject,
+                metric.item,
+                metric.name,
+                metric.value,
+                metric.unit
             );
         }
     }
@@ -164,7 +169,7 @@ fn simulate(
     while !asked.yet() {
         match results.recv_timeout(Duration::from_millis(100)) {
             Ok((outcome, took)) => {
-                eprintln!(
+                tell!(
                     "plumb experiment: {:<9} {} after {:.1} s",
                     outcome.experiment,
                     if outcome.pass { "held" } else { "missed" },

@@ -1,6 +1,6 @@
 //! The Linux peer of a lab: a process that holds a network namespace of its own.
 
-use std::io::{BufRead, Write};
+use std::io::BufRead;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
@@ -11,19 +11,19 @@ use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space}
 use crate::cli;
 use crate::daemons::die_with_parent;
 use crate::lab::namespace::leave;
+use crate::output::say;
 
 /// Holds the peer's namespace until standard input ends.
 pub fn hold(arguments: &cli::Peer) -> Result<ExitCode> {
     die_with_parent()?;
     leave(UnshareFlags::NEWNET).context("the peer gets no network namespace")?;
-    println!("ready");
+    say!("ready")?;
     let mut input = std::io::stdin().lock();
     let mut line = String::new();
     input.read_line(&mut line)?;
     if line.trim() == "configure" {
         configure(arguments)?;
-        println!("configured");
-        std::io::stdout().flush()?;
+        say!("configured")?;
     }
     // An interrupt at the keyboard is for the command in the lab; the lab's end closes this.
     let _asked = crate::signals::Asked::listen()?;

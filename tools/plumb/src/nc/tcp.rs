@@ -9,6 +9,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, anyhow};
 use plumb_net::{Options, TcpStream};
 
+use crate::output;
+
 /// For so long the peer may take to acknowledge the last bytes.
 const FINISH: Duration = Duration::from_secs(60);
 
@@ -43,14 +45,12 @@ fn send(mut stream: &TcpStream) -> Result<()> {
 }
 
 fn receive(mut stream: &TcpStream) -> Result<()> {
-    let mut output = std::io::stdout().lock();
     let mut buffer = vec![0; 1 << 16];
     loop {
         let bytes = stream.read(&mut buffer)?;
         if bytes == 0 {
             return Ok(());
         }
-        output.write_all(&buffer[..bytes])?;
-        output.flush()?;
+        output::bytes(&buffer[..bytes])?;
     }
 }

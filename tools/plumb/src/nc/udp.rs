@@ -1,6 +1,6 @@
 //! Datagrams: one for what each read of standard input gives.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Read};
 use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,6 +9,8 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use plumb_net::{Options, Udp};
+
+use crate::output;
 
 /// Talks over a UDP flow until standard input ends and nothing more comes.
 pub(super) fn run(
@@ -27,8 +29,7 @@ pub(super) fn run(
     } else {
         (options.connect(place)?, Vec::new())
     };
-    std::io::stdout().write_all(&first)?;
-    std::io::stdout().flush()?;
+    output::bytes(&first)?;
     let socket = Arc::new(socket);
     let ended = Arc::new(AtomicBool::new(false));
     let sender = {
@@ -65,9 +66,7 @@ fn receive(socket: &Udp, ended: &AtomicBool, wait: Duration) -> Result<()> {
     loop {
         match socket.recv(&mut buffer) {
             Ok(bytes) => {
-                let mut output = std::io::stdout().lock();
-                output.write_all(&buffer[..bytes])?;
-                output.flush()?;
+                output::bytes(&buffer[..bytes])?;
                 quiet_since = None;
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => {

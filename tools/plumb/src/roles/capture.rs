@@ -16,6 +16,7 @@ use rbuf_shm::monotonic_ns;
 use super::read_stamp;
 use crate::cli;
 use crate::daemons::die_with_parent;
+use crate::output::say;
 use crate::process::told_to_end;
 
 /// A frame that was seen.
@@ -84,7 +85,7 @@ pub fn run(arguments: &cli::Capture) -> Result<ExitCode> {
         arguments.ports.iter().map(listen).collect::<Result<_, _>>().context("cannot bind")?;
     let mut link = PacketLink::open_with_ring(&arguments.dev, None, SLOTS)?;
     let told = told_to_end();
-    println!("ready");
+    say!("ready")?;
     let offset = realtime_offset();
     let (mut all, mut lost) = (Vec::with_capacity(1 << 20), 0);
     loop {
@@ -112,7 +113,7 @@ pub fn run(arguments: &cli::Capture) -> Result<ExitCode> {
         file.write_all(&seen.to_bytes())?;
     }
     file.flush()?;
-    println!("{lost}");
+    say!("{lost}")?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -16,6 +16,7 @@ use tools_experiments::reception::Read;
 use super::{charged_ns, read_stamp};
 use crate::cli::{self, Labour};
 use crate::daemons::die_with_parent;
+use crate::output::say;
 use crate::process::{self, told_to_end};
 
 /// Buffers for what arrives while the application is at work, or not given the processor.
@@ -95,7 +96,7 @@ pub fn run(arguments: &cli::Reader) -> Result<ExitCode> {
         file.write_all(&read.read_ns.to_le_bytes())?;
     }
     file.flush()?;
-    println!("{total} {charged}");
+    say!("{total} {charged}")?;
     Ok(ExitCode::SUCCESS)
 }
 

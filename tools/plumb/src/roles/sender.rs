@@ -11,6 +11,7 @@ use rbuf_shm::monotonic_ns;
 use super::{STAMP_BYTES, stamp, wait_until};
 use crate::cli;
 use crate::daemons::die_with_parent;
+use crate::output::say;
 use crate::process;
 
 /// Whose stack it uses.
@@ -44,7 +45,7 @@ pub fn run(arguments: &cli::Sender) -> Result<ExitCode> {
     if arguments.hold {
         process::ready()?;
     } else {
-        println!("ready");
+        say!("ready")?;
     }
     let mut payload = vec![0; arguments.bytes.max(STAMP_BYTES)];
     let every_ns = arguments.every.map(|every| every.as_nanos() as u64);

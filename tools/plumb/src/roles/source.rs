@@ -14,6 +14,7 @@ use tools_experiments::measure::Quantiles;
 use super::{STAMP_BYTES, stamp};
 use crate::cli;
 use crate::daemons::die_with_parent;
+use crate::output::say;
 use crate::process;
 
 /// What a source did.
@@ -100,6 +101,6 @@ pub fn run(arguments: &cli::Source) -> Result<ExitCode> {
         late_p99_ns: late.at(0.99),
         late_max_ns: late.max(),
     };
-    println!("{}", serde_json::to_string(&sent)?);
+    say!("{}", serde_json::to_string(&sent)?)?;
     Ok(ExitCode::SUCCESS)
 }

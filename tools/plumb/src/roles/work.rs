@@ -8,6 +8,7 @@ use anyhow::Result;
 
 use super::charged_ns;
 use crate::daemons::die_with_parent;
+use crate::output::say;
 use crate::process;
 
 /// Computes until it is told to end, then prints units of work and nanoseconds charged.
@@ -25,6 +26,6 @@ pub fn run() -> Result<ExitCode> {
         }
         done += 1;
     }
-    println!("{done} {}", charged_ns() - begun);
+    say!("{done} {}", charged_ns() - begun)?;
     Ok(ExitCode::SUCCESS)
 }

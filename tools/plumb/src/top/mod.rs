@@ -15,6 +15,7 @@ use plumb_net::Host;
 use ratatui::crossterm::event::{self, Event, KeyCode, KeyEventKind, KeyModifiers};
 
 use crate::cli;
+use crate::output::{self, say};
 use crate::signals::Asked;
 use sample::{Report, Snapshot};
 use screen::{Screen, Step};
@@ -28,8 +29,10 @@ pub fn run(arguments: &cli::Top) -> Result<ExitCode> {
     let asked = Asked::listen()?;
     let mut terminal = ratatui::try_init()?;
     let result = live(&host, arguments, &asked, &mut terminal);
-    ratatui::restore();
-    result.map(|()| ExitCode::SUCCESS)
+    let restored = ratatui::try_restore();
+    result?;
+    restored?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn once(host: &Host, arguments: &cli::Top) -> Result<ExitCode> {
@@ -37,9 +40,9 @@ fn once(host: &Host, arguments: &cli::Top) -> Result<ExitCode> {
     std::thread::sleep(arguments.interval);
     let report = Report::between(&before, &Snapshot::take(host)?, sample::command);
     if arguments.json {
-        println!("{}", serde_json::to_string(&report)?);
+        say!("{}", serde_json::to_string(&report)?)?;
     } else {
-        print!("{}", screen::text(&report));
+        output::bytes(screen::text(&report).as_bytes())?;
     }
     Ok(ExitCode::SUCCESS)
 }

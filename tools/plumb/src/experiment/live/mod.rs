@@ -19,6 +19,7 @@ use tools_experiments::outcome::{Outcome, Part};
 use crate::cli::{self, LinuxPeer};
 use crate::daemons::stay_on;
 use crate::lab::{self, Lab, Shape};
+use crate::output::tell;
 use crate::signals::Asked;
 
 /// How long live runs take unless told otherwise: the paper's figures, and the rest.
@@ -49,7 +50,7 @@ pub fn run(
             if asked.yet() {
                 break;
             }
-            eprintln!("plumb experiment: {}, run {run} of {}", experiment.name(), arguments.runs);
+            tell!("plumb experiment: {}, run {run} of {}", experiment.name(), arguments.runs);
             let mut outcome = Outcome::new(experiment.name(), experiment.title(), "live");
             let result = live.one(experiment, &mut outcome);
             if let Some(policy) = &arguments.policy {
@@ -58,7 +59,7 @@ pub fn run(
             if asked.yet() {
                 outcome.interrupt("interrupted");
             } else if let Err(error) = result {
-                eprintln!("plumb experiment: {} failed: {error:#}", experiment.name());
+                tell!("plumb experiment: {} failed: {error:#}", experiment.name());
                 outcome.interrupt(&format!("{error:#}"));
             }
             runs.push(outcome);
