@@ -44,9 +44,9 @@ impl<'a> Segment<'a> {
         self.tcp.flags & flags != 0
     }
 
-    /// Whether it asks for a connection.
+    /// Whether it asks for a connection, and not for its end in one breath.
     pub(crate) const fn opens(&self) -> bool {
-        self.has(tcp_flag::SYN) && !self.has(tcp_flag::ACK | tcp_flag::RST)
+        self.has(tcp_flag::SYN) && !self.has(tcp_flag::ACK | tcp_flag::RST | tcp_flag::FIN)
     }
 
     /// What the sender's clock shows, if it says so (RFC 7323 §3.2).

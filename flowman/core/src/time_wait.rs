@@ -194,8 +194,11 @@ impl TimeWaits {
             waiting.until_ns = now_ns + TIME_WAIT_NS;
             self.queue.insert((waiting.until_ns, ends));
         }
-        if segment.data_bytes == 0 && !segment.has(tcp_flag::SYN | tcp_flag::FIN) {
-            // An acknowledgment is not acknowledged.
+        if segment.data_bytes == 0
+            && !segment.has(tcp_flag::SYN | tcp_flag::FIN)
+            && segment.tcp.sequence.get() == what.acknowledgment
+        {
+            // An acknowledgment is not acknowledged, unless the peer is elsewhere than both have ended.
             return Verdict::Silence;
         }
         let ms = (now_ns.saturating_sub(waiting.since_ns) / 1_000_000) as u32;

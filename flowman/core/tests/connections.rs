@@ -141,6 +141,9 @@ fn a_fin_that_comes_again_after_the_flow_was_closed_is_acknowledged_for_a_minute
     assert!(answer.options_iterator().any(|option| option == Ok(clocks.clone())));
     assert!(script.hear_segment(5000, |tcp| tcp.ack(1000), Some(300)).is_empty());
     assert!(script.hear_segment(5000, |tcp| tcp.rst(), None).is_empty(), "RFC 1337");
+    let [answer] = &script.hear_segment(6000, |tcp| tcp.ack(1000), Some(300))[..] else { panic!() };
+    assert_eq!(answer.acknowledgment_number, 5000, "the peer is not where both have ended");
+    assert!(script.hear_segment(9000, |tcp| tcp.syn().fin(), Some(400)).iter().all(|tcp| !tcp.syn));
 
     script.pass(59 * S);
     assert_eq!(script.told(|told| matches!(told, ToDriver::Unpark { .. })), 0, "it began anew");

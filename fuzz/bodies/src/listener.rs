@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
-use stack_tcp::{Config, Ecn, Listener, RouterError, Secret, Segment, State};
+use stack_tcp::{Config, Ecn, Error, Listener, RouterError, Secret, Segment, State};
 
 use crate::script::{Script, options};
 
@@ -78,8 +78,8 @@ impl Victim {
             _ => {
                 let quoted = self.last.get(&remote).map_or(0, |syn_ack| syn_ack.sequence);
                 let error = match script.byte() % 3 {
-                    0 => RouterError::Soft,
-                    1 => RouterError::Hard,
+                    0 => RouterError::Undelivered(Error::HostUnreachable),
+                    1 => RouterError::Undelivered(Error::Refused),
                     _ => RouterError::TooBig(script.word()),
                 };
                 let quoted = quoted.wrapping_add(u32::from(script.byte() / 128));

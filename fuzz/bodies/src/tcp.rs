@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use stack_tcp::{
-    Algorithm, Arrival, Config, Connection, Ecn, Identity, Keepalive, RouterError, Segment, State,
-    Transmit,
+    Algorithm, Arrival, Config, Connection, Ecn, Error, Identity, Keepalive, RouterError, Segment,
+    State, Transmit,
 };
 
 use crate::script::{Script, options};
@@ -119,8 +119,8 @@ impl Victim {
             },
             10 => {
                 let error = match script.byte() % 3 {
-                    0 => RouterError::Soft,
-                    1 => RouterError::Hard,
+                    0 => RouterError::Undelivered(Error::HostUnreachable),
+                    1 => RouterError::Undelivered(Error::Refused),
                     _ => RouterError::TooBig(script.word()),
                 };
                 let quoted = ISN.wrapping_add(u32::from(script.word()));

@@ -84,7 +84,9 @@ impl<L: Layer> Ip4<L> {
         }
         let destination = self.destination(&packet.hop)?;
         let mut header = Ipv4::new(self.source, destination, self.header.protocol, bytes as u16);
-        header.id = U16::new(self.id);
+        // Of packets that are never cut it means nothing (RFC 6864 §4.1); one count for all peers would tell
+        // each how many others there are.
+        header.id = U16::new(self.remote.map_or(0, |_| self.id));
         header.tos = self.service | packet.tos;
         header.ttl = self.header.ttl;
         header.fill_checksum();

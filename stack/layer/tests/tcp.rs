@@ -8,7 +8,7 @@ use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use rbuf_channel::{Data, End, HeapData, HeapWords, Pair, block_words};
 use stack_layer::{Arrived, Device, Ether, HEAD_BYTES_MAX, Peer, Tcp};
-use stack_tcp::{Ecn, Options, RouterError, Segment, Timestamps};
+use stack_tcp::{Ecn, Error, Options, RouterError, Segment, Timestamps};
 
 const US: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const PEER: Mac = Mac([2, 0, 0, 0, 0, 9]);
@@ -26,16 +26,20 @@ struct Two {
 }
 
 fn two() -> Two {
+    two_with(Some(Sap::new(THEIRS.into(), 5000)))
+}
+
+fn two_with(remote: Option<Sap>) -> Two {
     let fib = Fib {
         flow: FlowId { index: 0, generation: 0 },
         endpoints: Endpoints {
             transport: Transport::Tcp,
             local: Sap::new(OURS.into(), 4000),
-            remote: Some(Sap::new(THEIRS.into(), 5000)),
+            remote,
         },
         source: OURS.into(),
         source_mac: US,
-        next_hop_mac: Some(PEER),
+        next_hop_mac: remote.map(|_| PEER),
         mtu: 1500,
         unit_bytes: 1500,
         vlan: None,
@@ -174,9 +178,9 @@ fn a_router_is_heard_if_it_quotes_a_segment_of_this_flow() {
     let quote = two.sent()[14..42].to_vec();
     for (kind, code, expected) in [
         (3, 4, RouterError::TooBig(1400)),
-        (3, 1, RouterError::Soft),
-        (3, 3, RouterError::Hard),
-        (11, 0, RouterError::Soft),
+        (3, 1, RouterError::Undelivered(Error::HostUnreachable)),
+        (3, 3, RouterError::Undelivered(Error::Refused)),
+        (11, 0, RouterError::Undelivered(Error::HostUnreachable)),
     ] {
         two.deliver(&control(kind, code, 1400, &quote));
         let heard = two.stack.receive().unwrap();
@@ -193,6 +197,25 @@ fn a_router_is_heard_if_it_quotes_a_segment_of_this_flow() {
     two.deliver(&damaged);
     assert!(two.stack.receive().unwrap().is_none());
     assert_eq!(two.stack.damaged(), 3);
+}
+
+#[test]
+fn what_a_listener_says_tells_nobody_how_much_it_says_to_others() {
+    let none = [Pair { offset: 0, len: 0 }; 2];
+    let mut listener = two_with(None);
+    for last in [2, 3, 4] {
+        let address = SocketAddr::from(([10, 77, 0, last], 5000));
+        let to = Peer::At { address, mac: PEER };
+        listener.stack.send(&Segment::default(), to, none, 0).unwrap();
+        let frame = listener.sent();
+        assert_eq!(frame[18..22], [0, 0, 0x40, 0], "identification, don't fragment");
+    }
+    let mut connected = two();
+    let ids = [(); 3].map(|()| {
+        connected.stack.send(&Segment::default(), Peer::Connected, none, 0).unwrap();
+        connected.sent()[19]
+    });
+    assert_eq!(ids, [0, 1, 2]);
 }
 
 /// A segment of the peer whose IP header has `options`.

@@ -114,7 +114,8 @@ impl Options {
         self
     }
 
-    /// Offers explicit congestion notification for TCP (RFC 3168), and accepts it of others.
+    /// Offers explicit congestion notification for TCP (RFC 3168). Who offers it to us has it either way, as
+    /// with Linux's default.
     #[must_use]
     pub const fn ecn(mut self, on: bool) -> Self {
         self.ecn = on;

@@ -20,29 +20,39 @@ pub enum WriteError {
 /// What a router says about packets of a connection (RFC 9293 §3.9.2.2, RFC 5461).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RouterError {
-    /// May pass: net or host unreachable, source route failed, time exceeded, parameter problem.
-    Soft,
-    /// Does not pass: protocol or port unreachable.
-    Hard,
-    /// Packets must not be larger than this many bytes.
+    /// They do not arrive, and why.
+    Undelivered(Error),
+    /// They must not be larger than this many bytes.
     TooBig(u16),
 }
 
 impl RouterError {
-    /// What an IPv4 control message says (MUST-54, MUST-55); `mtu` is what it carries where a
-    /// fragmentation-needed message has the next hop's. `None` for what is no error, or is ignored.
+    /// What an IPv4 control message says (MUST-54, MUST-55), each code as Linux reads it; `mtu` is what it
+    /// carries where a fragmentation-needed message has the next hop's. `None` for what is no error, or is
+    /// ignored.
     pub const fn from_icmp_v4(kind: u8, code: u8, mtu: u16) -> Option<Self> {
         use IcmpV4Type as Type;
-        match (kind, code) {
-            (Type::UNREACHABLE, Type::FRAGMENTATION_NEEDED) => Some(Self::TooBig(mtu)),
-            (Type::UNREACHABLE, Type::PROTOCOL_UNREACHABLE | Type::PORT_UNREACHABLE) => {
-                Some(Self::Hard)
-            }
-            (Type::UNREACHABLE | Type::TIME_EXCEEDED | Type::PARAMETER_PROBLEM, _) => {
-                Some(Self::Soft)
-            }
-            _ => None,
-        }
+        let why = match (kind, code) {
+            (Type::UNREACHABLE, Type::FRAGMENTATION_NEEDED) => return Some(Self::TooBig(mtu)),
+            (Type::UNREACHABLE, Type::PROTOCOL_UNREACHABLE) => Error::ProtocolUnreachable,
+            (Type::UNREACHABLE, Type::PORT_UNREACHABLE) => Error::Refused,
+            (Type::UNREACHABLE, Type::SOURCE_ROUTE_FAILED) => Error::SourceRoute,
+            (Type::UNREACHABLE, Type::HOST_UNKNOWN) => Error::HostUnknown,
+            (Type::UNREACHABLE, Type::HOST_ISOLATED) => Error::HostIsolated,
+            (
+                Type::UNREACHABLE,
+                Type::NET_UNREACHABLE
+                | Type::NET_UNKNOWN
+                | Type::NET_PROHIBITED
+                | Type::NET_UNREACHABLE_FOR_SERVICE,
+            ) => Error::NetUnreachable,
+            // Also "host prohibited", "communication prohibited" and the precedences (RFC 1812 §5.2.7.1).
+            (Type::UNREACHABLE, 0..=Type::UNREACHABLE_CODE_MAX) => Error::HostUnreachable,
+            (Type::TIME_EXCEEDED, _) => Error::HostUnreachable,
+            (Type::PARAMETER_PROBLEM, _) => Error::Header,
+            _ => return None,
+        };
+        Some(Self::Undelivered(why))
     }
 }
 
@@ -222,20 +232,28 @@ impl Connection {
     /// A router quotes a segment of this connection and says what became of it.
     ///
     /// Believed only if the quoted number is in flight (RFC 5927 §4.1); an established connection is
-    /// never ended by it (MUST-56, RFC 5927 §5), for anybody can say it.
+    /// never ended by it (MUST-56, RFC 5927 §5), for anybody can say it. An attempt of ours is: whoever waits
+    /// for it had better know at once, and can try another address (RFC 5461 §4.1, as Linux does).
     pub fn on_router_error(&mut self, now_ns: u64, sequence: u32, error: RouterError) {
         let quoted = self.map.start().nearest(sequence);
         if self.state == State::Closed || quoted < self.map.start() || quoted >= self.map.end() {
             return;
         }
+        let is_attempt = !self.state.is_synchronised();
         match error {
             RouterError::TooBig(mtu) => {
                 if self.path.too_big(now_ns, mtu) {
                     self.mtu_changed(now_ns);
                 }
             }
-            RouterError::Hard if !self.state.is_synchronised() => self.fail(now_ns, Error::Refused),
-            RouterError::Hard | RouterError::Soft => self.soft_error = Some(Error::Unreachable),
+            RouterError::Undelivered(why) if is_attempt && !self.passive => self.fail(now_ns, why),
+            // Whoever asked for this connection is not there, or speaks no TCP.
+            RouterError::Undelivered(why @ (Error::Refused | Error::ProtocolUnreachable))
+                if is_attempt =>
+            {
+                self.fail(now_ns, why);
+            }
+            RouterError::Undelivered(why) => self.soft_error = Some(why),
         }
     }
 

@@ -5,6 +5,7 @@
 
 use base_wire::tcp_flag;
 
+use crate::congestion::Window;
 use crate::connection::{Connection, Error, State, TICK_NS};
 use crate::receiver::{Keep, Placed};
 use crate::segment::Ecn;
@@ -131,9 +132,11 @@ impl Connection {
     /// Our SYN is acknowledged.
     fn established(&mut self, now_ns: u64, segment: &Segment, ack: Position) {
         let again = self.map.front().is_some_and(|syn| !syn.is_first());
-        let tries = self.rtt.backoff();
+        let tries = self.counts.timeouts;
         self.acknowledge(now_ns, segment, ack, false);
         if again {
+            // What was learned of the path from a SYN that was not answered is nothing (as Linux sees it).
+            self.window = Window::initial(self.window.segment);
             // RFC 5681 §3.1: a lost SYN is a sign of congestion; RFC 6928 §2: one may have been slow.
             if tries > 1 {
                 self.window.bytes = self.window.segment;
@@ -168,6 +171,13 @@ impl Connection {
         if !self.take_acknowledgment(now_ns, &segment, start) {
             return Arrival::default();
         }
+        if self.state == State::TimeWait
+            && segment.sequence_bytes() == 0
+            && start != self.receive.next()
+        {
+            // The peer is not where both have ended; it had better know (RFC 9293 §3.10.7.4).
+            self.challenge(now_ns);
+        }
         self.note_congestion(&segment);
         self.note_urgent(&segment, start);
         Arrival { keep: self.take_payload(now_ns, &segment, start), reopens: None }
@@ -185,8 +195,6 @@ impl Connection {
     /// Whether a SYN may open the connection anew (RFC 6191 §2, RFC 9293 MUST-13 and SHLD-4): it is
     /// newer than all of this one, by its timestamp, or by its number where the clocks say nothing.
     fn reopens(&self, segment: &Segment, start: Position) -> bool {
-        let opens =
-            segment.has(tcp_flag::SYN) && segment.flags & (tcp_flag::ACK | tcp_flag::RST) == 0;
         let higher = start > self.receive.next();
         let newer = match segment.options.timestamps.filter(|_| self.config.timestamps) {
             Some(clocks) if self.clock.on => {
@@ -197,7 +205,7 @@ impl Connection {
             Some(_) => true,
             None => higher,
         };
-        opens && newer
+        segment.opens() && newer
     }
 
     /// Sequence number, timestamp, RST, SYN; whether the segment is to be processed further.
@@ -301,11 +309,7 @@ impl Connection {
                 self.timers.stop();
             }
             State::SynReceived => self.fail(now_ns, Error::Refused),
-            // All that was written has arrived (MUST-12: otherwise the application hears of it).
-            State::Closing | State::LastAck if self.unacknowledged() == 0 => {
-                self.enter(now_ns, State::Closed);
-                self.timers.stop();
-            }
+            // MUST-12. Also where all that was written has arrived: the peer took none of our FIN.
             _ => self.fail(now_ns, Error::Reset),
         }
     }

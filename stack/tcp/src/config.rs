@@ -49,6 +49,9 @@ pub struct Config {
     pub rto_max_ns: u64,
     /// R2 (MUST-20, MUST-21): data unacknowledged for so long ends the connection.
     pub user_timeout_ns: u64,
+    /// So many time-outs of a SYN of ours are not doubled: what is lost first is a packet, not a path (MUST-19
+    /// asks for doubling from the first on; Linux has these four).
+    pub syn_linear_timeouts: u8,
     /// R2 of a SYN (MUST-23: 3 minutes at least).
     pub syn_timeout_ns: u64,
     /// Keep-alive probes, if any (MUST-24, MUST-25: only if asked for).
@@ -123,7 +126,8 @@ impl Default for Config {
             sack: true,
             window_scaling: true,
             ecn: false,
-            ecn_accepted: false,
+            ecn_accepted: true,
+            syn_linear_timeouts: 4,
             congestion: Algorithm::Cubic,
             restart_after_idle: true,
             no_delay: false,

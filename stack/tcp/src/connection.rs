@@ -65,9 +65,27 @@ pub enum Error {
     /// The peer did not answer for as long as it may take.
     #[error("the peer does not answer")]
     TimedOut,
-    /// A router says that the peer cannot be reached.
-    #[error("no way leads to the peer")]
-    Unreachable,
+    /// A router says that no way leads to the peer's net, or that nothing may pass to it.
+    #[error("a router says that no way leads to the peer's net")]
+    NetUnreachable,
+    /// A router says that the peer is not to be reached, or that nothing may pass to it.
+    #[error("a router says that the peer cannot be reached")]
+    HostUnreachable,
+    /// A router says that there is no such host.
+    #[error("a router says that there is no such host")]
+    HostUnknown,
+    /// A router says that the peer is cut off.
+    #[error("a router says that the peer is isolated")]
+    HostIsolated,
+    /// The peer speaks no TCP.
+    #[error("the peer does not speak TCP")]
+    ProtocolUnreachable,
+    /// A router cannot follow the source route.
+    #[error("a router cannot follow the source route")]
+    SourceRoute,
+    /// A router, or the peer, finds a header wrong.
+    #[error("a router finds the header of a packet wrong")]
+    Header,
     /// This side aborted the connection.
     #[error("the connection was aborted by this side")]
     Aborted,
@@ -261,8 +279,7 @@ impl Connection {
     /// Begins to accept a connection with a SYN that came to a listener. `None` if the segment is not
     /// one that opens a connection.
     pub fn accept(now_ns: u64, config: Config, identity: Identity, syn: &Segment) -> Option<Self> {
-        let opens = syn.has(tcp_flag::SYN) && syn.flags & (tcp_flag::ACK | tcp_flag::RST) == 0;
-        if !opens {
+        if !syn.opens() {
             return None;
         }
         let mut connection = Self::new(now_ns, config, identity, State::SynReceived, true);

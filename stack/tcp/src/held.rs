@@ -110,12 +110,14 @@ impl Held {
         }
     }
 
-    /// Appends the stretches to report, the latest first (RFC 2018 §4).
+    /// Appends the stretches to report, the latest first (RFC 2018 §4). One that stands there already, as a
+    /// duplicate, is repeated: so the peer can tell that it is one (RFC 2883 §4).
     pub(crate) fn report(&self, blocks: &mut SackBlocks) {
+        let before = blocks.as_slice().len();
         let latest = self.recent.iter().flatten().filter_map(|at| self.holding(*at));
         for stretch in latest {
             let block = (stretch.start.wire(), stretch.end.wire());
-            if !blocks.as_slice().contains(&block) && !blocks.push(block.0, block.1) {
+            if !blocks.as_slice()[before..].contains(&block) && !blocks.push(block.0, block.1) {
                 return;
             }
         }

@@ -69,7 +69,7 @@
 //! | 5681, 6928, 7661 | windows: initial, after idleness, and not without use | `congestion`, `transmit` |
 //! | 9438, 9406 | CUBIC and HyStart++ | [`Cubic`] |
 //! | 3168 | marks instead of losses | `arrive`, `transmit`, `recovery` |
-//! | 1191, 8201, 4821, 5927 | what the path carries, and whom to believe about it | `path`, `application` |
+//! | 1191, 8201, 4821, 5461, 5927 | what the path carries, and whom to believe about it | `path`, `application` |
 //! | 6056 | local ports: the flow manager's affair | – |
 //!
 //! # Deviations
@@ -81,6 +81,10 @@
 //! | 9293 §3.8.6.1 | probes of a closed window carry a byte | they carry an old number and no byte; every peer answers what it cannot accept, and no byte has to be taken back |
 //! | 9293 §3.10.7.4 | empty segments left of the window are not acceptable | those down to our last acknowledgment are, as Linux does: data may overtake acknowledgments |
 //! | 9293 §3.7.1 | segments no larger than the MSS that the peer announces | one below 48 is taken for 48: CVE-2019-11479 made senders work for nothing |
+//! | 9293 §3.9.2.2 | "unreachable" ends no attempt to connect | it does, at once (RFC 5461 §4.1), with the error that Linux has for each code |
+//! | 9293 §3.10.7.2 | a FIN beside a SYN is ignored in LISTEN | the segment is dropped, as Linux does: it is a scanner's |
+//! | 6298 §5.5 | each time-out doubles the next | not the first four of a SYN, as Linux since 6.5 ([`Config::syn_linear_timeouts`]) |
+//! | 9438 §4.6 | a time-out leaves 0.7 of what was in flight | of the window, which does not grow unused: what was in flight may have been one segment |
 //! | 9293 §3.6 | a connection of which a FIN is awaited that a duplicate SYN has reopened goes back to TIME-WAIT | it ends: RFC 6191 makes such a duplicate unlikely, and no host is known that goes back |
 //! | 9293 §3.8.6.2.1 | a segment as large as the window allows | none larger than half of the largest window: two can then be under way, and none waits for a delayed acknowledgment |
 //! | 9293 §3.10.4 | a CLOSE in SYN-RECEIVED sends a FIN at once | the FIN waits for the handshake, as data does |

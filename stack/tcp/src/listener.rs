@@ -137,7 +137,7 @@ impl<W: Copy> Listener<W> {
             }
             return accepted;
         }
-        if segment.has(tcp_flag::SYN) {
+        if segment.opens() {
             self.on_syn(now_ns, (remote, way), segment, full, None);
         }
         None

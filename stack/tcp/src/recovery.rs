@@ -7,7 +7,7 @@
 use base_wire::tcp_flag;
 
 use crate::congestion::{Acked, Window};
-use crate::connection::Connection;
+use crate::connection::{Connection, State};
 use crate::detection::{News, Rack};
 use crate::send_map::Fate;
 use crate::tail::TailProbe;
@@ -327,9 +327,7 @@ impl Connection {
         let flight = self.map.end() - self.map.start();
         let fresh = self.recovery.phase == Phase::Open;
         if !fresh && phase == Phase::Loss {
-            // RFC 5681 §3.1, equation 4: the flight of now counts.
-            let half = (flight / 2).max(2 * self.window.segment);
-            self.window.threshold = self.window.threshold.min(half);
+            self.window.threshold = self.control.timed_out_again(&self.window, flight);
         }
         if fresh {
             let window = self.window;
@@ -423,7 +421,11 @@ impl Connection {
         let una = self.map.start();
         self.trace.record(now_ns, Event::TimedOut, una.wire(), timeout_us as u32);
         self.counts.timeouts += 1;
-        self.rtt.back_off();
+        if self.state != State::SynSent
+            || self.counts.timeouts > u64::from(self.config.syn_linear_timeouts)
+        {
+            self.rtt.back_off();
+        }
         if self.map.front().is_some_and(|front| front.fate == Fate::Sacked) {
             // The peer had it, and has it no longer (RFC 2018 §8).
             self.map.unmark_sacked();

@@ -132,6 +132,13 @@ impl Segment {
         self.flags & flags == flags
     }
 
+    /// Whether it asks for a connection; one that ends it in the same breath does not (nor does Linux
+    /// answer it: nobody means that).
+    pub const fn opens(&self) -> bool {
+        let others = tcp_flag::ACK | tcp_flag::RST | tcp_flag::FIN;
+        self.has(tcp_flag::SYN) && self.flags & others == 0
+    }
+
     /// Sequence space it takes: payload, SYN and FIN.
     pub const fn sequence_bytes(&self) -> u64 {
         self.payload_bytes as u64 + self.has(tcp_flag::SYN) as u64 + self.has(tcp_flag::FIN) as u64

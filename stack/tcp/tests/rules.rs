@@ -223,14 +223,61 @@ fn routers_are_believed_about_what_is_in_flight_and_end_nothing() {
     let before = a.segment_bytes();
     a.on_router_error(S, inside.wrapping_sub(50_000), RouterError::TooBig(1000));
     assert_eq!(a.segment_bytes(), before);
-    a.on_router_error(S, inside, RouterError::Hard);
-    assert_eq!((a.state(), a.soft_error()), (State::Established, Some(Error::Unreachable)));
+    a.on_router_error(S, inside, RouterError::Undelivered(Error::Refused));
+    assert_eq!((a.state(), a.soft_error()), (State::Established, Some(Error::Refused)));
     a.on_router_error(S, inside, RouterError::TooBig(1000));
     assert_eq!(a.segment_bytes(), 948);
     let window = a.info().window_bytes;
     let again = sent(&mut a, S + MS);
     assert!(!again.is_empty() && again.iter().all(|t| t.segment.payload_bytes <= 948));
     assert_eq!(a.info().window_bytes, window, "it was not congestion");
+}
+
+#[test]
+fn whatever_a_router_says_of_our_syn_ends_the_attempt_with_the_kernels_error() {
+    let all = [
+        (3, 0, Error::NetUnreachable),
+        (3, 1, Error::HostUnreachable),
+        (3, 2, Error::ProtocolUnreachable),
+        (3, 3, Error::Refused),
+        (3, 5, Error::SourceRoute),
+        (3, 6, Error::NetUnreachable),
+        (3, 7, Error::HostUnknown),
+        (3, 8, Error::HostIsolated),
+        (3, 9, Error::NetUnreachable),
+        (3, 10, Error::HostUnreachable),
+        (3, 11, Error::NetUnreachable),
+        (3, 12, Error::HostUnreachable),
+        (3, 13, Error::HostUnreachable),
+        (3, 14, Error::HostUnreachable),
+        (3, 15, Error::HostUnreachable),
+        (11, 0, Error::HostUnreachable),
+        (12, 0, Error::Header),
+    ];
+    for (kind, code, error) in all {
+        let said = RouterError::from_icmp_v4(kind, code, 0).unwrap();
+        let mut attempt = Connection::connect(MS, Config::default(), identity(7));
+        let syn = sent(&mut attempt, MS)[0].segment;
+        // About nothing that was sent: anybody could say it.
+        attempt.on_router_error(MS, syn.sequence.wrapping_add(1), said);
+        assert_eq!(attempt.state(), State::SynSent);
+        attempt.on_router_error(MS, syn.sequence, said);
+        assert_eq!(
+            (attempt.state(), attempt.error()),
+            (State::Closed, Some(error)),
+            "{kind} {code}"
+        );
+        assert!(sent(&mut attempt, MS).is_empty());
+
+        let (mut open, _) = pair();
+        open.write(1000, false).unwrap();
+        let data = sent(&mut open, S)[0].segment;
+        open.on_router_error(S, data.sequence, said);
+        assert_eq!((open.state(), open.soft_error()), (State::Established, Some(error)));
+    }
+    for ignored in [(3, 16), (4, 0), (5, 0), (0, 0), (8, 0)] {
+        assert_eq!(RouterError::from_icmp_v4(ignored.0, ignored.1, 0), None);
+    }
 }
 
 #[test]

@@ -31,15 +31,19 @@ errno! {
     ECONNRESET Reset "the peer reset the connection";
     EADDRINUSE AddressInUse "the address is in use";
     EDESTADDRREQ NoDestination "there is no destination";
+    EHOSTDOWN HostDown "there is no such host";
     EHOSTUNREACH HostUnreachable "no way leads to the peer";
     EINPROGRESS InProgress "it has begun";
     EINVAL Invalid "an argument is wrong";
     EISCONN IsConnected "there is a connection already";
     EMSGSIZE TooBig "the message is too large";
+    ENETUNREACH NetUnreachable "no way leads to the peer's net";
+    ENONET NotOnNet "the peer is isolated";
     ENOPROTOOPT NoSuchOption "there is no such option";
     ENOTCONN NotConnected "there is no connection";
     EOPNOTSUPP NotSupported "the socket cannot do that";
     EPIPE Pipe "this side has closed";
+    EPROTO Protocol "a header is wrong";
     ETIMEDOUT TimedOut "the peer does not answer";
 }
 
@@ -50,7 +54,13 @@ impl From<stack_tcp::Error> for Errno {
             Error::Refused => Self::Refused,
             Error::Reset => Self::Reset,
             Error::TimedOut => Self::TimedOut,
-            Error::Unreachable => Self::HostUnreachable,
+            Error::NetUnreachable => Self::NetUnreachable,
+            Error::HostUnreachable => Self::HostUnreachable,
+            Error::HostUnknown => Self::HostDown,
+            Error::HostIsolated => Self::NotOnNet,
+            Error::ProtocolUnreachable => Self::NoSuchOption,
+            Error::SourceRoute => Self::NotSupported,
+            Error::Header => Self::Protocol,
             Error::Aborted => Self::ConnectionAborted,
         }
     }

@@ -41,6 +41,9 @@ impl Settings {
             ("timestamps", Some(on)) => config.timestamps = on != 0,
             ("sack", Some(on)) => config.sack = on != 0,
             ("window_scaling", Some(on)) => config.window_scaling = on != 0,
+            ("syn_linear_timeouts", Some(count)) => {
+                config.syn_linear_timeouts = u8::try_from(count).unwrap_or(u8::MAX);
+            }
             // 2 accepts it of others and does not offer it.
             ("ecn", Some(on)) => (config.ecn, config.ecn_accepted) = (on == 1, on == 2),
             ("min_tso_segs", Some(value)) => {

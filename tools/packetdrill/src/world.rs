@@ -84,6 +84,7 @@ fn settings() -> Settings {
         "sack",
         "window_scaling",
         "ecn",
+        "syn_linear_timeouts",
         "mtu_probing",
         "slow_start_after_idle",
         "min_tso_segs",

@@ -193,7 +193,12 @@ fn io_error(error: stack_tcp::Error) -> io::Error {
         Tcp::Refused => io::ErrorKind::ConnectionRefused,
         Tcp::Reset => io::ErrorKind::ConnectionReset,
         Tcp::TimedOut => io::ErrorKind::TimedOut,
-        Tcp::Unreachable => io::ErrorKind::HostUnreachable,
+        Tcp::NetUnreachable => io::ErrorKind::NetworkUnreachable,
+        Tcp::HostUnreachable | Tcp::HostUnknown | Tcp::HostIsolated => {
+            io::ErrorKind::HostUnreachable
+        }
+        Tcp::ProtocolUnreachable | Tcp::SourceRoute => io::ErrorKind::Unsupported,
+        Tcp::Header => io::ErrorKind::Other,
         Tcp::Aborted => io::ErrorKind::ConnectionAborted,
     };
     io::Error::new(kind, error)

@@ -136,12 +136,19 @@ impl Congestion for Cubic {
         remains(window, flight, Self::DECREASE.0, Self::DECREASE.1)
     }
 
-    fn timed_out(&mut self, window: &Window, flight: u64) -> u64 {
-        let threshold = self.congested(window, flight);
+    fn timed_out(&mut self, window: &Window, _flight: u64) -> u64 {
+        // §4.6 permits the window in place of the flight where it does not grow unused, which it does not
+        // (`acked`). What happens to be the last of a request says little of the path (as Linux sees it).
+        let threshold = self.congested(window, window.bytes);
         // §4.8: after a time-out the curve begins where congestion avoidance does.
         self.curve.congested_at = 0;
         self.hystart = HyStart::new();
         threshold
+    }
+
+    fn timed_out_again(&mut self, window: &Window, _flight: u64) -> u64 {
+        // One reduction for one episode, as Linux does.
+        window.threshold
     }
 
     fn undo(&mut self) {

@@ -79,6 +79,12 @@ pub trait Congestion: Debug + Send {
         self.congested(window, flight)
     }
 
+    /// The time-out expired in an episode for which the window was reduced already. Returns the new threshold:
+    /// by RFC 5681 §3.1, equation 4, the flight of now counts.
+    fn timed_out_again(&mut self, window: &Window, flight: u64) -> u64 {
+        window.threshold.min((flight / 2).max(2 * window.segment))
+    }
+
     /// What was taken for congestion was none; window and threshold are what they were before.
     fn undo(&mut self) {}
 
