@@ -31,9 +31,7 @@ pub struct Answer {
 pub enum Request {
     /// First request. Answered by [`Reply::Welcome`].
     Hello,
-    /// Share arenas with a link's driver. Answered by [`Reply::Joined`].
-    ///
-    /// Descriptors: control-out arena, transmit data arena, receive data arena, doorbell eventfd.
+    /// Share arenas with a link's driver, which makes them. Answered by [`Reply::Joined`].
     Join(JoinOffer),
     /// Reserve a local access point. Answered by [`Reply::Bound`].
     Bind {
@@ -110,7 +108,7 @@ pub struct TimeWait {
     pub clocks: Option<(u32, u32)>,
 }
 
-/// How an application offers its arenas to a driver.
+/// What an application wants to share with a driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JoinOffer {
     /// Number of a link in [`Reply::Welcome`].
@@ -145,7 +143,8 @@ pub enum Reply {
         /// Links to choose from.
         links: Vec<LinkInfo>,
     },
-    /// The driver shares its arenas. Descriptors: control-in arena, driver doorbell.
+    /// The driver has made what they share. Descriptors: control-out, control-in, transmit data and receive
+    /// data arenas, the application's doorbell, the driver's bell.
     Joined,
     /// The access point is reserved.
     Bound {

@@ -39,10 +39,7 @@ pub struct FlowLayout {
 /// What the flow manager tells a driver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToDriver {
-    /// A domain joins. Answered by [`FromDriver::DomainAdded`].
-    ///
-    /// Descriptors: control-out arena, transmit data arena, receive data arena, and the eventfd
-    /// that wakes the domain.
+    /// A domain joins: make its arenas and doorbells. Answered by [`FromDriver::DomainAdded`].
     AddDomain {
         /// Its name from now on.
         domain: DomainId,
@@ -124,12 +121,12 @@ pub enum ToDriver {
 /// Why a driver could not do what it was told; never because of what is already installed.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 pub enum InstallError {
-    /// An arena descriptor is not what it must be.
-    #[error("{arena} arena: {problem}")]
-    Arena {
-        /// Which arena.
-        arena: String,
-        /// What is wrong with it.
+    /// The driver is short of memory, descriptors or address space.
+    #[error("{what} could not be made: {problem}")]
+    Memory {
+        /// Which arena, or a doorbell.
+        what: String,
+        /// What the kernel says.
         problem: String,
     },
     /// A region lies outside its arena or is not aligned.
@@ -165,7 +162,8 @@ pub enum FromDriver {
     },
     /// The domain can open flows, or not.
     ///
-    /// Descriptors, if it can: control-in arena (read-only), and the eventfd that wakes the driver.
+    /// Descriptors, if it can: control-out, control-in (read-only), transmit data and receive data arenas, the
+    /// domain's end of its doorbell, and the eventfd that wakes the driver.
     DomainAdded {
         /// Which.
         domain: DomainId,

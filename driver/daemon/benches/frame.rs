@@ -4,17 +4,16 @@
 //! is measured is everything the driver does: events, scheduling, template, copy, demultiplexing,
 //! bills. Medians over bursts of 64 frames. "few" is eight active flows among the open ones.
 
-use std::os::fd::AsFd;
 use std::time::Instant;
 
 use base_flow::{Contract, Endpoints, Fib, FlowId, Rate, Sap, Transport};
 use base_rpc::{DomainId, FlowLayout};
 use base_wire::{Header, Ipv4, Mac, Protocol};
 use driver_core::{Driver, Limits, bill_words};
-use driver_daemon::ShmArenas;
+use driver_daemon::{Joined, ShmArenas};
 use driver_link::null::NullLink;
 use rbuf_channel::{Data, IoRec, Pair};
-use rbuf_domain::{Domain, Ends, Offer};
+use rbuf_domain::{Domain, Ends};
 use rbuf_shm::{Access, Arena, ShmWords, monotonic_ns};
 
 const US: Mac = Mac([2, 0, 0, 0, 0, 1]);
@@ -58,7 +57,7 @@ impl Bench {
     fn new(flows: u32, active: u32, payload: usize) -> Self {
         let words = bill_words(flows);
         let counters =
-            Arena::create("bench", words as u64 * 8, words as u64 * 8, Access::Read).unwrap();
+            Arena::create("bench", words as u64 * 8, Access::Write, Access::Read).unwrap();
         let limits =
             Limits { flows_max: flows, burst: BURST, events: 1 << 17, ..Limits::default() };
         let rate = Rate::bits(Rate::MAX_BITS_PER_S).unwrap();
@@ -68,13 +67,9 @@ impl Bench {
             Driver::new(link, rate, 10_000, limits, words, [1, 2], monotonic_ns()).unwrap();
         driver.set_addresses(&["10.0.0.1/8".parse().unwrap()]);
 
-        let offer = Offer::new(flows).unwrap();
-        let files = offer.descriptors().map(|file| file.try_clone_to_owned().unwrap()).into();
-        let arenas = ShmArenas::accept(files).unwrap();
-        let control_in = arenas.control_in_arena().file().try_clone_to_owned().unwrap();
+        let Joined { arenas, passed, .. } = ShmArenas::make().unwrap();
         driver.add_domain(DomainId(1), arenas, flows).unwrap();
-        let bell = rbuf_shm::Doorbell::new().unwrap().1.as_fd().try_clone_to_owned().unwrap();
-        let domain = Domain::new(offer, control_in, bell).unwrap();
+        let domain = Domain::new(flows, passed.into()).unwrap();
 
         let mut bench = Self {
             driver,

@@ -1,12 +1,13 @@
 //! The arenas a domain shares with this process.
 
-use std::os::fd::OwnedFd;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use base_rpc::InstallError;
 use driver_core::Arenas;
 use rbuf_channel::{AtomicU64, Park};
-use rbuf_domain::{CONTROL_BYTES_MAX, DATA_BYTES_MAX};
-use rbuf_shm::{Access, Arena, ArenaError, Futex, Ringer, ShmData, ShmWords};
+use rbuf_domain::{CONTROL_BYTES_MAX, DATA_BYTES_MAX, Passed};
+use rbuf_shm::{Access, Arena, ArenaError, Doorbell, DriverBell, Futex, Ringer, ShmData, ShmWords};
 
 /// Arenas in memory shared with the domain.
 #[derive(Debug)]
@@ -18,59 +19,56 @@ pub struct ShmArenas {
     bell: Ringer,
 }
 
+/// What is made for a domain that joins.
+#[derive(Debug)]
+pub struct Joined {
+    /// The driver's side.
+    pub arenas: ShmArenas,
+    /// What the domain will ring to wake the driver.
+    pub bell: DriverBell,
+    /// What goes to the domain.
+    pub passed: Passed,
+}
+
 impl ShmArenas {
-    /// Accepts a domain's descriptors (control-out, transmit data, receive data, doorbell) and
-    /// makes the driver's control arena.
+    /// Makes arenas and doorbells for a domain, at their full size: pages cost memory only once they are
+    /// written.
     ///
     /// # Errors
     ///
-    /// What is wrong with which descriptor.
-    pub fn accept(descriptors: Vec<OwnedFd>) -> Result<Self, InstallError> {
+    /// Out of memory, descriptors or address space.
+    pub fn make() -> Result<Joined, InstallError> {
+        use Access::{Read, Write};
         let problem = |arena: &'static str| {
-            move |error: ArenaError| InstallError::Arena {
-                arena: arena.into(),
+            move |error: ArenaError| InstallError::Memory {
+                what: arena.into(),
                 problem: error.to_string(),
             }
         };
-        let Ok([control_out, tx_data, rx_data, bell]) = <[OwnedFd; 4]>::try_from(descriptors)
-        else {
-            return Err(InstallError::Arena {
-                arena: "all".into(),
-                problem: "four descriptors are needed".into(),
-            });
+        let make = |name: &'static str, bytes, ours, others| {
+            Arena::create(name, bytes, ours, others).map_err(problem(name))
         };
-        let bell = Ringer::from(bell);
-        Ok(Self {
-            control_out: Arena::open(control_out, Access::Read, CONTROL_BYTES_MAX)
-                .map_err(problem("control-out"))?,
-            tx_data: Arena::open(tx_data, Access::Read, DATA_BYTES_MAX)
-                .map_err(problem("transmit data"))?,
-            rx_data: Arena::open(rx_data, Access::Write, DATA_BYTES_MAX)
-                .map_err(problem("receive data"))?,
-            // At its full size at once, so that a domain can map a flow's block before the driver
-            // has heard of the flow; pages cost memory only once they are written.
-            control_in: Arena::create(
-                "plumb-control-in",
-                CONTROL_BYTES_MAX,
-                CONTROL_BYTES_MAX,
-                Access::Read,
-            )
-            .map_err(problem("control-in"))?,
-            bell,
-        })
-    }
-
-    /// The driver's control arena, for the domain.
-    pub const fn control_in_arena(&self) -> &Arena {
-        &self.control_in
-    }
-
-    /// `get` from an arena that its creator may have grown since we last looked.
-    fn grown<T>(arena: &Arena, get: impl Fn(&Arena) -> Option<T>) -> Option<T> {
-        get(arena).or_else(|| {
-            arena.refresh().ok()?;
-            get(arena)
-        })
+        let control_out = make("plumb-control-out", CONTROL_BYTES_MAX, Read, Write)?;
+        let control_in = make("plumb-control-in", CONTROL_BYTES_MAX, Write, Read)?;
+        let tx_data = make("plumb-tx-data", DATA_BYTES_MAX, Read, Write)?;
+        let rx_data = make("plumb-rx-data", DATA_BYTES_MAX, Write, Read)?;
+        let os = |error: io::Error| InstallError::Memory {
+            what: "a doorbell".into(),
+            problem: error.to_string(),
+        };
+        let (bell, ringer) = Doorbell::new().map_err(os)?;
+        let driver_bell = DriverBell::new().map_err(os)?;
+        let copy = |file: BorrowedFd<'_>| file.try_clone_to_owned().map_err(os);
+        let passed = Passed {
+            control_out: copy(control_out.file())?,
+            control_in: copy(control_in.file())?,
+            tx_data: copy(tx_data.file())?,
+            rx_data: copy(rx_data.file())?,
+            bell: bell.into(),
+            driver_bell: copy(driver_bell.as_fd())?,
+        };
+        let arenas = Self { control_out, control_in, tx_data, rx_data, bell: ringer };
+        Ok(Joined { arenas, bell: driver_bell, passed })
     }
 }
 
@@ -79,24 +77,19 @@ impl Arenas for ShmArenas {
     type Data = ShmData;
 
     fn control_out(&self, offset: u64, words: usize) -> Option<ShmWords> {
-        Self::grown(&self.control_out, |arena| arena.words(offset, words))
+        self.control_out.words(offset, words)
     }
 
     fn control_in(&self, offset: u64, words: usize) -> Option<ShmWords> {
-        let end = offset.checked_add((words as u64).checked_mul(8)?)?;
-        // Only as far as the domain has grown its own side: it pays first.
-        if end > self.control_out.bytes() {
-            return None;
-        }
         self.control_in.words(offset, words)
     }
 
     fn tx_data(&self, offset: u64, bytes: u32) -> Option<ShmData> {
-        Self::grown(&self.tx_data, |arena| arena.data(offset, bytes))
+        self.tx_data.data(offset, bytes)
     }
 
     fn rx_data(&self, offset: u64, bytes: u32) -> Option<ShmData> {
-        Self::grown(&self.rx_data, |arena| arena.data(offset, bytes))
+        self.rx_data.data(offset, bytes)
     }
 
     fn wake(&self, word: &AtomicU64) {

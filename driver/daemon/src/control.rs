@@ -8,20 +8,14 @@ use base_rpc::{DomainId, FromDriver, InstallError, MESSAGE_BYTES_MAX, ToDriver, 
 use driver_atropos::Scheduler;
 use driver_core::Driver;
 use driver_link::Link;
-use rbuf_shm::{Connection, Doorbell, ReceiveError, ShmWords};
+use rbuf_domain::Passed;
+use rbuf_shm::{Connection, ReceiveError, ShmWords};
 
-use crate::arenas::ShmArenas;
+use crate::arenas::{Joined, ShmArenas};
+use crate::bells::Bells;
 
 /// Messages answered in one round of the loop.
 const MESSAGES_PER_ROUND: usize = 64;
-
-/// What is to be done about epoll after a message.
-pub(crate) enum Change {
-    None,
-    /// A domain joined: watch its bell.
-    Joined(DomainId, Doorbell),
-    Left(DomainId),
-}
 
 /// The connection to the flow manager, and answers it has not taken yet.
 pub(crate) struct Control {
@@ -66,8 +60,8 @@ impl Control {
     pub(crate) fn obey<L: Link, S: Scheduler>(
         &mut self,
         driver: &mut Driver<L, ShmArenas, ShmWords, S>,
+        bells: &mut Bells,
         now_ns: u64,
-        changes: &mut Vec<Change>,
     ) -> bool {
         for _ in 0..MESSAGES_PER_ROUND {
             let received = match self.connection.try_receive(MESSAGE_BYTES_MAX) {
@@ -77,8 +71,7 @@ impl Control {
             };
             // The flow manager is trusted to be right, but not to be the same release.
             let Ok(message) = decode::<ToDriver>(&received.bytes) else { return false };
-            let change = self.act(message, received.descriptors, driver, now_ns);
-            changes.push(change);
+            self.act(message, driver, bells, now_ns);
         }
         true
     }
@@ -98,17 +91,22 @@ impl Control {
     fn act<L: Link, S: Scheduler>(
         &mut self,
         message: ToDriver,
-        descriptors: Vec<OwnedFd>,
         driver: &mut Driver<L, ShmArenas, ShmWords, S>,
+        bells: &mut Bells,
         now_ns: u64,
-    ) -> Change {
+    ) {
         match message {
             ToDriver::AddDomain { domain, flows_max } => {
-                return self.join(domain, flows_max, descriptors, driver);
+                let added = join(domain, flows_max, driver, bells);
+                let (result, descriptors) = match added {
+                    Ok(passed) => (Ok(()), passed.into()),
+                    Err(error) => (Err(error), Vec::new()),
+                };
+                self.tell(&FromDriver::DomainAdded { domain, result }, descriptors);
             }
             ToDriver::RemoveDomain { domain } => {
                 driver.remove_domain(domain, now_ns);
-                return Change::Left(domain);
+                bells.forget(domain);
             }
             ToDriver::AddFlow { flow, domain, layout, contract, rx_cpu_ppb } => {
                 if let Err(error) = driver.add_flow(flow, domain, &layout, &contract, rx_cpu_ppb) {
@@ -139,36 +137,19 @@ impl Control {
             ToDriver::Inject { frame } => driver.inject_frame(&frame, now_ns),
             ToDriver::Ping { tag } => self.tell(&FromDriver::Pong { tag }, Vec::new()),
         }
-        Change::None
     }
+}
 
-    fn join<L: Link, S: Scheduler>(
-        &mut self,
-        domain: DomainId,
-        flows_max: u32,
-        descriptors: Vec<OwnedFd>,
-        driver: &mut Driver<L, ShmArenas, ShmWords, S>,
-    ) -> Change {
-        let result = ShmArenas::accept(descriptors).and_then(|arenas| {
-            let os = |problem: std::io::Error| InstallError::Arena {
-                arena: "control-in".into(),
-                problem: problem.to_string(),
-            };
-            let (bell, ringer) = Doorbell::new().map_err(os)?;
-            let control = arenas.control_in_arena().file().try_clone_to_owned().map_err(os)?;
-            let theirs = ringer.as_fd().try_clone_to_owned().map_err(os)?;
-            driver.add_domain(domain, arenas, flows_max)?;
-            Ok((bell, vec![control, theirs]))
-        });
-        match result {
-            Ok((bell, descriptors)) => {
-                self.tell(&FromDriver::DomainAdded { domain, result: Ok(()) }, descriptors);
-                Change::Joined(domain, bell)
-            }
-            Err(error) => {
-                self.tell(&FromDriver::DomainAdded { domain, result: Err(error) }, Vec::new());
-                Change::None
-            }
-        }
-    }
+/// Makes what the driver shares with a domain; returns what goes to it.
+fn join<L: Link, S: Scheduler>(
+    domain: DomainId,
+    flows_max: u32,
+    driver: &mut Driver<L, ShmArenas, ShmWords, S>,
+    bells: &mut Bells,
+) -> Result<Passed, InstallError> {
+    let Joined { arenas, bell, passed } = ShmArenas::make()?;
+    // Before anybody else has it: what they do to it first cannot make watching it dear.
+    bells.watch(domain, bell)?;
+    driver.add_domain(domain, arenas, flows_max).inspect_err(|_| bells.forget(domain))?;
+    Ok(passed)
 }

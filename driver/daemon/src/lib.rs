@@ -11,11 +11,12 @@
 #![forbid(unsafe_code)]
 
 mod arenas;
+mod bells;
 mod confine;
 mod control;
 mod serve;
 mod thread_clock;
 
-pub use arenas::ShmArenas;
+pub use arenas::{Joined, ShmArenas};
 pub use confine::ConfineError;
 pub use serve::{Options, Polled, ServeError, serve, serve_by};

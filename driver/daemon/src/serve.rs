@@ -4,26 +4,26 @@
 //! it sleeps until the next period begins, a frame arrives, a domain rings or the flow manager
 //! speaks.
 
-use std::collections::HashMap;
 use std::io;
 use std::num::NonZeroU64;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use base_flow::Rate;
-use base_rpc::{DomainId, FromDriver};
+use base_rpc::FromDriver;
 use driver_atropos::{Atropos, Line, Scheduler};
 use driver_core::{Driver, Limits, bill_words};
 use driver_link::Link;
 use driver_netlink::Watch;
 use rbuf_shm::{
-    Access, Arena, ArenaError, Connection, Doorbell, ShmWords, monotonic_ns, raise_descriptor_limit,
+    Access, Arena, ArenaError, Connection, ShmWords, monotonic_ns, raise_descriptor_limit,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::net::sockopt::socket_error;
 
 use crate::arenas::ShmArenas;
+use crate::bells::Bells;
 use crate::confine::{ConfineError, confine};
-use crate::control::{Change, Control};
+use crate::control::Control;
 use crate::thread_clock::ThreadClock;
 
 /// How a driver process works.
@@ -121,7 +121,7 @@ pub fn serve_by<L: Polled, S: Scheduler>(
     connection.set_nonblocking().map_err(|source| ServeError::Os { call: "fcntl", source })?;
     let words = bill_words(options.limits.flows_max);
     let bytes = words as u64 * 8;
-    let counters = Arena::create("plumb-bills", bytes, bytes, Access::Read)?;
+    let counters = Arena::create("plumb-bills", bytes, Access::Write, Access::Read)?;
     let secret = secret().map_err(os("getrandom"))?;
     let frame_ns = options.rate.wire_ns(link.facts().frame_bytes_max());
     let lead_ns = options.lead_ns.unwrap_or_else(|| {
@@ -163,9 +163,7 @@ struct Server<L, S> {
     driver: Driver<L, ShmArenas, ShmWords, S>,
     watch: Option<Watch>,
     control: Option<Control>,
-    epoll: OwnedFd,
-    /// The bells domains ring to wake us, kept open as long as they are watched.
-    bells: HashMap<DomainId, Doorbell>,
+    bells: Bells,
     spin_ns: u64,
     clock: ThreadClock,
     /// Processor time billed so far.
@@ -179,12 +177,12 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         connection: Connection,
         spin_ns: u64,
     ) -> Result<Self, ServeError> {
-        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(os("epoll_create"))?;
+        let bells = Bells::new().map_err(os("epoll_create"))?;
         let data = epoll::EventData::new_u64(CONTROL);
-        epoll::add(&epoll, &connection, data, epoll::EventFlags::IN).map_err(os("epoll_ctl"))?;
+        epoll::add(&bells, &connection, data, epoll::EventFlags::IN).map_err(os("epoll_ctl"))?;
         if let Some(watch) = &watch {
             let data = epoll::EventData::new_u64(INTERFACE);
-            epoll::add(&epoll, watch, data, epoll::EventFlags::IN).map_err(os("epoll_ctl"))?;
+            epoll::add(&bells, watch, data, epoll::EventFlags::IN).map_err(os("epoll_ctl"))?;
         }
         let mut clock = ThreadClock::new(monotonic_ns());
         let billed_ns = clock.read(monotonic_ns());
@@ -192,8 +190,7 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
             driver,
             watch,
             control: Some(Control::new(connection)),
-            epoll,
-            bells: HashMap::new(),
+            bells,
             spin_ns,
             clock,
             billed_ns,
@@ -289,7 +286,7 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
             // is not in the set: each frame would tell it, also while nobody sleeps.
             let link = self.driver.link().as_fd();
             let mut watched = [
-                PollFd::new(&self.epoll, PollFlags::IN),
+                PollFd::new(&self.bells, PollFlags::IN),
                 PollFd::from_borrowed_fd(link, PollFlags::IN),
             ];
             match poll(&mut watched, timeout.as_ref()) {
@@ -307,7 +304,7 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
             data: epoll::EventData::new_u64(0),
         }; 64];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        let count = match epoll::wait(&self.epoll, &mut events, Some(&now)) {
+        let count = match epoll::wait(&self.bells, &mut events, Some(&now)) {
             Ok(count) => count,
             Err(rustix::io::Errno::INTR) => 0,
             Err(errno) => return Err(os("epoll_wait")(errno)),
@@ -317,13 +314,8 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
             match event.data.u64() {
                 CONTROL => control = true,
                 INTERFACE => self.hear_interface(),
-                domain => {
-                    if let Some(bell) =
-                        u32::try_from(domain).ok().and_then(|id| self.bells.get(&DomainId(id)))
-                    {
-                        bell.answer();
-                    }
-                }
+                // A domain rang: it has posted what it wants.
+                _ => {}
             }
         }
         if control || behind {
@@ -348,29 +340,9 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
     fn obey(&mut self) -> Result<(), ServeError> {
         let Some(control) = &mut self.control else { return Ok(()) };
         control.flush();
-        let mut changes = Vec::new();
-        let alive = control.obey(&mut self.driver, monotonic_ns(), &mut changes);
-        if !alive {
-            let connection = control.as_fd();
-            epoll::delete(&self.epoll, connection).map_err(os("epoll_ctl"))?;
+        if !control.obey(&mut self.driver, &mut self.bells, monotonic_ns()) {
+            epoll::delete(&self.bells, control.as_fd()).map_err(os("epoll_ctl"))?;
             self.control = None;
-        }
-        for change in changes {
-            match change {
-                Change::None => {}
-                Change::Joined(domain, bell) => {
-                    // Every ring is an edge; a bell whose other end is closed is one only once.
-                    let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
-                    let data = epoll::EventData::new_u64(domain.0.into());
-                    epoll::add(&self.epoll, &bell, data, flags).map_err(os("epoll_ctl"))?;
-                    self.bells.insert(domain, bell);
-                }
-                Change::Left(domain) => {
-                    if let Some(bell) = self.bells.remove(&domain) {
-                        epoll::delete(&self.epoll, &bell).map_err(os("epoll_ctl"))?;
-                    }
-                }
-            }
         }
         Ok(())
     }

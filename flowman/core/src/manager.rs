@@ -71,11 +71,9 @@ pub enum Output {
         link: LinkId,
         /// What.
         message: ToDriver,
-        /// Whether the descriptors of the message just handled go with it.
-        with_descriptors: bool,
     },
-    /// Make arenas for the flow manager's own flow and offer them to the driver as `domain`.
-    OfferOwn {
+    /// Have the driver make arenas for the flow manager's own flow, as `domain`.
+    JoinOwn {
         /// Which driver.
         link: LinkId,
         /// The name of the flow manager's domain.
@@ -321,7 +319,7 @@ impl FlowManager {
             Some(Driver { facts, admission, own_domain, own_flow, open: false, defended_at: None });
         let addresses = link.config.addresses.clone();
         self.tell_driver(id, ToDriver::SetAddresses { addresses });
-        self.outputs.push_back(Output::OfferOwn { link: id, domain: own_domain });
+        self.outputs.push_back(Output::JoinOwn { link: id, domain: own_domain });
         Some(id)
     }
 
@@ -696,7 +694,7 @@ impl FlowManager {
     }
 
     pub(crate) fn tell_driver(&mut self, link: LinkId, message: ToDriver) {
-        self.outputs.push_back(Output::Driver { link, message, with_descriptors: false });
+        self.outputs.push_back(Output::Driver { link, message });
     }
 
     pub(crate) fn new_domain(&mut self) -> DomainId {

@@ -20,8 +20,6 @@ use crate::ports::Taken;
 const WAITING_MAX: usize = 64;
 /// Flows in one page of an answer.
 const PAGE: usize = 64;
-/// Descriptors of a join: three arenas and a bell.
-const JOIN_DESCRIPTORS: usize = 4;
 
 impl FlowManager {
     /// An application asks; `descriptors` is how many came beside the message.
@@ -35,10 +33,9 @@ impl FlowManager {
     ) {
         let Some(known) = self.clients.get(&client) else { return };
         let Call { tag, request } = call;
-        let expected = if matches!(request, Request::Join(_)) { JOIN_DESCRIPTORS } else { 0 };
-        let wrong = if descriptors != expected {
-            let text = format!("{descriptors} came, {expected} were expected");
-            Some(Refusal::Descriptors(text))
+        let wrong = if descriptors != 0 {
+            // What a stranger chose is neither kept nor passed on.
+            Some(Refusal::Descriptors(format!("{descriptors} came, none belong to any request")))
         } else if !known.greeted && request != Request::Hello {
             Some(Refusal::Order("say hello first".into()))
         } else if tag == 0 {
@@ -156,8 +153,7 @@ impl FlowManager {
         }
         let domain = self.new_domain();
         self.client(client)?.domains.insert(id, ClientDomain { id: domain, joining: Some(tag) });
-        let message = ToDriver::AddDomain { domain, flows_max: offer.flows_max };
-        self.outputs.push_back(Output::Driver { link: id, message, with_descriptors: true });
+        self.tell_driver(id, ToDriver::AddDomain { domain, flows_max: offer.flows_max });
         Ok(())
     }
 

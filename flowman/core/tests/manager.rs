@@ -197,7 +197,7 @@ fn users_have_the_rights_of_the_policy() {
     let stranger = ClientId(99);
     script.manager.client_joined(stranger, 1, 1000);
     script.ask(stranger, Request::Hello);
-    script.manager.request(script.now, stranger, Call { tag: 1, request: join }, 4, &NoCounters);
+    script.manager.request(script.now, stranger, Call { tag: 1, request: join }, 0, &NoCounters);
     script.drain();
     assert!(matches!(refused(script.answer(stranger)), Refusal::Quota(_)));
 

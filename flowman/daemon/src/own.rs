@@ -6,7 +6,7 @@ use base_flow::{Contract, FlowId};
 use base_rpc::{DomainId, FlowLayout, ToDriver};
 use flowman_core::OWN_SHAPE;
 use rbuf_channel::{Buffer, Data, Fault, IoRec, Pool};
-use rbuf_domain::{Domain, DomainError, Ends, Offer, Shape};
+use rbuf_domain::{Domain, DomainError, Ends, Shape};
 use rbuf_shm::Doorbell;
 
 /// Frames handled before other things are looked after.
@@ -23,20 +23,16 @@ pub(crate) struct OwnFlow {
 }
 
 impl OwnFlow {
-    /// Opens the flow in the arenas that the driver completed with `descriptors`; returns it and
+    /// Opens the flow in the arenas that the driver passed as `descriptors`; returns it and
     /// what to tell the driver.
     pub(crate) fn open(
-        offer: Offer,
         descriptors: Vec<OwnedFd>,
         frame_bytes: u32,
         (domain_id, flow): (DomainId, FlowId),
         contract: Contract,
         rx_cpu_ppb: u32,
     ) -> Result<(Self, [ToDriver; 2]), DomainError> {
-        let Ok([control_in, bell]) = <[OwnedFd; 2]>::try_from(descriptors) else {
-            return Err(DomainError::ControlIn);
-        };
-        let domain = Domain::new(offer, control_in, bell)?;
+        let domain = Domain::new(1, descriptors)?;
         let buffer = frame_bytes.next_multiple_of(64);
         let bytes = OWN_SHAPE.buffers * buffer;
         let words = OWN_SHAPE.words;

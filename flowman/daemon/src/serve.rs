@@ -9,9 +9,10 @@ use std::sync::atomic::Ordering;
 use base_flow::{BILL_WORDS, Bill, bill_word};
 use base_rpc::{Call, FromDriver, MESSAGE_BYTES_MAX, Reply, ToDriver, decode, encode};
 use flowman_core::{ClientId, Config, Counters, FlowManager, LinkId, Output};
-use rbuf_domain::{DomainError, Offer};
+use rbuf_domain::DomainError;
 use rbuf_shm::{
-    Access, Arena, Connection, Listener, ReceiveError, monotonic_ns, raise_descriptor_limit,
+    Access, Arena, Connection, Descriptors, Listener, PeerProcess, ReceiveError, monotonic_ns,
+    raise_descriptor_limit,
 };
 use rustix::event::{Timespec, epoll};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -59,6 +60,7 @@ const DRIVERS: u64 = 1;
 const CLIENT: u64 = 1 << 56;
 const DRIVER: u64 = 2 << 56;
 const BELL: u64 = 3 << 56;
+const PROCESS: u64 = 4 << 56;
 const NUMBER: u64 = (1 << 56) - 1;
 
 /// A connection and what it has not been sent yet.
@@ -95,7 +97,6 @@ struct DriverLine {
     counters: Option<Arena>,
     flows_max: u32,
     frame_bytes: u32,
-    offer: Option<Offer>,
     own: Option<OwnFlow>,
 }
 
@@ -105,6 +106,8 @@ pub struct Daemon {
     applications: Listener,
     drivers: Listener,
     clients: HashMap<ClientId, Line>,
+    /// The processes of clients that live.
+    processes: HashMap<ClientId, PeerProcess>,
     driver_lines: HashMap<u64, DriverLine>,
     epoll: OwnedFd,
     next: u64,
@@ -151,12 +154,12 @@ impl Daemon {
     ///
     /// See [`ServeError`].
     pub fn new(config: Config, socket: &Path) -> Result<Self, ServeError> {
-        let listen = |path: &Path, mode| {
-            Listener::bind(path, mode)
+        let listen = |path: &Path, mode, descriptors| {
+            Listener::bind(path, mode, descriptors)
                 .map_err(|source| ServeError::Listen { path: path.display().to_string(), source })
         };
-        let drivers = listen(&driver_socket(socket), 0o600)?;
-        let applications = listen(socket, 0o666)?;
+        let drivers = listen(&driver_socket(socket), 0o600, Descriptors::Taken)?;
+        let applications = listen(socket, 0o666, Descriptors::Refused)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(os("epoll_create"))?;
         let mut key = [0; 16];
         getrandom(&mut key, GetRandomFlags::empty()).map_err(os("getrandom"))?;
@@ -165,6 +168,7 @@ impl Daemon {
             applications,
             drivers,
             clients: HashMap::new(),
+            processes: HashMap::new(),
             driver_lines: HashMap::new(),
             epoll,
             next: 1,
@@ -229,6 +233,7 @@ impl Daemon {
                 CLIENT => self.hear_client(ClientId(token & NUMBER)),
                 DRIVER => self.hear_driver(token & NUMBER)?,
                 BELL => self.hear_bell(token & NUMBER),
+                PROCESS => self.hear_death(ClientId(token & NUMBER)),
                 _ if token == APPLICATIONS => self.accept_client()?,
                 _ => self.accept_driver()?,
             }
@@ -254,9 +259,15 @@ impl Daemon {
                 return epoll::delete(&self.epoll, &self.applications).map_err(os("epoll_ctl"));
             }
         };
-        let Ok(peer) = connection.peer() else { return Ok(()) };
+        let (Ok(peer), Ok(process)) = (connection.peer(), connection.process()) else {
+            return Ok(());
+        };
         let id = ClientId(self.number());
         self.watch(connection.as_fd(), CLIENT | id.0)?;
+        if let Some(process) = process {
+            self.watch(process.as_fd(), PROCESS | id.0)?;
+            self.processes.insert(id, process);
+        }
         self.core.client_joined(id, peer.pid, peer.uid);
         self.clients.insert(id, Line::new(connection));
         Ok(())
@@ -272,7 +283,6 @@ impl Daemon {
             counters: None,
             flows_max: 0,
             frame_bytes: 0,
-            offer: None,
             own: None,
         };
         self.driver_lines.insert(number, line);
@@ -316,8 +326,18 @@ impl Daemon {
         }
     }
 
+    /// A client's process is dead. What it said before is heard, and then its connection is closed, whoever
+    /// holds the other end.
+    fn hear_death(&mut self, id: ClientId) {
+        self.processes.remove(&id);
+        if let Some(line) = self.clients.get(&id) {
+            line.connection.end();
+        }
+    }
+
     fn lose_client(&mut self, id: ClientId) {
-        // Closing the descriptor takes it out of the epoll set.
+        // Closing the descriptors takes them out of the epoll set.
+        self.processes.remove(&id);
         if self.clients.remove(&id).is_some() {
             self.core.client_left(id);
             self.carry_out(Vec::new());
@@ -419,40 +439,14 @@ impl Daemon {
                         line.closing = true;
                     }
                 }
-                Output::Driver { link, message, with_descriptors } => {
-                    let beside = if with_descriptors {
-                        std::mem::take(&mut descriptors)
-                    } else {
-                        Vec::new()
-                    };
-                    self.tell_driver(link, &message, beside);
-                }
-                Output::OfferOwn { link, domain } => {
-                    if let Ok(offer) = Offer::new(1) {
-                        let duplicate = |fd: BorrowedFd<'_>| fd.try_clone_to_owned();
-                        if let Ok(files) = offer
-                            .descriptors()
-                            .into_iter()
-                            .map(duplicate)
-                            .collect::<io::Result<Vec<_>>>()
-                        {
-                            self.tell_driver(
-                                link,
-                                &ToDriver::AddDomain { domain, flows_max: 1 },
-                                files,
-                            );
-                        }
-                        if let Some(line) = self.line_of(link) {
-                            line.offer = Some(offer);
-                        }
-                    }
+                Output::Driver { link, message } => self.tell_driver(link, &message),
+                Output::JoinOwn { link, domain } => {
+                    self.tell_driver(link, &ToDriver::AddDomain { domain, flows_max: 1 });
                 }
                 Output::OpenOwn { link, domain, flow, contract, rx_cpu_ppb } => {
                     let files = std::mem::take(&mut descriptors);
                     let Some(line) = self.line_of(link) else { continue };
-                    let Some(offer) = line.offer.take() else { continue };
                     let opened = OwnFlow::open(
-                        offer,
                         files,
                         line.frame_bytes,
                         (domain, flow),
@@ -483,7 +477,7 @@ impl Daemon {
     ) -> Result<(), DomainError> {
         let (own, messages) = opened?;
         for message in messages {
-            self.tell_driver(link, &message, Vec::new());
+            self.tell_driver(link, &message);
         }
         let number = self
             .driver_lines
@@ -506,9 +500,9 @@ impl Daemon {
         self.driver_lines.values_mut().find(|line| line.link == Some(link))
     }
 
-    fn tell_driver(&mut self, link: LinkId, message: &ToDriver, descriptors: Vec<OwnedFd>) {
+    fn tell_driver(&mut self, link: LinkId, message: &ToDriver) {
         if let Some(line) = self.line_of(link) {
-            line.line.send(encode(message), descriptors);
+            line.line.send(encode(message), Vec::new());
         }
     }
 

@@ -3,111 +3,58 @@
 //! An application shares four arenas with a driver, once, and then lays out each flow's channels in
 //! them itself: it is its own memory. So a flow costs no mapping, no descriptor and no system call.
 //!
-//! 1. [`Offer::new`] makes what the domain contributes: control-out and data arenas, a doorbell.
-//! 2. The offer's descriptors go to the driver (through the flow manager); the driver's come back.
-//! 3. [`Domain::new`] joins the two. [`Domain::lay_out`] and [`Domain::ends`] make channels.
+//! 1. The driver makes the arenas and both doorbells, and passes them ([`Passed`]) through the flow manager.
+//! 2. [`Domain::new`] maps them. [`Domain::lay_out`] and [`Domain::ends`] make channels.
 //!
 //! Used by the stack of applications, and by the flow manager for its own flow.
 
 #![forbid(unsafe_code)]
 
+mod passed;
 mod regions;
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::Mutex;
 
 use base_rpc::{FlowLayout, Region};
 use rbuf_channel::{
-    End, Fault, FifoReader, FifoWriter, Mode, block_words, fifo_words, flow_block_bytes,
-    rx_block_offset,
+    End, Fault, FifoReader, FifoWriter, block_words, fifo_words, flow_block_bytes, rx_block_offset,
 };
-use rbuf_shm::{Access, Arena, ArenaError, Doorbell, Ringer, ShmData, ShmWords};
+use rbuf_shm::{Access, Arena, ArenaError, Doorbell, DriverBell, ShmData, ShmWords};
 
+pub use crate::passed::Passed;
 use crate::regions::Regions;
 
-/// Most bytes a control arena can grow to.
+/// Bytes of a control arena, at most.
 pub const CONTROL_BYTES_MAX: u64 = 1 << 28;
-/// Most bytes a data arena can grow to.
+/// Bytes of a data arena, at most.
 pub const DATA_BYTES_MAX: u64 = 1 << 32;
-
-/// Arenas grow by at least this much.
-const GROWTH_BYTES: u64 = 1 << 18;
 
 /// Why shared memory could not be had.
 #[derive(Debug, thiserror::Error)]
 pub enum DomainError {
-    /// An arena could not be made or mapped.
+    /// An arena could not be mapped.
     #[error(transparent)]
     Arena(#[from] ArenaError),
-    /// A doorbell could not be made.
+    /// A doorbell cannot be waited for.
     #[error("doorbell: {0}")]
     Doorbell(#[from] io::Error),
-    /// The driver's control arena is too small for the event FIFO.
-    #[error("the driver's control arena is too small")]
-    ControlIn,
+    /// The driver did not pass what a domain needs.
+    #[error("the driver did not pass arenas and doorbells: it is of another release")]
+    Passed,
+    /// A control arena is too small for the event FIFO.
+    #[error("the control arenas are too small for {0} flows")]
+    Control(u32),
     /// All of the domain's flows are open.
     #[error("all {0} flows are open: join with a larger number")]
     Slots(u32),
-    /// The arenas cannot grow further.
-    #[error("no room for the flow's buffers: arenas are at their limit")]
+    /// The arenas are full.
+    #[error("no room for the flow's buffers: the arenas are full")]
     Full,
     /// A layout does not fit the arenas: it is not one of this domain's.
     #[error("layout does not fit the arenas")]
     Layout,
-}
-
-/// What a domain contributes: its arenas and its bell.
-#[derive(Debug)]
-pub struct Offer {
-    control_out: Arena,
-    tx_data: Arena,
-    rx_data: Arena,
-    bell: Doorbell,
-    /// The end of the bell that goes to the driver.
-    ringer: Ringer,
-    flows_max: u32,
-}
-
-impl Offer {
-    /// Arenas for up to `flows_max` flows at a time.
-    ///
-    /// # Errors
-    ///
-    /// Out of memory or descriptors.
-    pub fn new(flows_max: u32) -> Result<Self, DomainError> {
-        let flows_max = flows_max.max(1);
-        let (bell, ringer) = Doorbell::new()?;
-        let fifo = fifo_bytes(flows_max);
-        Ok(Self {
-            control_out: Arena::create("plumb-control-out", fifo, CONTROL_BYTES_MAX, Access::Read)?,
-            tx_data: data_arena("plumb-tx-data", Mode::TransmitMaster)?,
-            rx_data: data_arena("plumb-rx-data", Mode::ReceiveMaster)?,
-            bell,
-            ringer,
-            flows_max,
-        })
-    }
-
-    /// How many flows it is for.
-    pub const fn flows_max(&self) -> u32 {
-        self.flows_max
-    }
-
-    /// What to send to the driver, in the order the protocol wants.
-    pub fn descriptors(&self) -> [BorrowedFd<'_>; 4] {
-        [self.control_out.file(), self.tx_data.file(), self.rx_data.file(), self.ringer.as_fd()]
-    }
-}
-
-/// A data arena of channels in which this domain is master: the other side may write it only where
-/// this side is the receiver.
-fn data_arena(name: &str, mode: Mode) -> Result<Arena, ArenaError> {
-    let others = match mode {
-        Mode::TransmitMaster => Access::Read,
-        Mode::ReceiveMaster => Access::Write,
-    };
-    Arena::create(name, GROWTH_BYTES, DATA_BYTES_MAX, others)
 }
 
 /// The shape of a flow's channels.
@@ -139,9 +86,13 @@ pub struct Ends {
 /// Arenas shared with a driver.
 #[derive(Debug)]
 pub struct Domain {
-    offer: Offer,
+    flows_max: u32,
+    control_out: Arena,
     control_in: Arena,
-    driver_bell: Ringer,
+    tx_data: Arena,
+    rx_data: Arena,
+    bell: Doorbell,
+    driver_bell: DriverBell,
     posts: Mutex<FifoWriter<ShmWords>>,
     events: Mutex<FifoReader<ShmWords>>,
     plan: Mutex<Plan>,
@@ -202,40 +153,43 @@ fn fifo_bytes(flows_max: u32) -> u64 {
 }
 
 impl Domain {
-    /// Joins the offer with what the driver sent: its control arena and its bell.
+    /// A domain for up to `flows_max` flows at a time, with the `descriptors` that the driver passed for
+    /// that many ([`Passed`]).
     ///
     /// # Errors
     ///
-    /// [`DomainError::Arena`] if the driver's arena cannot be mapped.
-    pub fn new(
-        offer: Offer,
-        control_in: OwnedFd,
-        driver_bell: OwnedFd,
-    ) -> Result<Self, DomainError> {
-        let control_in = Arena::open(control_in, Access::Read, CONTROL_BYTES_MAX)?;
-        let words = fifo_words(offer.flows_max);
-        let posts = offer
-            .control_out
-            .words(0, words)
-            .and_then(FifoWriter::new)
-            .ok_or(DomainError::ControlIn)?;
-        let events = control_in
-            .words(0, words)
-            .and_then(|words| FifoReader::new(words, offer.flows_max))
-            .ok_or(DomainError::ControlIn)?;
+    /// [`DomainError::Passed`], or [`DomainError::Arena`] if an arena cannot be mapped.
+    pub fn new(flows_max: u32, descriptors: Vec<OwnedFd>) -> Result<Self, DomainError> {
+        let passed = Passed::from_descriptors(descriptors).ok_or(DomainError::Passed)?;
+        let control_out = Arena::open(passed.control_out, Access::Write, CONTROL_BYTES_MAX)?;
+        let control_in = Arena::open(passed.control_in, Access::Read, CONTROL_BYTES_MAX)?;
+        let tx_data = Arena::open(passed.tx_data, Access::Write, DATA_BYTES_MAX)?;
+        let rx_data = Arena::open(passed.rx_data, Access::Read, DATA_BYTES_MAX)?;
+        let words = fifo_words(flows_max);
+        let fifos = || {
+            let posts = control_out.words(0, words).and_then(FifoWriter::new)?;
+            let events = FifoReader::new(control_in.words(0, words)?, flows_max)?;
+            Some((posts, events))
+        };
+        let (posts, events) = fifos().ok_or(DomainError::Control(flows_max))?;
+        let control_bytes = control_out.bytes().min(control_in.bytes());
         let plan = Plan {
-            slots: (0..offer.flows_max).rev().collect(),
-            control: Regions::new(fifo_bytes(offer.flows_max), CONTROL_BYTES_MAX),
-            tx_data: Regions::new(0, DATA_BYTES_MAX),
-            rx_data: Regions::new(0, DATA_BYTES_MAX),
+            slots: (0..flows_max).rev().collect(),
+            control: Regions::new(fifo_bytes(flows_max), control_bytes),
+            tx_data: Regions::new(0, tx_data.bytes()),
+            rx_data: Regions::new(0, rx_data.bytes()),
         };
         Ok(Self {
-            driver_bell: Ringer::from(driver_bell),
+            flows_max,
+            control_out,
+            control_in,
+            tx_data,
+            rx_data,
+            bell: passed.bell.into(),
+            driver_bell: passed.driver_bell.into(),
             posts: Mutex::new(posts),
             events: Mutex::new(events),
             plan: Mutex::new(plan),
-            control_in,
-            offer,
         })
     }
 
@@ -246,14 +200,8 @@ impl Domain {
     /// [`DomainError::Slots`] or [`DomainError::Full`].
     pub fn lay_out(&self, shape: &Shape) -> Result<FlowLayout, DomainError> {
         let mut plan = lock(&self.plan);
-        let slot = *plan.slots.last().ok_or(DomainError::Slots(self.offer.flows_max))?;
-        let wanted = Wanted::of(shape);
-        let offsets = plan.take(&wanted).ok_or(DomainError::Full)?;
-        if let Err(error) = self.grow(&plan) {
-            plan.give(&wanted, offsets);
-            return Err(error);
-        }
-        let [control, tx, rx] = offsets;
+        let slot = *plan.slots.last().ok_or(DomainError::Slots(self.flows_max))?;
+        let [control, tx, rx] = plan.take(&Wanted::of(shape)).ok_or(DomainError::Full)?;
         plan.slots.pop();
         Ok(FlowLayout {
             slot,
@@ -265,15 +213,14 @@ impl Domain {
         })
     }
 
-    /// Makes the ends of a flow's channels. The driver must have been told of the layout, or the
-    /// flow manager promised to: its control arena has grown to hold it by then.
+    /// Makes the ends of a flow's channels.
     ///
     /// # Errors
     ///
-    /// [`DomainError::Layout`] if the driver's arena does not hold it.
+    /// [`DomainError::Layout`] if the arenas do not hold it.
     pub fn ends(&self, layout: &FlowLayout) -> Result<Ends, DomainError> {
         let end = |offset: u64, words: u32, area: u32| {
-            let mine = self.offer.control_out.words(offset, block_words(words))?;
+            let mine = self.control_out.words(offset, block_words(words))?;
             let theirs = self.control_in.words(offset, block_words(words))?;
             let end = End::new(mine, theirs, area)?;
             end.clear();
@@ -285,14 +232,10 @@ impl Domain {
             Some(Ends {
                 tx: end(layout.control_offset, layout.tx_words, tx_data.bytes)?,
                 rx: end(rx_offset, layout.rx_words, rx_data.bytes)?,
-                tx_data: self.offer.tx_data.data(tx_data.offset, tx_data.bytes)?,
-                rx_data: self.offer.rx_data.data(rx_data.offset, rx_data.bytes)?,
+                tx_data: self.tx_data.data(tx_data.offset, tx_data.bytes)?,
+                rx_data: self.rx_data.data(rx_data.offset, rx_data.bytes)?,
             })
         };
-        if let Some(ends) = make() {
-            return Ok(ends);
-        }
-        self.control_in.refresh()?;
         make().ok_or(DomainError::Layout)
     }
 
@@ -311,19 +254,9 @@ impl Domain {
     /// Whether most of what the arenas can hold is not in use.
     pub fn is_roomy(&self) -> bool {
         let [control, tx_data, rx_data] = self.in_use();
-        control < CONTROL_BYTES_MAX / 4 && tx_data.max(rx_data) < DATA_BYTES_MAX / 4
-    }
-
-    /// Makes the arenas large enough for what is planned.
-    fn grow(&self, plan: &Plan) -> Result<(), DomainError> {
-        let grow = |arena: &Arena, regions: &Regions| {
-            let bytes = regions.end().next_multiple_of(GROWTH_BYTES).min(arena.reserved());
-            arena.grow(bytes.max(regions.end()))
-        };
-        grow(&self.offer.control_out, &plan.control)?;
-        grow(&self.offer.tx_data, &plan.tx_data)?;
-        grow(&self.offer.rx_data, &plan.rx_data)?;
-        Ok(())
+        control < self.control_out.bytes() / 4
+            && tx_data < self.tx_data.bytes() / 4
+            && rx_data < self.rx_data.bytes() / 4
     }
 
     /// Tells the driver that the flow in `slot` has work, and wakes it if it sleeps.
@@ -355,13 +288,13 @@ impl Domain {
 
     /// This domain's doorbell: readable when the driver has rung it.
     pub const fn bell(&self) -> &Doorbell {
-        &self.offer.bell
+        &self.bell
     }
 
     /// The first `count` words that this domain writes: its event FIFO, and then the blocks of its
     /// flows. `None` if there are not so many.
     pub fn control_out(&self, count: usize) -> Option<ShmWords> {
-        self.offer.control_out.words(0, count)
+        self.control_out.words(0, count)
     }
 
     /// Bytes of shared memory in use by flows: control, transmit data, receive data.

@@ -1,16 +1,17 @@
 //! Arenas: memory that two domains share, with each side's rights.
 //!
-//! The side that writes a control arena creates it, maps it, and seals it so that nobody can map it
-//! writable again: what it says can then have been said by nobody else. An arena is mapped once, at
-//! the largest size it may ever have; it grows by extending the file under the mapping, so pointers
-//! stay valid and a flow costs no mapping of its own.
+//! The driver makes all of them, because memory of a stranger's making would be a descriptor of a
+//! stranger's choosing: what happens when it is looked at or closed is up to whoever chose it. What only
+//! the driver writes it seals so that nobody can map it writable again. An arena has its full size from
+//! the start, and can neither shrink nor grow: pages cost memory once they are touched, pointers
+//! stay valid, and a flow costs no mapping of its own.
 
 use std::io;
 use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64};
 
 use rbuf_channel::{Data, Hold};
 use rustix::fs::{
@@ -74,9 +75,7 @@ fn os(call: &'static str) -> impl FnOnce(rustix::io::Errno) -> ArenaError {
 #[derive(Debug)]
 struct Mapping {
     base: NonNull<u8>,
-    reserved: usize,
-    /// Bytes of the file behind the mapping, which only grow: those that may be touched.
-    valid: AtomicU64,
+    bytes: usize,
     writable: bool,
 }
 
@@ -89,7 +88,7 @@ unsafe impl Sync for Mapping {}
 impl Drop for Mapping {
     fn drop(&mut self) {
         // SAFETY: the range was mapped by `Arena::map` and every view of it holds this `Mapping`.
-        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.reserved) };
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.bytes) };
         debug_assert!(unmapped.is_ok(), "a whole mapping can always be unmapped");
     }
 }
@@ -102,7 +101,8 @@ pub struct Arena {
 }
 
 impl Arena {
-    /// Creates an arena of `bytes`, which may grow to `reserve`; both are rounded up to pages.
+    /// Creates an arena of `bytes`, rounded up to pages, in which this side may do `ours`, and `others`
+    /// what they may.
     ///
     /// With [`Access::Read`] for the `others`, nobody but this mapping can ever write it.
     ///
@@ -112,7 +112,7 @@ impl Arena {
     pub fn create(
         name: &str,
         bytes: u64,
-        reserve: u64,
+        ours: Access,
         others: Access,
     ) -> Result<Self, ArenaError> {
         let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
@@ -120,10 +120,10 @@ impl Arena {
         let file = memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL)
             .or_else(|_| memfd_create(name, flags))
             .map_err(os("memfd_create"))?;
-        let (bytes, reserve) = (page_ceil(bytes), page_ceil(reserve.max(bytes)));
+        let bytes = page_ceil(bytes);
         ftruncate(&file, bytes).map_err(os("ftruncate"))?;
-        let mapping = Self::map(&file, bytes, reserve, Access::Write)?;
-        let mut seals = SealFlags::SHRINK;
+        let mapping = Self::map(&file, bytes, ours)?;
+        let mut seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         if others == Access::Read {
             seals |= SealFlags::FUTURE_WRITE;
         }
@@ -131,12 +131,13 @@ impl Arena {
         Ok(Self { file, mapping })
     }
 
-    /// Maps an arena that another domain created and may grow to `reserve`.
+    /// Maps an arena of up to `bytes_max` that a domain one trusts has created: the driver, for an
+    /// application. It is looked at again because they may be of different releases.
     ///
     /// # Errors
     ///
     /// What is wrong with the descriptor; it is the peer's fault unless it is [`ArenaError::Os`].
-    pub fn open(file: OwnedFd, access: Access, reserve: u64) -> Result<Self, ArenaError> {
+    pub fn open(file: OwnedFd, access: Access, bytes_max: u64) -> Result<Self, ArenaError> {
         let seals = fcntl_get_seals(&file).map_err(|_| ArenaError::NotSealed)?;
         if !seals.contains(SealFlags::SHRINK) {
             return Err(ArenaError::NotSealed);
@@ -149,70 +150,30 @@ impl Arena {
         if bytes == 0 || !bytes.is_multiple_of(64) {
             return Err(ArenaError::Size { bytes });
         }
-        let limit = page_ceil(reserve);
+        let limit = page_ceil(bytes_max);
         if bytes > limit {
             return Err(ArenaError::TooLarge { bytes, limit });
         }
-        let mapping = Self::map(&file, bytes, limit, access)?;
+        let mapping = Self::map(&file, bytes, access)?;
         Ok(Self { file, mapping })
     }
 
-    fn map(
-        file: &OwnedFd,
-        bytes: u64,
-        reserve: u64,
-        access: Access,
-    ) -> Result<Arc<Mapping>, ArenaError> {
-        let reserved = usize::try_from(reserve)
-            .map_err(|_| ArenaError::TooLarge { bytes: reserve, limit: usize::MAX as u64 })?;
+    fn map(file: &OwnedFd, bytes: u64, access: Access) -> Result<Arc<Mapping>, ArenaError> {
+        let bytes = usize::try_from(bytes)
+            .map_err(|_| ArenaError::TooLarge { bytes, limit: usize::MAX as u64 })?;
         let writable = access == Access::Write;
         let rights = if writable { ProtFlags::READ | ProtFlags::WRITE } else { ProtFlags::READ };
         let flags = MapFlags::SHARED | MapFlags::NORESERVE;
         // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
-        let base = unsafe { mmap(std::ptr::null_mut(), reserved, rights, flags, file, 0) }
+        let base = unsafe { mmap(std::ptr::null_mut(), bytes, rights, flags, file, 0) }
             .map_err(os("mmap"))?;
         let base = NonNull::new(base.cast()).expect("mmap never returns null on success");
-        Ok(Arc::new(Mapping { base, reserved, valid: AtomicU64::new(bytes), writable }))
+        Ok(Arc::new(Mapping { base, bytes, writable }))
     }
 
-    /// Extends the arena to at least `bytes`; no effect if it is that large.
-    ///
-    /// # Errors
-    ///
-    /// [`ArenaError::TooLarge`] beyond what was reserved, or [`ArenaError::Os`].
-    pub fn grow(&self, bytes: u64) -> Result<(), ArenaError> {
-        let bytes = page_ceil(bytes);
-        if bytes <= self.bytes() {
-            return Ok(());
-        }
-        if bytes > self.mapping.reserved as u64 {
-            return Err(ArenaError::TooLarge { bytes, limit: self.mapping.reserved as u64 });
-        }
-        ftruncate(&self.file, bytes).map_err(os("ftruncate"))?;
-        self.mapping.valid.fetch_max(bytes, Ordering::AcqRel);
-        Ok(())
-    }
-
-    /// Looks whether the creator has extended the arena.
-    ///
-    /// # Errors
-    ///
-    /// [`ArenaError::Os`].
-    pub fn refresh(&self) -> Result<(), ArenaError> {
-        let bytes = fstat(&self.file).map_err(os("fstat"))?.st_size as u64;
-        // The seal keeps the file from shrinking, so what was valid stays so.
-        self.mapping.valid.fetch_max(bytes.min(self.mapping.reserved as u64), Ordering::AcqRel);
-        Ok(())
-    }
-
-    /// Bytes that exist.
+    /// Its size.
     pub fn bytes(&self) -> u64 {
-        self.mapping.valid.load(Ordering::Acquire)
-    }
-
-    /// Bytes it may grow to.
-    pub fn reserved(&self) -> u64 {
-        self.mapping.reserved as u64
+        self.mapping.bytes as u64
     }
 
     /// The file, to be sent to the other domain.
@@ -239,7 +200,7 @@ impl Arena {
         if !offset.is_multiple_of(64) || end > self.bytes() {
             return None;
         }
-        // SAFETY: `offset <= end <= valid <= reserved`, so the result points into the mapping or
+        // SAFETY: `offset <= end <= bytes`, so the result points into the mapping or
         // one past its end.
         Some(unsafe { self.mapping.base.add(offset as usize) })
     }
@@ -337,10 +298,12 @@ impl Data for ShmData {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::Ordering;
+
     use super::*;
 
     fn both(others: Access) -> (Arena, Arena) {
-        let ours = Arena::create("test", 4096, 1 << 20, others).unwrap();
+        let ours = Arena::create("test", 4096, Access::Write, others).unwrap();
         let file = ours.file().try_clone_to_owned().unwrap();
         let theirs = Arena::open(file, others, 1 << 20).unwrap();
         (ours, theirs)
@@ -373,7 +336,7 @@ mod tests {
 
     #[test]
     fn an_arena_for_readers_can_be_mapped_writable_by_nobody() {
-        let ours = Arena::create("test", 4096, 4096, Access::Read).unwrap();
+        let ours = Arena::create("test", 4096, Access::Write, Access::Read).unwrap();
         let file = ours.file().try_clone_to_owned().unwrap();
         assert!(matches!(
             Arena::open(file, Access::Write, 4096),
@@ -391,29 +354,28 @@ mod tests {
         assert!(matches!(Arena::open(file, Access::Read, 4096), Err(ArenaError::NotSealed)));
         let file = std::fs::File::open("/dev/null").unwrap();
         assert!(matches!(Arena::open(file.into(), Access::Read, 4096), Err(ArenaError::NotSealed)));
-        let ours = Arena::create("test", 4096, 4096, Access::Read).unwrap();
+        let ours = Arena::create("test", 4096, Access::Write, Access::Read).unwrap();
         assert!(ftruncate(ours.file(), 0).is_err(), "and ours cannot");
+        assert!(ftruncate(ours.file(), 1 << 20).is_err(), "nor can it become more than was given");
     }
 
     #[test]
     fn memory_beyond_the_limit_is_refused() {
-        let ours = Arena::create("test", 8192, 8192, Access::Read).unwrap();
+        let ours = Arena::create("test", 8192, Access::Write, Access::Read).unwrap();
         let file = ours.file().try_clone_to_owned().unwrap();
         assert!(matches!(Arena::open(file, Access::Read, 4096), Err(ArenaError::TooLarge { .. })));
     }
 
     #[test]
-    fn an_arena_grows_under_both_mappings() {
-        let (ours, theirs) = both(Access::Write);
-        let early = ours.data(0, 64).unwrap();
-        ours.grow(100_000).unwrap();
-        assert!(theirs.data(65_536, 64).is_none(), "not before the other side has looked");
-        theirs.refresh().unwrap();
-        assert!(ours.data(65_536, 64).unwrap().write(0, b"grown"));
-        let mut seen = [0; 5];
-        assert!(theirs.data(65_536, 64).unwrap().read(0, &mut seen));
-        assert_eq!(&seen, b"grown");
-        assert!(early.write(0, &[1]), "views made before stay valid");
-        assert!(matches!(ours.grow(2 << 20), Err(ArenaError::TooLarge { .. })));
+    fn who_only_reads_cannot_write_what_he_made() {
+        let ours = Arena::create("test", 4096, Access::Read, Access::Write).unwrap();
+        let file = ours.file().try_clone_to_owned().unwrap();
+        let theirs = Arena::open(file, Access::Write, 4096).unwrap();
+        assert!(theirs.data(0, 64).unwrap().write(0, b"theirs"));
+        let view = ours.data(0, 64).unwrap();
+        assert!(!view.write(0, b"ours"));
+        let mut seen = [0; 6];
+        assert!(view.read(0, &mut seen));
+        assert_eq!(&seen, b"theirs");
     }
 }

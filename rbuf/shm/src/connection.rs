@@ -9,13 +9,19 @@ use std::path::Path;
 use rustix::io::retry_on_intr;
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
-    connect, recvmsg, sendmsg, socket_with, socketpair, sockopt::socket_peercred,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
+    SocketType, connect, recvmsg, sendmsg, shutdown, socket_with, socketpair,
+    sockopt::socket_peercred,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
-/// Most descriptors beside one message.
-pub const DESCRIPTORS_MAX: usize = 4;
+use crate::process::PeerProcess;
+
+/// Most descriptors that are sent beside one message.
+pub const DESCRIPTORS_MAX: usize = 6;
+
+/// Most that can arrive (`SCM_MAX_FD`): what there is no room for, the kernel closes while we wait.
+const DESCRIPTORS_ARRIVE_MAX: usize = 253;
 
 /// Lets this process hold as many descriptors as its hard limit permits: a message whose descriptors
 /// do not fit is lost, and its sender with it. No effect if that is refused.
@@ -46,7 +52,7 @@ pub struct Connection {
 pub struct Received {
     /// The message.
     pub bytes: Vec<u8>,
-    /// What came beside it, at most [`DESCRIPTORS_MAX`].
+    /// What came beside it.
     pub descriptors: Vec<OwnedFd>,
 }
 
@@ -143,7 +149,8 @@ impl Connection {
     }
 
     fn receive_to(&self, room: &mut [u8], flags: RecvFlags) -> Result<Received, ReceiveError> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
+        let mut space =
+            [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_ARRIVE_MAX))];
         let mut beside = RecvAncillaryBuffer::new(&mut space);
         let flags = flags | RecvFlags::CMSG_CLOEXEC;
         let result = loop {
@@ -185,6 +192,21 @@ impl Connection {
             uid: credentials.uid.as_raw(),
             gid: credentials.gid.as_raw(),
         })
+    }
+
+    /// The process that connected, to hear when it is dead.
+    ///
+    /// # Errors
+    ///
+    /// It is dead, or out of descriptors.
+    pub fn process(&self) -> io::Result<Option<PeerProcess>> {
+        PeerProcess::of(&self.socket)
+    }
+
+    /// Nothing can be sent any more, in either direction; what has arrived can still be received, and then
+    /// the connection is closed. Whoever else holds the other end notices.
+    pub fn end(&self) {
+        let _ = shutdown(&self.socket, Shutdown::Both);
     }
 
     /// Makes [`Self::send`] fail rather than wait when the peer does not read.
@@ -237,8 +259,18 @@ mod tests {
         a.send(&[0; 200], &[file.as_fd(); DESCRIPTORS_MAX]).unwrap();
         assert!(matches!(b.receive(100), Err(ReceiveError::Cut)));
         drop((a, b, file));
-        // Other tests open files too, so only a rise by this test's four would be a leak.
+        // Other tests open files too, so only a rise by this test's would be a leak.
         assert!(std::fs::read_dir("/proc/self/fd").unwrap().count() < before + 4 + 8);
+    }
+
+    #[test]
+    fn after_the_end_what_had_arrived_is_received_and_nothing_else() {
+        let (ours, theirs) = Connection::pair().unwrap();
+        theirs.send(b"last words", &[]).unwrap();
+        ours.end();
+        assert!(theirs.send(b"more", &[]).is_err());
+        assert_eq!(ours.receive(100).unwrap().bytes, b"last words");
+        assert!(matches!(ours.receive(100), Err(ReceiveError::Closed)));
     }
 
     #[test]

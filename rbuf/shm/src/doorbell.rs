@@ -1,14 +1,22 @@
 //! Doorbells: what wakes a whole domain that sleeps in `poll`.
 //!
-//! A pair of sockets. Not an `eventfd`: whether a write to one blocks is a flag of the open file, which
-//! the other side shares and could clear, and then a full counter would stop whoever rings. A
-//! socket is told with every call not to block, whatever its flags say.
+//! Between driver and application the driver makes both, for what happens when an object is used or closed
+//! is up to whoever chose it, and the driver must not wait for anybody.
+//!
+//! - The application's [`Doorbell`] is a pair of sockets. Not an `eventfd`: whether a write to one blocks is
+//!   a flag of the open file, which the other side shares and could clear, and then a full counter would stop
+//!   whoever rings. A socket is told with every call not to block, whatever its flags say. The end that rings is
+//!   shut for reading: nothing, descriptors included, can be queued to it and be left to whoever closes it.
+//! - The driver's [`DriverBell`] is an `eventfd` that it watches for edges and never reads: each ring is an
+//!   edge, and who fills the counter loses his own rings.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair,
+    AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown,
+    socketpair,
 };
 
 /// The domain's end of a doorbell: readable when it was rung.
@@ -23,6 +31,12 @@ pub struct Ringer {
     socket: OwnedFd,
 }
 
+/// The driver's bell: watched for edges, never read.
+#[derive(Debug)]
+pub struct DriverBell {
+    counter: OwnedFd,
+}
+
 impl Doorbell {
     /// A doorbell that has not been rung, and the end to ring it by.
     ///
@@ -32,6 +46,7 @@ impl Doorbell {
     pub fn new() -> io::Result<(Self, Ringer)> {
         let (ours, theirs) =
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+        shutdown(&theirs, Shutdown::Read)?;
         Ok((Self { socket: ours }, Ringer { socket: theirs }))
     }
 
@@ -49,10 +64,27 @@ impl Doorbell {
 }
 
 impl Ringer {
-    /// Wakes the domain. Never blocks; a bell that was rung and not answered stays rung. If the other
-    /// side sent something that is no socket, nobody is woken.
+    /// Wakes the domain. Never blocks; a bell that was rung and not answered stays rung.
     pub fn ring(&self) {
         let _ = send(&self.socket, &[1], SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+    }
+}
+
+impl DriverBell {
+    /// A bell that has not been rung.
+    ///
+    /// # Errors
+    ///
+    /// Out of descriptors.
+    pub fn new() -> io::Result<Self> {
+        let counter = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
+        Ok(Self { counter })
+    }
+
+    /// Wakes the driver.
+    pub fn ring(&self) {
+        // Fails when it was rung 2^64 times.
+        let _ = rustix::io::write(&self.counter, &1u64.to_ne_bytes());
     }
 }
 
@@ -62,15 +94,29 @@ impl AsFd for Doorbell {
     }
 }
 
-impl AsFd for Ringer {
+impl AsFd for DriverBell {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.counter.as_fd()
     }
 }
 
-impl From<OwnedFd> for Ringer {
+/// The end that the driver sent.
+impl From<OwnedFd> for Doorbell {
     fn from(socket: OwnedFd) -> Self {
         Self { socket }
+    }
+}
+
+/// The bell that the driver sent.
+impl From<OwnedFd> for DriverBell {
+    fn from(counter: OwnedFd) -> Self {
+        Self { counter }
+    }
+}
+
+impl From<Doorbell> for OwnedFd {
+    fn from(bell: Doorbell) -> Self {
+        bell.socket
     }
 }
 
@@ -88,9 +134,42 @@ mod tests {
             ringer.ring();
         }
         bell.answer();
-        Ringer::from(std::fs::File::open("/dev/null").map(OwnedFd::from).unwrap()).ring();
         drop(bell);
         ringer.ring();
+    }
+
+    #[test]
+    fn nothing_can_be_queued_to_who_rings() {
+        let (bell, ringer) = Doorbell::new().unwrap();
+        let refused = send(&bell.socket, b"x", SendFlags::DONTWAIT | SendFlags::NOSIGNAL);
+        assert_eq!(refused, Err(rustix::io::Errno::PIPE));
+        ringer.ring();
+        let mut byte = [0];
+        assert_eq!(recv(&bell.socket, &mut byte[..], RecvFlags::DONTWAIT).unwrap().1, 1);
+    }
+
+    #[test]
+    fn every_ring_of_the_drivers_bell_is_an_edge_also_when_nobody_reads() {
+        use rustix::event::{Timespec, epoll};
+        let bell = DriverBell::new().unwrap();
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::ET;
+        epoll::add(&epoll, &bell, epoll::EventData::new_u64(0), flags).unwrap();
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let edges = || {
+            let mut events = Vec::with_capacity(4);
+            epoll::wait(&epoll, rustix::buffer::spare_capacity(&mut events), Some(&now)).unwrap()
+        };
+        assert_eq!(edges(), 0);
+        for _ in 0..3 {
+            bell.ring();
+            assert_eq!((edges(), edges()), (1, 0));
+        }
+        // Who fills the counter is not stopped, nor is anybody else.
+        rustix::io::write(&bell.counter, &(u64::MAX - 4).to_ne_bytes()).unwrap();
+        assert_eq!(edges(), 1);
+        bell.ring();
+        assert_eq!(edges(), 0);
     }
 
     #[test]

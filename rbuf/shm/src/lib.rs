@@ -3,13 +3,13 @@
 //! | What | Paper | Here |
 //! |---|---|---|
 //! | a region shared by two domains | "single address space, shared rights" (§2.2.1) | [`Arena`]: a sealed `memfd` |
-//! | an event channel | §2.2.2 | [`Futex`] on a count, [`Doorbell`] for a whole domain |
+//! | an event channel | §2.2.2 | [`Futex`] on a count, [`Doorbell`] and [`DriverBell`] for a whole domain |
 //! | same-machine RPC with memory | §4.1 | [`Connection`]: `SOCK_SEQPACKET` and `SCM_RIGHTS` |
 //!
 //! # Invariants
 //!
-//! 1. An arena that came from elsewhere is mapped only if it cannot shrink (`F_SEAL_SHRINK`): or
-//!    its owner could kill us with `SIGBUS`. Only bytes that exist are ever handed out.
+//! 1. An arena is mapped only if it cannot shrink (`F_SEAL_SHRINK`): or whoever else has it could kill us with
+//!    `SIGBUS`. Only bytes that exist are ever handed out.
 //! 2. Memory another domain can write is seen only as atomics, or copied. No `&[u8]` into it exists.
 //!
 //! This crate holds `unsafe`; everything it exports is safe to use.
@@ -22,15 +22,17 @@ mod copy;
 mod doorbell;
 mod futex;
 mod listener;
+mod process;
 mod transfer;
 
 pub use arena::{Access, Arena, ArenaError, ShmData, ShmWords};
 pub use connection::{
     Connection, DESCRIPTORS_MAX, Peer, ReceiveError, Received, raise_descriptor_limit,
 };
-pub use doorbell::{Doorbell, Ringer};
+pub use doorbell::{Doorbell, DriverBell, Ringer};
 pub use futex::Futex;
-pub use listener::Listener;
+pub use listener::{Descriptors, Listener};
+pub use process::PeerProcess;
 pub use transfer::RANGES_MAX;
 
 /// Nanoseconds of the monotonic clock, the only clock of the system.

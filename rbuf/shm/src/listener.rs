@@ -20,12 +20,22 @@ use rustix::net::{
 };
 
 use crate::connection::Connection;
+use crate::process::refuse_descriptors;
 
 /// Names tried for what is put beside the path for a moment, and times a place is found taken by the dead.
 const ATTEMPTS: u32 = 16;
 
 /// Connections that may wait to be accepted.
 const BACKLOG: i32 = 128;
+
+/// Whether those who connect may send descriptors beside their messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Descriptors {
+    /// They may not: the kernel refuses them to who sends them, if it can (Linux 6.16).
+    Refused,
+    /// They may: those who connect are trusted.
+    Taken,
+}
 
 /// Accepts connections at a path; the path is removed when the listener is dropped.
 #[derive(Debug)]
@@ -34,6 +44,7 @@ pub struct Listener {
     path: PathBuf,
     /// Which file is ours: device and number. The number is not given to another while the socket is open.
     file: (u64, u64),
+    takes_descriptors: bool,
 }
 
 impl Listener {
@@ -44,17 +55,22 @@ impl Listener {
     ///
     /// `AddrInUse` if somebody listens there, `AlreadyExists` if something else stands there,
     /// `PermissionDenied` if it is another user's; otherwise what the kernel says about the path.
-    pub fn bind(path: &Path, mode: u32) -> io::Result<Self> {
+    pub fn bind(path: &Path, mode: u32, descriptors: Descriptors) -> io::Result<Self> {
         // What clients will ask for.
         SocketAddrUnix::new(path)?;
         let socket = seqpacket()?;
         let made = Beside::make(path, |name| Ok(bind(&socket, &SocketAddrUnix::new(name)?)?))?;
         chmod(&made.0, Mode::from_raw_mode(mode))?;
+        // Connections inherit it, and who connects can send at once: so it is said before.
+        let takes_descriptors = descriptors == Descriptors::Taken || !refuse_descriptors(&socket)?;
         listen(&socket, BACKLOG)?;
         let file = number(&symlink_metadata(&made.0)?);
         for _ in 0..ATTEMPTS {
             match hard_link(&made.0, path) {
-                Ok(()) => return Ok(Self { socket, path: path.to_path_buf(), file }),
+                Ok(()) => {
+                    let path = path.to_path_buf();
+                    return Ok(Self { socket, path, file, takes_descriptors });
+                }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::clear(path)?,
                 Err(error) => return Err(error),
             }
@@ -77,6 +93,11 @@ impl Listener {
         // deed nobody else can have taken that one away and put a live one there.
         let _lock = Lock::take(path)?;
         absent(is_dead(path).and_then(|()| remove_file(path)))
+    }
+
+    /// Whether descriptors can come: also if they were to be refused, where the kernel cannot.
+    pub const fn takes_descriptors(&self) -> bool {
+        self.takes_descriptors
     }
 
     /// The next connection, non-blocking; `None` if there is none.
@@ -240,8 +261,12 @@ mod tests {
         }
     }
 
+    fn listen_at(path: &Path) -> io::Result<Listener> {
+        Listener::bind(path, 0o600, Descriptors::Refused)
+    }
+
     fn refusal(path: &Path) -> io::Error {
-        Listener::bind(path, 0o600).unwrap_err()
+        listen_at(path).unwrap_err()
     }
 
     #[test]
@@ -283,7 +308,7 @@ mod tests {
         drop(datagrams);
         remove_file(&path).unwrap();
 
-        let live = Listener::bind(&path, 0o600).unwrap();
+        let live = listen_at(&path).unwrap();
         assert_eq!(refusal(&path).kind(), ErrorKind::AddrInUse);
         let waiting: Vec<_> = (0..BACKLOG * 2)
             .map_while(|_| connect(seqpacket().unwrap(), &SocketAddrUnix::new(&path).unwrap()).ok())
@@ -295,12 +320,32 @@ mod tests {
     }
 
     #[test]
+    fn strangers_cannot_send_descriptors_and_the_trusted_can() {
+        let folder = Folder::new("descriptors");
+        let path = folder.at("s");
+        let file = File::open("/dev/null").unwrap();
+        for asked in [Descriptors::Refused, Descriptors::Taken] {
+            let listener = Listener::bind(&path, 0o600, asked).unwrap();
+            assert!(asked == Descriptors::Refused || listener.takes_descriptors());
+            let theirs = Connection::connect(&path).unwrap();
+            let early = theirs.send(b"before it is accepted", &[file.as_fd()]);
+            let ours = listener.accept().unwrap().unwrap();
+            let late = theirs.send(b"and after", &[file.as_fd()]);
+            theirs.send(b"words", &[]).unwrap();
+            assert_eq!(early.is_ok(), listener.takes_descriptors());
+            assert_eq!(late.is_ok(), listener.takes_descriptors());
+            let received = ours.receive(100).unwrap();
+            assert_eq!(received.descriptors.is_empty(), !listener.takes_descriptors());
+        }
+    }
+
+    #[test]
     fn a_dead_socket_of_ours_is_replaced() {
         let folder = Folder::new("replaced");
         let path = folder.at("s");
         drop(UnixListener::bind(&path).unwrap());
         assert!(path.exists());
-        let listener = Listener::bind(&path, 0o640).unwrap();
+        let listener = Listener::bind(&path, 0o640, Descriptors::Refused).unwrap();
         assert_eq!(symlink_metadata(&path).unwrap().mode() & 0o777, 0o640);
         let client = Connection::connect(&path).unwrap();
         client.send(b"hello", &[]).unwrap();
@@ -313,14 +358,14 @@ mod tests {
     fn a_listener_removes_its_own_socket_and_no_other() {
         let folder = Folder::new("own");
         let path = folder.at("s");
-        let first = Listener::bind(&path, 0o600).unwrap();
+        let first = listen_at(&path).unwrap();
         remove_file(&path).unwrap();
-        let second = Listener::bind(&path, 0o600).unwrap();
+        let second = listen_at(&path).unwrap();
         drop(first);
         assert!(path.exists(), "the second one's");
         drop(second);
         assert!(!path.exists());
-        drop(Listener::bind(&path, 0o600).unwrap());
+        drop(listen_at(&path).unwrap());
         std::fs::write(&path, "precious").unwrap();
         assert!(Listener::clear(&path).is_err());
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
@@ -336,7 +381,7 @@ mod tests {
             let listeners: Vec<_> = std::thread::scope(|scope| {
                 let run = || {
                     start.wait();
-                    Listener::bind(&path, 0o600)
+                    listen_at(&path)
                 };
                 let threads: Vec<_> = (0..4).map(|_| scope.spawn(run)).collect();
                 threads.into_iter().map(|thread| thread.join().unwrap()).collect()

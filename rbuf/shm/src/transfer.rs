@@ -65,7 +65,7 @@ mod tests {
 
     #[test]
     fn a_file_passes_through_an_area_in_the_order_of_the_ranges() {
-        let arena = Arena::create("transfer", 4096, 4096, Access::Write).unwrap();
+        let arena = Arena::create("transfer", 4096, Access::Write, Access::Write).unwrap();
         let data = arena.data(0, 4096).unwrap();
         let memory = rustix::fs::memfd_create("file", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let mut file = File::from(memory);

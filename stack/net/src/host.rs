@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::collections::HashMap;
 use std::net::IpAddr;
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
@@ -14,7 +14,7 @@ use base_rpc::{
     Reply, Request, RouteInfo, StatusInfo,
 };
 use base_wire::Mac;
-use rbuf_domain::{Domain, DomainError, Offer, Shape};
+use rbuf_domain::{Domain, DomainError, Shape};
 use rbuf_shm::Connection;
 
 use crate::flow::{Flow, News, Reopened, Shared};
@@ -116,7 +116,7 @@ impl Host {
         let connection = Connection::connect(socket)
             .map_err(|source| Error::NoFlowManager { path: socket.to_path_buf(), source })?;
         let rpc = Rpc::new(connection);
-        let Reply::Welcome { links } = rpc.call(Request::Hello, &[], &|_| ())?.0 else {
+        let Reply::Welcome { links } = rpc.call(Request::Hello, &|_| ())?.0 else {
             return Err(Error::Protocol("no welcome".into()));
         };
         let inner = Inner {
@@ -153,7 +153,7 @@ impl Host {
     }
 
     pub(crate) fn call(&self, request: Request) -> Result<Reply, Error> {
-        Ok(self.inner.rpc.call(request, &[], &|answer| self.heed(answer))?.0)
+        Ok(self.inner.rpc.call(request, &|answer| self.heed(answer))?.0)
     }
 
     /// As [`Self::call`], until `deadline_ns`; `late` is done with an answer that comes after that.
@@ -188,16 +188,10 @@ impl Host {
             return Ok(Arc::clone(domain));
         }
         let flows_max = self.inner.flows_max;
-        let offer = Offer::new(flows_max)?;
         let request = Request::Join(JoinOffer { link, flows_max });
-        let heed = |answer| self.heed(answer);
-        let (reply, descriptors) = self.inner.rpc.call(request, &offer.descriptors(), &heed)?;
-        let (Reply::Joined, Ok([control_in, bell])) =
-            (reply, <[OwnedFd; 2]>::try_from(descriptors))
-        else {
-            return Err(Error::Protocol("no descriptors with the answer to a join".into()));
-        };
-        let domain = Arc::new(Domain::new(offer, control_in, bell)?);
+        let (reply, descriptors) = self.inner.rpc.call(request, &|answer| self.heed(answer))?;
+        let Reply::Joined = reply else { return Err(unexpected(&reply)) };
+        let domain = Arc::new(Domain::new(flows_max, descriptors)?);
         domains.insert(link, Arc::clone(&domain));
         Ok(domain)
     }

@@ -77,21 +77,16 @@ impl Rpc {
         }
     }
 
-    fn send(&self, tag: u32, request: Request, descriptors: &[BorrowedFd<'_>]) {
-        if self.connection.send(&encode(&Call { tag, request }), descriptors).is_err() {
+    fn send(&self, tag: u32, request: Request) {
+        if self.connection.send(&encode(&Call { tag, request }), &[]).is_err() {
             self.state().gone = true;
         }
     }
 
     /// Asks, and waits for the answer. A refusal is an error.
-    pub(crate) fn call(
-        &self,
-        request: Request,
-        descriptors: &[BorrowedFd<'_>],
-        heed: Heed<'_>,
-    ) -> Result<Answered, Error> {
+    pub(crate) fn call(&self, request: Request, heed: Heed<'_>) -> Result<Answered, Error> {
         let tag = self.new_tag();
-        self.send(tag, request, descriptors);
+        self.send(tag, request);
         let answered = self.read_until(NEVER, heed, |state| state.answers.remove(&tag))?;
         answered_or_refused(answered.ok_or(Error::TimedOut)?)
     }
@@ -106,7 +101,7 @@ impl Rpc {
         late: impl FnOnce(u32),
     ) -> Result<Reply, Error> {
         let tag = self.new_tag();
-        self.send(tag, request, &[]);
+        self.send(tag, request);
         let answered =
             match self.read_until(deadline_ns, heed, |state| state.answers.remove(&tag))? {
                 Some(answered) => answered,
@@ -128,7 +123,7 @@ impl Rpc {
         let tag = self.new_tag();
         known(tag);
         self.state().unattended.insert(tag);
-        self.send(tag, request, &[]);
+        self.send(tag, request);
     }
 
     /// Waits until what was heeded makes `done` true, or until `deadline_ns`.

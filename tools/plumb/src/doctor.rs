@@ -48,7 +48,7 @@ fn kernel() -> Finding {
 }
 
 fn shared_memory() -> Finding {
-    let arena = Arena::create("plumb-doctor", 4096, 1 << 32, Access::Read);
+    let arena = Arena::create("plumb-doctor", 1 << 32, Access::Write, Access::Read);
     let (ok, detail) = match arena {
         Ok(_) => (true, "sealed memfd areas of up to 4 GiB can be mapped".into()),
         Err(error) => (false, format!("{error}: is address space limited (`ulimit -v`)?")),

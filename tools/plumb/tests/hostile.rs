@@ -2,7 +2,7 @@
 
 mod in_lab;
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
@@ -18,7 +18,7 @@ use fastrand::Rng;
 use in_lab::{OURS, THEIRS, host, in_lab, kernel_socket, on_peer, processes, socket};
 use plumb_net::{DropReason, Udp};
 use rbuf_channel::{Data, IoRec, Pair};
-use rbuf_domain::{Domain, Ends, Offer, Shape};
+use rbuf_domain::{Domain, Ends, Shape};
 use rbuf_shm::Connection;
 
 /// How long the attack goes on.
@@ -36,12 +36,8 @@ struct Liar {
     frame: Vec<u8>,
 }
 
-fn call(
-    connection: &Connection,
-    request: Request,
-    descriptors: &[BorrowedFd<'_>],
-) -> (Reply, Vec<OwnedFd>) {
-    connection.send(&encode(&Call { tag: 7, request }), descriptors).unwrap();
+fn call(connection: &Connection, request: Request) -> (Reply, Vec<OwnedFd>) {
+    connection.send(&encode(&Call { tag: 7, request }), &[]).unwrap();
     let received = connection.receive(MESSAGE_BYTES_MAX).unwrap();
     let answer: Answer = decode(&received.bytes).unwrap();
     (answer.reply, received.descriptors)
@@ -50,16 +46,11 @@ fn call(
 impl Liar {
     fn join() -> Self {
         let connection = Connection::connect(&socket()).unwrap();
-        call(&connection, Request::Hello, &[]);
-        let offer = Offer::new(4).unwrap();
-        let (reply, descriptors) = call(
-            &connection,
-            Request::Join(JoinOffer { link: 0, flows_max: 4 }),
-            &offer.descriptors(),
-        );
+        call(&connection, Request::Hello);
+        let join = Request::Join(JoinOffer { link: 0, flows_max: 4 });
+        let (reply, descriptors) = call(&connection, join);
         assert_eq!(reply, Reply::Joined);
-        let [control_in, bell] = <[_; 2]>::try_from(descriptors).unwrap();
-        let domain = Domain::new(offer, control_in, bell).unwrap();
+        let domain = Domain::new(4, descriptors).unwrap();
         let shape = Shape { tx_words: 256, rx_words: 256, tx_bytes: 1 << 18, rx_bytes: 1 << 18 };
         let layout = domain.lay_out(&shape).unwrap();
         let ends = domain.ends(&layout).unwrap();
@@ -70,7 +61,7 @@ impl Liar {
         };
         let contract = Contract::guaranteed(20_000_000, 100_000_000).unwrap().with_slack(true);
         let open = Request::Open { link: 0, contract, layout, endpoints: Some(endpoints) };
-        let (reply, _) = call(&connection, open, &[]);
+        let (reply, _) = call(&connection, open);
         let Reply::Opened { fib: Some(fib), .. } = reply else { panic!("{reply:?}") };
         let mut frame = Vec::new();
         etherparse::PacketBuilder::ethernet2(fib.source_mac.0, fib.next_hop_mac.unwrap().0)

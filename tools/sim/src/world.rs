@@ -163,18 +163,15 @@ impl World {
         let (arenas, layout) = lay_out(MTU);
         self.manager.client_joined(client, self.clients as i32, 0);
         self.openings.insert(client, Opening { arenas, layout, domain: None });
-        self.ask(client, Request::Hello, 0);
-        self.ask(client, Request::Join(JoinOffer { link: 0, flows_max: 1 }), 4);
+        self.ask(client, Request::Hello);
+        self.ask(client, Request::Join(JoinOffer { link: 0, flows_max: 1 }));
         let endpoints = Endpoints {
             transport: Transport::Udp,
             local: Sap::any_v4(port),
             remote: Some(Sap::new(PEER_ADDRESS.into(), port)),
         };
-        self.ask(
-            client,
-            Request::Open { link: 0, contract, layout, endpoints: Some(endpoints) },
-            0,
-        );
+        let open = Request::Open { link: 0, contract, layout, endpoints: Some(endpoints) };
+        self.ask(client, open);
         // The answer may wait for ARP, which is retried.
         for _ in 0..100 {
             for reply in self.answers.remove(&client).unwrap_or_default() {
@@ -357,9 +354,9 @@ impl World {
         next
     }
 
-    fn ask(&mut self, client: ClientId, request: Request, descriptors: usize) {
+    fn ask(&mut self, client: ClientId, request: Request) {
         let call = Call { tag: 1, request };
-        self.manager.request(self.now, client, call, descriptors, &NoCounters);
+        self.manager.request(self.now, client, call, 0, &NoCounters);
         self.carry_out();
     }
 
@@ -393,7 +390,7 @@ impl World {
                 }
                 Output::Disconnect { client } => self.manager.client_left(client),
                 Output::Driver { message, .. } => self.tell_driver(message),
-                Output::OfferOwn { domain, .. } => self.offer_own(domain),
+                Output::JoinOwn { domain, .. } => self.join_own(domain),
                 Output::OpenOwn { domain, flow, contract, rx_cpu_ppb, .. } => {
                     self.open_own(domain, flow, &contract, rx_cpu_ppb);
                 }
@@ -471,7 +468,7 @@ impl World {
         }
     }
 
-    fn offer_own(&mut self, domain: DomainId) {
+    fn join_own(&mut self, domain: DomainId) {
         let words = OWN_SHAPE.words;
         let bytes = OWN_SHAPE.buffers * OWN_BUFFER;
         let fifo = (fifo_words(1) as u64 * 8).next_multiple_of(64);

@@ -91,7 +91,7 @@ impl Script {
                 Output::Disconnect { client } => self.gone.push(client),
                 Output::Driver { message, .. } => self.told.push(message),
                 Output::Frame { frame, .. } => self.frames.push(frame),
-                Output::OfferOwn { domain, .. } => {
+                Output::JoinOwn { domain, .. } => {
                     let added = FromDriver::DomainAdded { domain, result: Ok(()) };
                     self.manager.driver_message(LINK, added);
                 }
@@ -107,7 +107,7 @@ impl Script {
         self.manager.client_joined(client, 100 + self.clients as i32, uid);
         assert!(matches!(self.ask(client, Request::Hello), Some(Reply::Welcome { .. })));
         let join = Call { tag: 9, request: Request::Join(JoinOffer { link: 0, flows_max: 64 }) };
-        self.manager.request(self.now, client, join, 4, &NoCounters);
+        self.manager.request(self.now, client, join, 0, &NoCounters);
         self.drain();
         let Some(ToDriver::AddDomain { domain, .. }) = self.told.pop() else { panic!("no domain") };
         self.manager.driver_message(LINK, FromDriver::DomainAdded { domain, result: Ok(()) });
