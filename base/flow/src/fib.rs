@@ -29,6 +29,9 @@ pub struct Fib {
     /// Largest IP packet that may be handed to the driver, in bytes: what is longer than the MTU
     /// is a TCP segment that the link cuts.
     pub unit_bytes: u16,
+    /// Largest IP packet that is known to get all the way to the remote end, if that is less than the link
+    /// carries (RFC 1191): what others of the same user found out of late.
+    pub path_mtu: Option<u16>,
     /// VLAN of the link: packets must be tagged with it; `None` if they are not tagged.
     pub vlan: Option<u16>,
 }

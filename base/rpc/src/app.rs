@@ -88,6 +88,14 @@ pub enum Request {
         /// Contract to admit in place of the present one.
         contract: Contract,
     },
+    /// Packets of up to so many bytes get to the remote end of a flow, as a router said, or as was found out;
+    /// for the next flow of this user to that host (RFC 1191 §6.3). Answered by [`Reply::Done`].
+    PathCarries {
+        /// Which flow.
+        flow: FlowId,
+        /// Largest IP packet, in bytes.
+        mtu: u16,
+    },
     /// Find the way to a host. Answered by [`Reply::Resolved`], after ARP if need be.
     Resolve {
         /// The host.

@@ -112,6 +112,7 @@ impl Bench {
             next_hop_mac: Some(PEER),
             mtu: 1500,
             unit_bytes: 1500,
+            path_mtu: None,
             vlan: None,
         };
         self.driver.attach(&fib, monotonic_ns()).unwrap();

@@ -31,6 +31,7 @@ fn fib(transport: Transport, v6: bool, connected: bool) -> Fib {
         next_hop_mac: connected.then_some(PEER),
         mtu: 1500,
         unit_bytes: 1500,
+        path_mtu: None,
         vlan: None,
     }
 }

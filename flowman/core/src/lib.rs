@@ -33,6 +33,7 @@ mod last_resort;
 mod link;
 mod manager;
 mod neighbours;
+mod paths;
 mod ports;
 mod requests;
 mod routes;

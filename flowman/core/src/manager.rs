@@ -15,6 +15,7 @@ use crate::flows::{Closing, Flow, Flows};
 use crate::last_resort::{Allowance, Station, announcement};
 use crate::link::{Driver, Link, longest_frame_ns};
 use crate::neighbours::{Event, Neighbours, Place};
+use crate::paths::Paths;
 use crate::ports::Ports;
 use crate::routes::{Route, Routes};
 use crate::segment::Words;
@@ -162,6 +163,8 @@ pub struct FlowManager {
     pub(crate) replies: Allowance,
     pub(crate) departed: Departed,
     pub(crate) time_waits: TimeWaits,
+    /// What paths carry.
+    pub(crate) paths: Paths,
     /// What users have open, for their quotas.
     pub(crate) accounts: HashMap<u32, Account>,
     next_domain: u32,
@@ -211,6 +214,7 @@ impl FlowManager {
             replies: Allowance::new(REPLIES_PER_S, REPLIES_AT_ONCE),
             departed: Departed::default(),
             time_waits: TimeWaits::default(),
+            paths: Paths::default(),
             accounts: HashMap::new(),
             next_domain: 0,
         }
@@ -533,6 +537,7 @@ impl FlowManager {
         let mut events = Vec::new();
         self.neighbours.tick(now_ns, &mut events);
         self.neighbour_events(events);
+        self.paths.tick(now_ns);
         for (link, endpoints) in self.time_waits.tick(now_ns) {
             self.tell_driver(link, ToDriver::Unpark { endpoints });
         }
@@ -551,6 +556,7 @@ impl FlowManager {
             self.neighbours.next_deadline(),
             self.departed.next_deadline(),
             self.time_waits.next_deadline(),
+            self.paths.next_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -677,6 +683,7 @@ impl FlowManager {
             next_hop_mac,
             mtu: facts.mtu,
             unit_bytes: facts.unit_bytes,
+            path_mtu: endpoints.remote.and_then(|remote| self.paths.mtu(flow.uid, remote.address)),
             vlan: facts.vlan,
         };
         self.flows.get_mut(id)?.fib = Some(fib);

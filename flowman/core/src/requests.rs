@@ -116,6 +116,18 @@ impl FlowManager {
                 Ok(None)
             }
             Request::AdjustQos { flow, contract } => self.adjust(client, flow, contract).map(Some),
+            Request::PathCarries { flow, mtu } => {
+                let link = self.own_flow(client, flow)?;
+                let driver = self.links[usize::from(link.0)].driver.as_ref();
+                let link_mtu = driver.map_or(0, |driver| driver.facts.mtu);
+                let found = self.flows.get(flow);
+                if let Some(found) = found
+                    && let Some(remote) = found.endpoints.and_then(|ends| ends.remote)
+                {
+                    self.paths.learn(now, found.uid, remote.address, mtu, link_mtu);
+                }
+                Ok(Some(Reply::Done))
+            }
             Request::Resolve { remote } => self.resolve(now, client, tag, canonical(remote)),
             Request::Query(query) => {
                 self.query(now, client, query, counters).map(|found| Some(Reply::Found(found)))

@@ -154,6 +154,26 @@ fn a_fin_that_comes_again_after_the_flow_was_closed_is_acknowledged_for_a_minute
 }
 
 #[test]
+fn what_a_connection_found_out_of_a_path_the_next_of_its_user_begins_with() {
+    let mut script = Script::new();
+    let (one, same, other) = (script.client(1000), script.client(1000), script.client(1001));
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    let known = |script: &mut Script, client, port| match script.connect(client, port, 80) {
+        Some(Reply::Opened { flow, fib: Some(fib), .. }) => (flow, fib.path_mtu),
+        other => panic!("{other:?}"),
+    };
+    let (flow, nothing) = known(&mut script, one, 4000);
+    assert_eq!(nothing, None);
+    let says = Request::PathCarries { flow, mtu: 1400 };
+    assert!(matches!(script.ask(same, says.clone()), Some(Reply::Refused(_))), "not its flow");
+    assert_eq!(script.ask(one, says), Some(Reply::Done));
+    assert_eq!(known(&mut script, same, 4001).1, Some(1400));
+    assert_eq!(known(&mut script, other, 4002).1, None);
+    script.pass(600 * S);
+    assert_eq!(known(&mut script, same, 4003).1, None, "RFC 1191: ten minutes");
+}
+
+#[test]
 fn the_ends_of_a_connection_that_waits_are_given_to_nobody() {
     let mut script = Script::new();
     let (client, other) = (script.client(0), script.client(1000));

@@ -101,6 +101,7 @@ pub fn transmit(frame: &[u8]) {
         next_hop_mac: Some(peer),
         mtu: 1500,
         unit_bytes: 1500,
+        path_mtu: None,
         vlan: None,
     };
     let data = HeapData::new(2048);

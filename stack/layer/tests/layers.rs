@@ -41,6 +41,7 @@ fn fib(connected: bool, vlan: Option<u16>) -> Fib {
         next_hop_mac: connected.then_some(PEER),
         mtu: MTU,
         unit_bytes: MTU,
+        path_mtu: None,
         vlan,
     }
 }

@@ -42,6 +42,7 @@ fn two_with(remote: Option<Sap>) -> Two {
         next_hop_mac: remote.map(|_| PEER),
         mtu: 1500,
         unit_bytes: 1500,
+        path_mtu: None,
         vlan: None,
     };
     let tx_bytes = u32::from(HEADERS) * HEAD_BYTES_MAX as u32 + RING;

@@ -441,6 +441,11 @@ impl Shared {
         self.latest().time_wait = Some(time_wait);
     }
 
+    /// Packets of up to `mtu` bytes get to the remote end: for the next flow to it. Does not wait.
+    pub(crate) fn tell_path(&self, mtu: u16) {
+        self.host.call_later(Request::PathCarries { flow: self.id, mtu }, |_| ());
+    }
+
     fn latest(&self) -> MutexGuard<'_, Latest> {
         self.latest.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -171,7 +171,7 @@ impl Host {
 
     /// Asks and does not wait. `then` is done with the answer by whoever reads it, who holds everybody else
     /// up meanwhile: it asks nothing that it waits for.
-    fn call_later(
+    pub(crate) fn call_later(
         &self,
         request: Request,
         then: impl FnOnce(Result<Reply, Error>) + Send + 'static,

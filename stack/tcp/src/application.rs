@@ -257,6 +257,19 @@ impl Connection {
         }
     }
 
+    /// It is known that packets larger than `mtu` do not get to the peer: another connection found out.
+    pub fn set_path_mtu(&mut self, now_ns: u64, mtu: u16) {
+        if self.path.remember(now_ns, mtu) {
+            self.mtu_changed(now_ns);
+        }
+    }
+
+    /// What this connection found out of the size of packets that get to the peer, and others who talk to it
+    /// had better know (RFC 1191 §6.3); once.
+    pub const fn take_path_news(&mut self) -> Option<u16> {
+        self.path.take_news()
+    }
+
     /// The way to the peer has changed: another link, another next hop.
     pub fn on_route(&mut self, now_ns: u64, mtu: u16) {
         if mtu != self.config.mtu {

@@ -25,6 +25,10 @@ pub(crate) struct Path {
     /// When larger packets may be tried again.
     retry_ns: u64,
     enabled: bool,
+    /// Full packets vanished, and it is not known yet whether smaller ones arrive.
+    doubtful: bool,
+    /// What others who talk to the same host should know, and have not been told.
+    news: Option<u16>,
 }
 
 /// A larger segment on its way.
@@ -52,6 +56,8 @@ impl Path {
             probe: None,
             retry_ns: 0,
             enabled: config.probe_mtu,
+            doubtful: false,
+            news: None,
         }
     }
 
@@ -72,6 +78,27 @@ impl Path {
 
     /// A router cannot pass packets larger than `mtu` on; whether that changes anything.
     pub(crate) fn too_big(&mut self, now_ns: u64, mtu: u16) -> bool {
+        let changes = self.remember(now_ns, mtu);
+        if changes {
+            (self.doubtful, self.news) = (false, Some(self.mtu));
+        }
+        changes
+    }
+
+    /// What is worth telling those who talk to the same host, once.
+    pub(crate) const fn take_news(&mut self) -> Option<u16> {
+        self.news.take()
+    }
+
+    /// Something arrived.
+    pub(crate) const fn confirm(&mut self) {
+        if self.doubtful {
+            (self.doubtful, self.news) = (false, Some(self.mtu));
+        }
+    }
+
+    /// It is known already that packets larger than `mtu` do not arrive; whether that changes anything.
+    pub(crate) fn remember(&mut self, now_ns: u64, mtu: u16) -> bool {
         let mtu = mtu.max(self.floor());
         if mtu >= self.mtu {
             return false;
@@ -104,6 +131,8 @@ impl Path {
         self.mtu = mtu;
         self.probe = None;
         self.retry_ns = now_ns;
+        // It may be the peer that is silent.
+        self.doubtful = true;
         true
     }
 
@@ -141,7 +170,9 @@ impl Path {
         let Some(probe) = self.probe.take_if(|probe| probe.range.end <= acknowledged) else {
             return false;
         };
-        self.mtu = self.mtu.max(probe.mtu);
+        if probe.mtu > self.mtu {
+            (self.mtu, self.news) = (probe.mtu, Some(probe.mtu));
+        }
         self.rest_if_settled(now_ns);
         true
     }
@@ -219,6 +250,28 @@ mod tests {
             assert!(path.mtu() <= carries && carries - path.mtu() < 64, "{} {carries}", path.mtu());
             assert_eq!(path.next_probe(later), None);
         }
+    }
+
+    #[test]
+    fn others_hear_what_is_certain_and_once() {
+        let mut path = path();
+        let here = Position::initial(0);
+        assert!(path.too_big(0, 1400) && !path.too_big(0, 1450));
+        assert_eq!((path.take_news(), path.take_news()), (Some(1400), None));
+        assert!(path.black_hole(5));
+        assert_eq!(path.take_news(), None, "the peer may be gone");
+        path.confirm();
+        assert_eq!((path.take_news(), path.mtu()), (Some(700), 700));
+        path.confirm();
+        assert_eq!(path.take_news(), None);
+        let larger = path.next_probe(5).unwrap();
+        path.probing(here..here + 1, larger);
+        assert!(path.arrived(5, here + 1));
+        assert_eq!(path.take_news(), Some(larger));
+        let mut knows = Path::new(&Config::default());
+        assert!(knows.remember(0, 1300));
+        assert_eq!((knows.take_news(), knows.mtu()), (None, 1300), "it heard it from others");
+        assert_eq!(knows.next_probe(1), None, "and does not doubt it at once");
     }
 
     #[test]

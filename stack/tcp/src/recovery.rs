@@ -182,6 +182,7 @@ impl Connection {
             self.send.more = false;
             self.send.records.forget(self.map.start());
             self.timers.restart(now_ns);
+            self.path.confirm();
             if self.path.arrived(now_ns, self.map.start()) {
                 self.mtu_changed(now_ns);
             }

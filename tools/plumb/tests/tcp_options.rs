@@ -156,7 +156,13 @@ impl Wire {
 
     /// A router says `code` of unreachability about a packet of ours.
     fn unreachable(&mut self, to: Mac, about: &[u8], code: u8) {
-        let mut icmp = vec![3, code, 0, 0, 0, 0, 0, 0];
+        self.refuse(to, about, code, 0);
+    }
+
+    /// As [`Self::unreachable`]; packets of `mtu` bytes would pass.
+    fn refuse(&mut self, to: Mac, about: &[u8], code: u8, mtu: u16) {
+        let [high, low] = mtu.to_be_bytes();
+        let mut icmp = vec![3, code, 0, 0, 0, 0, high, low];
         icmp.extend_from_slice(&about[..28]);
         let sum = checksum::finish(checksum::sum(&icmp));
         icmp[2..4].copy_from_slice(&sum.to_be_bytes());
@@ -171,6 +177,7 @@ const NET_UNREACHABLE: u8 = 0;
 const HOST_UNREACHABLE: u8 = 1;
 const PROTOCOL_UNREACHABLE: u8 = 2;
 const PORT_UNREACHABLE: u8 = 3;
+const FRAGMENTATION_NEEDED: u8 = 4;
 const COMMUNICATION_PROHIBITED: u8 = 13;
 
 /// Our station, as the peer sees it.
@@ -373,6 +380,34 @@ fn routers_are_believed_about_what_is_in_flight_and_end_only_what_is_not_open_ye
         let error = stream.soft_error().unwrap();
         assert_eq!(error.kind(), ErrorKind::Unsupported);
         assert!(stream.take_error().unwrap().is_none());
+    });
+}
+
+#[test]
+fn what_a_router_said_to_one_connection_is_known_to_the_next() {
+    let name = "what_a_router_said_to_one_connection_is_known_to_the_next";
+    in_lab(name, &FAR, || {
+        let mut wire = Wire::open();
+        let (mut first, mut kernel) = opened(7000, true);
+        let ours = station(&mut wire);
+        assert_eq!(first.info().mtu, 1500);
+        let reader = thread::spawn(move || kernel.read_to_end(&mut Vec::new()).unwrap());
+        eventually("the connection heeds a router", || {
+            first.write_all(&[7; 100_000]).unwrap();
+            let mut about = wire.expect_segment("a full segment", |ip, _, _, payload| {
+                (payload.len() > 1000).then(|| ip[..28].to_vec())
+            });
+            // What was sent after it has not been acknowledged when this arrives.
+            let sequence = u32::from_be_bytes(about[24..28].try_into().unwrap());
+            about[24..28].copy_from_slice(&sequence.wrapping_add(20_000).to_be_bytes());
+            wire.refuse(ours, &about, FRAGMENTATION_NEEDED, 1200);
+            first.info().mtu == 1200
+        });
+        // Another host of the same user, which has learned nothing by itself.
+        eventually("the next one knows it", || opened(7001, true).0.info().mtu == 1200);
+        assert_eq!(opened(7002, false).0.info().mtu, 1200, "whoever opens");
+        drop(first);
+        reader.join().unwrap();
     });
 }
 

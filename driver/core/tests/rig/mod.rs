@@ -120,6 +120,7 @@ pub fn fib(
         next_hop_mac: hop,
         mtu: 1500,
         unit_bytes: 1500,
+        path_mtu: None,
         vlan: None,
     }
 }

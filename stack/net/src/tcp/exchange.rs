@@ -206,6 +206,9 @@ impl Work for Exchange {
                 }
             }
         }
+        if let Some(mtu) = self.stream.connection.take_path_news() {
+            shared.tell_path(mtu);
+        }
         let timeouts = self.stream.connection.counts().timeouts;
         if timeouts > self.noted_timeouts {
             self.noted_timeouts = timeouts;
@@ -267,7 +270,11 @@ impl Exchange {
         mut connection: Connection,
     ) -> Self {
         // It may have begun before the link changed.
-        connection.on_route(monotonic_ns(), flow.fib().mtu);
+        let (now_ns, path_mtu) = (monotonic_ns(), flow.fib().path_mtu);
+        connection.on_route(now_ns, flow.fib().mtu);
+        if let Some(mtu) = path_mtu {
+            connection.set_path_mtu(now_ns, mtu);
+        }
         let (tx_data, rx_data) = flow.shared.areas.clone();
         let offered_for = u64::from(options.receive_bytes.min(FIRST_RECEIVE_BYTES));
         let send = SendArea::new(tx_data, u32::from(HEADERS) * HEAD_BYTES_MAX as u32);
