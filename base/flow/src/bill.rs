@@ -104,6 +104,29 @@ impl Bill {
         }
     }
 
+    /// Both together; of frames that waited, the larger number.
+    #[must_use]
+    pub fn plus(&self, other: &Self) -> Self {
+        let sum = |reason| self.dropped(reason) + other.dropped(reason);
+        let drops = DropReason::ALL.iter().map(|&reason| (reason, sum(reason)));
+        Self {
+            tx_frames: self.tx_frames + other.tx_frames,
+            tx_bytes: self.tx_bytes + other.tx_bytes,
+            tx_wire_ns: self.tx_wire_ns + other.tx_wire_ns,
+            tx_cpu_ns: self.tx_cpu_ns + other.tx_cpu_ns,
+            tx_slack_frames: self.tx_slack_frames + other.tx_slack_frames,
+            tx_local_frames: self.tx_local_frames + other.tx_local_frames,
+            tx_slack_ns: self.tx_slack_ns + other.tx_slack_ns,
+            tx_periods_missed: self.tx_periods_missed + other.tx_periods_missed,
+            rx_frames: self.rx_frames + other.rx_frames,
+            rx_bytes: self.rx_bytes + other.rx_bytes,
+            rx_cpu_ns: self.rx_cpu_ns + other.rx_cpu_ns,
+            rx_offered: self.rx_offered + other.rx_offered,
+            rx_backlog: self.rx_backlog.max(other.rx_backlog),
+            drops: drops.filter(|&(_, count)| count > 0).collect(),
+        }
+    }
+
     /// How often frames were dropped for `reason`.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops.iter().find(|(r, _)| *r == reason).map_or(0, |(_, count)| *count)

@@ -45,7 +45,8 @@ pub(crate) struct Closing {
 pub(crate) struct Flows {
     places: Vec<(u32, Option<Flow>)>,
     free: VecDeque<u32>,
-    by_endpoints: HashMap<Endpoints, FlowId>,
+    /// The same port at any address can be used on several links.
+    by_endpoints: HashMap<(LinkId, Endpoints), FlowId>,
     count: usize,
 }
 
@@ -97,25 +98,26 @@ impl Flows {
 
     /// Gives a flow its ends; `false` if another flow has them.
     pub(crate) fn set_endpoints(&mut self, id: FlowId, endpoints: Option<Endpoints>) -> bool {
+        let Some(link) = self.get(id).map(|flow| flow.link) else { return false };
         if let Some(endpoints) = endpoints
-            && self.by_endpoints.get(&endpoints).is_some_and(|&owner| owner != id)
+            && self.by_endpoints.get(&(link, endpoints)).is_some_and(|&owner| owner != id)
         {
             return false;
         }
         let Some(flow) = self.get_mut(id) else { return false };
         let before = std::mem::replace(&mut flow.endpoints, endpoints);
         if let Some(before) = before {
-            self.by_endpoints.remove(&before);
+            self.by_endpoints.remove(&(link, before));
         }
         if let Some(endpoints) = endpoints {
-            self.by_endpoints.insert(endpoints, id);
+            self.by_endpoints.insert((link, endpoints), id);
         }
         true
     }
 
-    /// The flow that has exactly these ends.
-    pub(crate) fn with(&self, endpoints: &Endpoints) -> Option<&Flow> {
-        self.get(*self.by_endpoints.get(endpoints)?)
+    /// The flow of a link that has exactly these ends.
+    pub(crate) fn with(&self, link: LinkId, endpoints: &Endpoints) -> Option<&Flow> {
+        self.get(*self.by_endpoints.get(&(link, *endpoints))?)
     }
 
     pub(crate) fn remove(&mut self, id: FlowId) -> Option<Flow> {

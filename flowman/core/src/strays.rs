@@ -167,8 +167,7 @@ impl FlowManager {
         let ends = |local, remote| Endpoints { transport, local, remote };
         [ends(local, Some(remote)), ends(local, None), ends(Sap::any_v4(local.port), None)]
             .iter()
-            .filter_map(|ends| self.flows.with(ends))
-            .find(|flow| flow.link == link)
+            .find_map(|ends| self.flows.with(link, ends))
     }
 }
 

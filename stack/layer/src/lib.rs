@@ -17,6 +17,7 @@
 
 #![forbid(unsafe_code)]
 
+mod control;
 mod device;
 mod ether;
 mod ip4;
@@ -24,6 +25,7 @@ mod packet;
 mod tcp;
 mod udp;
 
+pub use control::{Control, ControlError};
 pub use device::Device;
 pub use ether::Ether;
 pub use ip4::Ip4;

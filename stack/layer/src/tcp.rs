@@ -7,10 +7,11 @@
 use std::net::{IpAddr, SocketAddr};
 
 use base_flow::Fib;
-use base_wire::{Header, IPV4_BYTES, Icmp, Ipv4, Mac, Protocol, checksum, pseudo_header};
+use base_wire::{IPV4_BYTES, Mac, Protocol, checksum, pseudo_header};
 use rbuf_channel::{Buffer, Data, Fault, Pair};
 use stack_tcp::{Ecn, HEADER_BYTES_MAX, RouterError, Segment};
 
+use crate::control;
 use crate::ip4::Ip4;
 use crate::packet::{Incoming, Outgoing};
 use crate::{Layer, Peer, SendError};
@@ -174,19 +175,11 @@ impl<L: Layer> Tcp<L> {
 
     /// Reads a control message (RFC 792): it quotes the head of a packet that we sent.
     fn read_control(&self, packet: &Incoming<L::Area>) -> Option<(SocketAddr, u32, RouterError)> {
-        let (icmp, quote) = Icmp::split(packet.head()).filter(|_| packet.verify(0))?;
-        let (ip, _) = Ipv4::split(quote)?;
-        let quoted = quote.get(ip.header_bytes()..)?.first_chunk::<8>()?;
-        let [a, b, c, d, sequence @ ..] = *quoted;
-        let (source, destination) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-        let ours = ip.source() == self.lower.source()
-            && ip.protocol == Protocol::TCP
-            && self.lower.remote().is_none_or(|remote| remote == ip.destination())
-            && source == self.local_port
-            && self.remote_port.is_none_or(|port| port == destination);
+        let ports = (self.local_port, self.remote_port);
+        let quote = control::read(packet, &self.lower, Protocol::TCP, ports)?;
+        let (icmp, [_, _, _, _, sequence @ ..]) = (quote.icmp, quote.transport);
         let error = RouterError::from_icmp_v4(icmp.kind, icmp.code, icmp.sequence.get())?;
-        let to = SocketAddr::new(ip.destination().into(), destination);
-        ours.then_some((to, u32::from_be_bytes(sequence), error))
+        Some((quote.to, u32::from_be_bytes(sequence), error))
     }
 
     /// Gives the buffer of a received packet back.

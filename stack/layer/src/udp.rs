@@ -1,13 +1,17 @@
 //! The UDP layer (RFC 768).
+//!
+//! Control messages about datagrams of the flow are kept for whoever asks (RFC 1122 §4.1.3.3).
 
+use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use base_flow::Fib;
-use base_wire::{Header, Mac, Protocol, UDP_BYTES, checksum, pseudo_header};
+use base_wire::{Header, IPV4_BYTES, Mac, Protocol, UDP_BYTES, checksum, pseudo_header};
 use rbuf_channel::{Buffer, Data, Fault};
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::network_endian::U16;
 
+use crate::control::{self, Control, ControlError};
 use crate::ip4::Ip4;
 use crate::packet::{Incoming, Outgoing};
 use crate::{Layer, SendError};
@@ -32,8 +36,12 @@ pub struct Udp<L> {
     lower: Ip4<L>,
     local_port: u16,
     remote_port: Option<u16>,
+    controls: VecDeque<Control>,
     damaged: u64,
 }
+
+/// Control messages that are kept; of more, the oldest are forgotten.
+const CONTROLS_MAX: usize = 16;
 
 impl<L: Layer> Udp<L> {
     /// Datagrams as `fib` says, over `lower`; `None` if the flow is not IPv4.
@@ -42,6 +50,7 @@ impl<L: Layer> Udp<L> {
             lower: Ip4::new(lower, fib, Protocol::UDP)?,
             local_port: fib.endpoints.local.port,
             remote_port: fib.endpoints.remote.map(|remote| remote.port),
+            controls: VecDeque::new(),
             damaged: 0,
         })
     }
@@ -53,6 +62,42 @@ impl<L: Layer> Udp<L> {
         let set = self.lower.set_endpoints(fib);
         self.reorganise(fib);
         set
+    }
+
+    /// The oldest control message about a datagram of this flow that was received and not taken.
+    pub fn take_control(&mut self) -> Option<Control> {
+        self.controls.pop_front()
+    }
+
+    /// Keeps what a control message says; `false` if it is damaged, or about nothing that was sent here.
+    fn hear_control(&mut self, packet: &Incoming<L::Area>) -> bool {
+        let ports = (self.local_port, self.remote_port);
+        let Some(quote) = control::read(packet, &self.lower, Protocol::UDP, ports) else {
+            return false;
+        };
+        // A datagram that was sent says of itself how long it is.
+        let [_, _, _, _, a, b, ..] = quote.transport;
+        let udp_bytes = usize::from(u16::from_be_bytes([a, b]));
+        let icmp = quote.icmp;
+        let error = ControlError::from_icmp_v4(icmp.kind, icmp.code, icmp.sequence.get());
+        let (Some(error), true) = (
+            error,
+            udp_bytes >= UDP_BYTES && udp_bytes + IPV4_BYTES == usize::from(quote.packet_bytes),
+        ) else {
+            return false;
+        };
+        // A path carries less than what was too large for it, and a router that does not say how much is
+        // an old one: nothing is known but that (RFC 1191 §5).
+        let error = match error {
+            ControlError::TooLarge { mtu } if mtu >= quote.packet_bytes => return false,
+            error => error,
+        };
+        let Some(from) = packet.from() else { return false };
+        if self.controls.len() == CONTROLS_MAX {
+            self.controls.pop_front();
+        }
+        self.controls.push_back(Control { to: quote.to, from: from.ip(), error });
+        true
     }
 
     /// What is below.
@@ -126,6 +171,11 @@ impl<L: Layer> Layer for Udp<L> {
 
     fn receive(&mut self) -> Result<Option<Incoming<L::Area>>, Fault> {
         while let Some(mut packet) = self.lower.receive()? {
+            if packet.is_control() {
+                self.damaged += u64::from(!self.hear_control(&packet));
+                self.lower.give_back(packet)?;
+                continue;
+            }
             if strip(&mut packet, self.local_port, self.remote_port).is_some() {
                 return Ok(Some(packet));
             }
@@ -151,9 +201,6 @@ impl<L: Layer> Layer for Udp<L> {
 /// Checks and strips a header. The checksum is verified when the payload is read, unless the link
 /// vouches for it or the sender left it out.
 fn strip<D: Data>(packet: &mut Incoming<D>, local: u16, remote: Option<u16>) -> Option<()> {
-    if packet.is_control() {
-        return None;
-    }
     let (udp, _) = base_wire::Udp::split(packet.head())?;
     let udp = *udp;
     let bytes = udp.bytes.get();

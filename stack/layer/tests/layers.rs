@@ -8,7 +8,7 @@ use base_wire::Mac;
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use rbuf_channel::{Data, End, HeapData, HeapWords, IoRec, block_words, flag};
-use stack_layer::{Device, Ether, Layer, Outgoing, Peer, SendError, Udp};
+use stack_layer::{Control, ControlError, Device, Ether, Layer, Outgoing, Peer, SendError, Udp};
 
 const US: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const PEER: Mac = Mac([2, 0, 0, 0, 0, 9]);
@@ -288,4 +288,100 @@ fn reading_posts_nothing_to_a_driver_that_waits_for_something_to_send() {
     let packet = two.packet(b"x");
     assert!(two.stack.send(packet).is_ok());
     assert!(two.stack.lower().lower().lower().notice()[0].post, "now there is something");
+}
+
+/// A control message of `kind` and `code` that quotes the head of `datagram`, an Ethernet frame of ours, after
+/// `change`.
+fn said_of(
+    datagram: &[u8],
+    (kind, code, mtu): (u8, u8, u16),
+    change: impl Fn(&mut [u8]),
+) -> Vec<u8> {
+    let mut quote = datagram[14..42].to_vec();
+    change(&mut quote);
+    let mut icmp = vec![kind, code, 0, 0, 0, 0];
+    icmp.extend(mtu.to_be_bytes());
+    icmp.extend(quote);
+    let sum = base_wire::checksum::finish(base_wire::checksum::sum(&icmp));
+    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(PEER.0, US.0)
+        .ipv4([10, 77, 0, 254], OURS.octets(), 64)
+        .write(&mut frame, etherparse::IpNumber::ICMP, &icmp)
+        .unwrap();
+    frame
+}
+
+#[test]
+fn a_control_message_is_heard_if_it_is_about_a_datagram_that_was_sent_here() {
+    for connected in [true, false] {
+        let mut two = two(&fib(connected, None));
+        let mut packet = two.stack.packet().unwrap().unwrap();
+        packet.write(&[7; 1000]);
+        if !connected {
+            packet.set_destination(Peer::At { address: (THEIRS, 5000).into(), mac: PEER });
+        }
+        two.stack.send(packet).unwrap();
+        let sent = two.sent();
+        let to = SocketAddr::from((THEIRS, 5000));
+        for (said, error) in [
+            ((3, 0, 0), ControlError::NetworkUnreachable),
+            ((3, 1, 0), ControlError::HostUnreachable),
+            ((3, 2, 0), ControlError::ProtocolUnreachable),
+            ((3, 3, 0), ControlError::PortUnreachable),
+            ((3, 4, 900), ControlError::TooLarge { mtu: 900 }),
+            ((3, 4, 0), ControlError::TooLarge { mtu: 0 }),
+            ((3, 13, 0), ControlError::Prohibited),
+            ((11, 0, 0), ControlError::TimeExceeded),
+            ((12, 0, 0), ControlError::ParameterProblem),
+        ] {
+            assert!(two.deliver(&said_of(&sent, said, |_| ()), 0));
+            assert!(two.stack.receive().unwrap().is_none());
+            let heard = two.stack.take_control();
+            let from = [10, 77, 0, 254].into();
+            assert_eq!(heard, Some(Control { to, from, error }));
+        }
+        assert_eq!(two.stack.damaged(), 0);
+        // A quote of what was not sent here, or cannot have been too large.
+        // By a byte of the quote.
+        for (lie, (at, mtu)) in [(9, 900), (12, 900), (20, 900), (25, 900), (2, 900), (28, 1028)]
+            .into_iter()
+            .enumerate()
+        {
+            let change = |quote: &mut [u8]| {
+                if let Some(byte) = quote.get_mut(at) {
+                    *byte ^= 1;
+                }
+            };
+            assert!(two.deliver(&said_of(&sent, (3, 4, mtu), change), 0));
+            assert!(two.stack.receive().unwrap().is_none());
+            assert_eq!((two.stack.take_control(), two.stack.damaged()), (None, lie as u64 + 1));
+        }
+        let damaged = said_of(&sent, (3, 3, 0), |_| ());
+        let damaged = [&damaged[..40], &[damaged[40] ^ 1], &damaged[41..]].concat();
+        assert!(two.deliver(&damaged, flag::CHECKSUM_UNVERIFIED));
+        assert!(two.stack.receive().unwrap().is_none());
+        assert_eq!(two.stack.take_control(), None);
+        let elsewhere = said_of(&sent, (3, 3, 0), |quote| quote[23] ^= 1);
+        assert!(two.deliver(&elsewhere, 0));
+        assert!(two.stack.receive().unwrap().is_none());
+        assert_eq!(two.stack.take_control().is_none(), connected, "to another port");
+    }
+}
+
+#[test]
+fn of_more_control_messages_than_are_taken_the_newest_are_kept() {
+    let mut two = two(&fib(true, None));
+    let packet = two.stack.packet().unwrap().unwrap();
+    two.stack.send(packet).unwrap();
+    let sent = two.sent();
+    for _ in 0..100 {
+        assert!(two.deliver(&said_of(&sent, (3, 3, 0), |_| ()), 0));
+        assert!(two.stack.receive().unwrap().is_none());
+    }
+    assert!(two.deliver(&said_of(&sent, (3, 1, 0), |_| ()), 0));
+    assert!(two.stack.receive().unwrap().is_none());
+    let all: Vec<Control> = std::iter::from_fn(|| two.stack.take_control()).collect();
+    assert!(all.len() < 100);
+    assert_eq!(all.last().unwrap().error, ControlError::HostUnreachable);
 }

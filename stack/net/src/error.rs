@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use base_rpc::{DecodeError, Refusal};
 use rbuf_channel::Fault;
 use rbuf_domain::DomainError;
-use stack_layer::SendError;
+use stack_layer::{ControlError, SendError};
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
@@ -42,6 +42,9 @@ pub enum Error {
     /// The driver does not follow the rules of the channel.
     #[error("driver: {0}")]
     Fault(#[from] Fault),
+    /// What a router or the peer said of something that was sent.
+    #[error("{0}")]
+    Control(ControlError),
     /// The packet was not sent.
     #[error(transparent)]
     Send(#[from] SendError),
@@ -65,11 +68,31 @@ impl From<DecodeError> for Error {
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
+            // `std` has no kinds for these.
+            Error::Send(SendError::TooLong { .. })
+            | Error::Control(ControlError::TooLarge { .. }) => {
+                return rustix::io::Errno::MSGSIZE.into();
+            }
+            Error::Control(ControlError::ProtocolUnreachable) => {
+                return rustix::io::Errno::NOPROTOOPT.into();
+            }
+            Error::Control(ControlError::ParameterProblem) => {
+                return rustix::io::Errno::PROTO.into();
+            }
+            Error::Control(ControlError::PortUnreachable) => io::ErrorKind::ConnectionRefused,
+            Error::Control(ControlError::NetworkUnreachable) => io::ErrorKind::NetworkUnreachable,
+            Error::Control(
+                ControlError::HostUnreachable
+                | ControlError::Prohibited
+                | ControlError::TimeExceeded,
+            ) => io::ErrorKind::HostUnreachable,
             Error::NoFlowManager { source, .. } => source.kind(),
             Error::FlowManagerGone | Error::Lost(_) => io::ErrorKind::NotConnected,
             Error::Refused(refusal) => match refusal {
                 Refusal::InUse { .. } => io::ErrorKind::AddrInUse,
-                Refusal::NotOurAddress { .. } => io::ErrorKind::AddrNotAvailable,
+                Refusal::NotOurAddress { .. } | Refusal::NoFreePort { .. } => {
+                    io::ErrorKind::AddrNotAvailable
+                }
                 Refusal::NoRoute { .. } => io::ErrorKind::NetworkUnreachable,
                 Refusal::Unreachable { .. } => io::ErrorKind::HostUnreachable,
                 Refusal::Policy(_) => io::ErrorKind::PermissionDenied,

@@ -279,8 +279,7 @@ fn shape(
 }
 
 impl Flow {
-    /// Opens a flow, until `deadline_ns`; with `headers`, packets are formed from so many headers and payload
-    /// that lies elsewhere in the transmit area.
+    /// As [`Self::open_on`], on the link that the local end decides.
     pub(crate) fn open(
         host: &Host,
         options: &Options,
@@ -288,7 +287,20 @@ impl Flow {
         headers: Option<u16>,
         deadline_ns: u64,
     ) -> Result<Self, Error> {
-        let mut link = host.link_of(endpoints.local.address);
+        Self::open_on(host, options, endpoints, headers, None, deadline_ns)
+    }
+
+    /// Opens a flow, on `link` or where the local end is, until `deadline_ns`; with `headers`, packets are formed from so many headers and payload
+    /// that lies elsewhere in the transmit area.
+    pub(crate) fn open_on(
+        host: &Host,
+        options: &Options,
+        endpoints: Endpoints,
+        headers: Option<u16>,
+        link: Option<u16>,
+        deadline_ns: u64,
+    ) -> Result<Self, Error> {
+        let mut link = link.unwrap_or_else(|| host.link_of(endpoints.local.address));
         for again in 0..OPENINGS_MAX {
             // What this process is giving back is not in its own way.
             let closing = host.closing();
@@ -319,8 +331,8 @@ impl Flow {
 
     /// The rate of its link, as far as is known.
     pub(crate) fn rate(&self) -> Option<Rate> {
-        let link = usize::from(self.shared.link);
-        self.shared.host.links().get(link).map(|info| info.facts.rate)
+        let mut links = self.shared.host.links().iter();
+        links.find(|info| info.link == self.shared.link).map(|info| info.facts.rate)
     }
 
     /// The contract as admitted.
@@ -383,16 +395,13 @@ impl Flow {
     ///
     /// What the flow manager says; the flow has no ends then.
     pub fn attach(&mut self, endpoints: Endpoints) -> Result<&Fib, Error> {
-        match self.shared.host.call(Request::Attach { flow: self.shared.id, endpoints })? {
-            Reply::Attached { fib } => {
-                let mut latest = self.shared.latest();
-                latest.fib = Fib { mtu: fib.mtu.min(self.shared.mtu_max), ..fib };
-                self.fib = latest.fib;
-                drop(latest);
-                Ok(&self.fib)
-            }
-            other => Err(unexpected(&other)),
-        }
+        self.fib = self.shared.attach(endpoints)?;
+        Ok(&self.fib)
+    }
+
+    /// The flow was given other ends by [`Shared::attach`].
+    pub(crate) const fn set_fib(&mut self, fib: Fib) {
+        self.fib = fib;
     }
 
     /// Closes the flow and returns what it used altogether.
@@ -412,6 +421,18 @@ impl Shared {
 
     pub(crate) const fn host(&self) -> &Host {
         &self.host
+    }
+
+    /// Gives the flow other ends; whoever formats its packets is to heed how.
+    pub(crate) fn attach(&self, endpoints: Endpoints) -> Result<Fib, Error> {
+        match self.host.call(Request::Attach { flow: self.id, endpoints })? {
+            Reply::Attached { fib } => {
+                let mut latest = self.latest();
+                latest.fib = Fib { mtu: fib.mtu.min(self.mtu_max), ..fib };
+                Ok(latest.fib)
+            }
+            other => Err(unexpected(&other)),
+        }
     }
 
     /// Its place among the flows of the domain.
@@ -508,6 +529,11 @@ impl Shared {
         self.calls.load(Ordering::Acquire)
     }
 
+    /// The word on which [`Self::call`] wakes.
+    pub(crate) const fn caller(&self) -> &AtomicU32 {
+        &self.calls
+    }
+
     /// Wakes whoever sleeps or is about to.
     pub(crate) fn call(&self) {
         self.calls.fetch_add(1, Ordering::AcqRel);
@@ -546,7 +572,7 @@ impl Shared {
         Some(Request::Close { flow: self.id, time_wait: self.latest().time_wait })
     }
 
-    fn close(&self) -> Result<Bill, Error> {
+    pub(crate) fn close(&self) -> Result<Bill, Error> {
         let request =
             self.last_request().ok_or_else(|| Error::Lost("the flow is closed".into()))?;
         let reply = self.host.call(request);

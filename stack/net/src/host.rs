@@ -206,7 +206,8 @@ impl Host {
     pub(crate) fn link_of(&self, address: IpAddr) -> u16 {
         let owns =
             |link: &LinkInfo| link.addresses.iter().any(|prefix| prefix.address() == address);
-        self.inner.links.iter().position(owns).unwrap_or(0) as u16
+        let links = &self.inner.links;
+        links.iter().find(|link| owns(link)).or(links.first()).map_or(0, |link| link.link)
     }
 
     /// The arenas shared with the driver of `link` are of no use any more: it is another driver.
@@ -261,6 +262,16 @@ impl Host {
         });
     }
 
+    /// Whether the flow manager is known to be gone.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.inner.rpc.is_gone()
+    }
+
+    /// Hears what the flow manager says until `done`, or until `deadline_ns`.
+    pub(crate) fn settle(&self, deadline_ns: u64, done: impl Fn() -> bool) -> Result<(), Error> {
+        self.inner.rpc.settle(deadline_ns, &|answer| self.heed(answer), done)
+    }
+
     /// Flows that are being closed.
     pub(crate) fn closing(&self) -> usize {
         self.inner.closing.load(Ordering::Acquire)
@@ -268,8 +279,7 @@ impl Host {
 
     /// Waits until fewer than `closing` flows are being closed.
     pub(crate) fn await_closed(&self, closing: usize, deadline_ns: u64) -> Result<(), Error> {
-        let fewer = || self.closing() < closing;
-        self.inner.rpc.settle(deadline_ns, &|answer| self.heed(answer), fewer)
+        self.settle(deadline_ns, || self.closing() < closing)
     }
 
     /// Whether flows were asked for that nobody waits for.

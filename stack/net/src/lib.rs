@@ -46,6 +46,7 @@ pub use host::{DEFAULT_SOCKET, Host, SOCKET_VARIABLE};
 pub use options::Options;
 pub use rbuf_channel::Wait;
 pub use stack_layer as layer;
+pub use stack_layer::{Control, ControlError};
 pub use stack_tcp as engine;
 pub use tcp::{DUMP_VARIABLE, Dump, Incoming, Received, Room, TcpListener, TcpStream};
 pub use udp::{Datagram, SendBuffer, Udp};

@@ -21,6 +21,9 @@ const BLIND_NS: u64 = 2_000_000;
 /// Whether this kernel can wait for one word only.
 static BLIND: AtomicBool = AtomicBool::new(false);
 
+/// Words that a thread sleeps on at most.
+const WORDS_MAX: usize = 64;
+
 /// What the kernel is to compare: the low half of a little-endian count, or the whole of ours.
 fn word(pointer: *mut u32, value: u32) -> Wait {
     let mut word = Wait::new();
@@ -40,22 +43,40 @@ pub(crate) fn until(
     call: u32,
     until_ns: u64,
 ) -> bool {
+    until_any(&[(count, seen)], &[(calls, call)], until_ns)
+}
+
+/// As [`until`], for any of several counts and callers; the kernel looks at 128 in all.
+pub(crate) fn until_any(
+    counts: &[(&AtomicU64, u64)],
+    callers: &[(&AtomicU32, u32)],
+    until_ns: u64,
+) -> bool {
     if !BLIND.load(Ordering::Relaxed) {
-        let words = [word(count.as_ptr().cast(), seen as u32), word(calls.as_ptr(), call)];
+        let counts = counts.iter().map(|(count, seen)| word(count.as_ptr().cast(), *seen as u32));
+        let callers = callers.iter().map(|(calls, call)| word(calls.as_ptr(), *call));
+        let mut words = [Wait::new(); WORDS_MAX];
+        let mut used = 0;
+        for (place, word) in words.iter_mut().zip(counts.chain(callers)) {
+            *place = word;
+            used += 1;
+        }
+        let words = &words[..used];
         let until = Timespec {
             tv_sec: (until_ns / 1_000_000_000) as _,
             tv_nsec: (until_ns % 1_000_000_000) as _,
         };
-        match futex::waitv(&words, WaitvFlags::empty(), Some(&until), ClockId::Monotonic) {
+        match futex::waitv(words, WaitvFlags::empty(), Some(&until), ClockId::Monotonic) {
             Err(Errno::NOSYS | Errno::PERM) => BLIND.store(true, Ordering::Relaxed),
             slept => return slept != Err(Errno::TIMEDOUT),
         }
     }
-    if calls.load(Ordering::Acquire) != call {
+    if callers.iter().any(|(calls, call)| calls.load(Ordering::Acquire) != *call) {
         return true;
     }
     let soon_ns = monotonic_ns() + BLIND_NS;
-    Futex::until(until_ns.min(soon_ns)).sleep(count, seen) || until_ns > soon_ns
+    let Some((count, seen)) = counts.first() else { return false };
+    Futex::until(until_ns.min(soon_ns)).sleep(count, *seen) || until_ns > soon_ns
 }
 
 /// Wakes who sleeps for `calls`, or on a kernel that cannot wait for it for one of `counts`.

@@ -2,13 +2,14 @@
 //!
 //! A stream waits on the descriptors that say what it is ready for, as any socket does, so one thread
 //! serves as many as there are. The work of the stack is done by whoever polls, and by the service thread
-//! meanwhile.
+//! meanwhile. Opening a flow may have to wait for a neighbour: a thread of its own does that.
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
@@ -81,14 +82,14 @@ impl TcpStream {
         Self::connect_with(Options::new(), remote).await
     }
 
-    /// A connection to `remote` as `options` say. Opening its flow asks the flow manager, which takes some
-    /// microseconds, or as long as it takes to find the neighbour.
+    /// A connection to `remote` as `options` say. Given up, it is closed when the flow manager has answered.
     ///
     /// # Errors
     ///
     /// As [`Options::connect_tcp`].
     pub async fn connect_with(options: Options, remote: SocketAddr) -> io::Result<Self> {
-        let stream = Self::from_std(Stream::begin(&options, remote, u64::MAX)?)?;
+        let begun = aside(move || Stream::begin(&options, remote, u64::MAX))?.await?;
+        let stream = Self::from_std(begun)?;
         loop {
             let mut ready = stream.writable.readable().await?;
             match stream.get_ref().opened()? {
@@ -112,6 +113,44 @@ impl TcpStream {
     pub fn finish(&self, timeout: Duration) -> io::Result<()> {
         self.get_ref().finish(timeout)
     }
+}
+
+/// What a thread will say, and who waits for it.
+struct Promise<T> {
+    said: Option<T>,
+    waiting: Option<Waker>,
+}
+
+/// Does `work`, which may wait, in a thread of its own.
+fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> io::Result<impl Future<Output = T> + Send> {
+    let promise = Arc::new(Mutex::new(Promise { said: None, waiting: None }));
+    let theirs = Arc::clone(&promise);
+    std::thread::Builder::new().name("plumb-connect".into()).spawn(move || {
+        let said = work();
+        let mut promise = lock(&theirs);
+        promise.said = Some(said);
+        let waiting = promise.waiting.take();
+        drop(promise);
+        if let Some(waiting) = waiting {
+            waiting.wake();
+        }
+    })?;
+    Ok(std::future::poll_fn(move |context| {
+        let mut promise = lock(&promise);
+        match promise.said.take() {
+            Some(said) => Poll::Ready(said),
+            None => {
+                promise.waiting = Some(context.waker().clone());
+                Poll::Pending
+            }
+        }
+    }))
+}
+
+fn lock<T>(promise: &Mutex<Promise<T>>) -> MutexGuard<'_, Promise<T>> {
+    promise.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Tries `act` whenever `on` is ready, until it would not wait.

@@ -5,6 +5,7 @@ mod in_lab;
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener as KernelListener, TcpStream as KernelStream};
 use std::os::fd::BorrowedFd;
+use std::pin::pin;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::Duration;
@@ -482,6 +483,27 @@ fn streams_wait_on_tokio_as_others_do() {
             let refused = plumb_net::tokio::TcpStream::connect((THEIRS, 9).into()).await;
             assert_eq!(refused.unwrap_err().kind(), ErrorKind::ConnectionRefused);
         });
+    });
+}
+
+#[test]
+fn a_runtime_goes_on_while_a_neighbour_is_asked_for() {
+    in_lab("a_runtime_goes_on_while_a_neighbour_is_asked_for", &RATE, || {
+        let listener = kernel_listener(7001);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let mut absent =
+                pin!(plumb_net::tokio::TcpStream::connect(([10, 77, 0, 99], 80).into()));
+            // Another connection is had, by the only thread there is, before that one is given up.
+            let mut present = pin!(plumb_net::tokio::TcpStream::connect((THEIRS, 7001).into()));
+            let both = std::future::poll_fn(|context| {
+                assert!(absent.as_mut().poll(context).is_pending(), "nobody is there");
+                present.as_mut().poll(context)
+            });
+            drop(both.await.unwrap());
+            assert_eq!(absent.await.unwrap_err().kind(), ErrorKind::HostUnreachable);
+        });
+        drop(listener);
     });
 }
 

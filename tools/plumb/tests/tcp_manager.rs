@@ -157,9 +157,7 @@ fn a_datagram_that_the_link_does_not_carry_any_more_is_refused_with_what_it_does
             error = ours.send(&[7; 673]).err();
             error.is_some()
         });
-        let error = error.unwrap();
-        assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        assert!(error.to_string().contains("672"), "{error}");
+        assert_eq!(error.unwrap().raw_os_error(), Some(rustix::io::Errno::MSGSIZE.raw_os_error()));
         assert_eq!(ours.payload_bytes_max(), 672);
         arrives(672);
         set_mtu(1500);

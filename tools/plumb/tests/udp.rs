@@ -2,11 +2,17 @@
 
 mod in_lab;
 
+use std::io::ErrorKind;
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use in_lab::{THEIRS, in_lab, kernel_socket};
-use plumb_net::Udp;
+use base_wire::Mac;
+use driver_link_packet::PacketLink;
+use driver_netlink::Netlink;
+use in_lab::{OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer, send_raw};
+use plumb_net::{ControlError, Udp};
+use rustix::io::Errno;
 
 const LONG: Duration = Duration::from_secs(20);
 const RATE: [&str; 2] = ["--rate", "4mbit"];
@@ -51,5 +57,269 @@ fn every_datagram_that_a_call_accepted_leaves_however_its_process_ends() {
                 assert_eq!((bytes, datagram[0]), (500, number), "after {end}");
             }
         }
+    });
+}
+
+fn options() -> plumb_net::Options {
+    Udp::options().host(&host())
+}
+
+/// The next error of a call that is made again and again, and what was done otherwise.
+fn error_of(mut call: impl FnMut() -> std::io::Result<usize>) -> std::io::Error {
+    let mut error = None;
+    eventually("a call fails", || {
+        error = call().err();
+        error.is_some()
+    });
+    error.unwrap()
+}
+
+#[test]
+fn a_connected_socket_is_told_that_nobody_listens_by_whichever_call_is_next() {
+    let name = "a_connected_socket_is_told_that_nobody_listens_by_whichever_call_is_next";
+    in_lab(name, &RATE, || {
+        let ours = options().connect((THEIRS, 9)).unwrap();
+        ours.set_read_timeout(Some(LONG));
+        ours.send(b"is anybody there?").unwrap();
+        assert_eq!(ours.recv(&mut [0; 10]).unwrap_err().kind(), ErrorKind::ConnectionRefused);
+        assert_eq!(ours.errors(), (0, 0), "that was no damaged packet");
+        // A program that only sends hears of it, too, and the next call succeeds.
+        let error = error_of(|| ours.send(b"nor there?"));
+        assert_eq!(error.kind(), ErrorKind::ConnectionRefused);
+        ours.set_nonblocking(true);
+        eventually("it is told once for each", || {
+            let error = ours.take_error().unwrap();
+            error.is_some_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+                || ours.send(b"x").is_err_and(|error| error.kind() == ErrorKind::ConnectionRefused)
+        });
+    });
+}
+
+#[test]
+fn a_socket_that_is_not_connected_goes_on_and_can_ask_what_became_of_its_datagrams() {
+    let name = "a_socket_that_is_not_connected_goes_on_and_can_ask_what_became_of_its_datagrams";
+    in_lab(name, &RATE, || {
+        let (ours, kernel) = (options().bind(("0.0.0.0", 0)).unwrap(), kernel_socket(7000));
+        ours.send_to(b"nobody", (THEIRS, 9)).unwrap();
+        let mut control = None;
+        eventually("the peer says so", || {
+            control = ours.take_control().unwrap();
+            control.is_some()
+        });
+        let control = control.unwrap();
+        assert_eq!((control.to, control.from), ((THEIRS, 9).into(), THEIRS.into()));
+        assert_eq!(control.error, ControlError::PortUnreachable);
+        for _ in 0..3 {
+            ours.send_to(b"nobody", (THEIRS, 9)).unwrap();
+            ours.send_to(b"somebody", (THEIRS, 7000)).unwrap();
+            assert_eq!(kernel.recv(&mut [0; 100]).unwrap(), 8);
+        }
+    });
+}
+
+/// A control message of the peer about a datagram of ours between these ports.
+fn router_says(
+    link: &mut PacketLink,
+    (kind, code, mtu): (u8, u8, u16),
+    ports: (u16, u16),
+    bytes: u16,
+) {
+    let mut quote = Vec::new();
+    etherparse::PacketBuilder::ipv4(OURS.octets(), THEIRS.octets(), 60)
+        .udp(ports.0, ports.1)
+        .write(&mut quote, &vec![7; usize::from(bytes) - 28])
+        .unwrap();
+    quote.truncate(28);
+    let mut icmp = vec![kind, code, 0, 0, 0, 0];
+    icmp.extend(mtu.to_be_bytes());
+    icmp.extend(quote);
+    let sum = base_wire::checksum::finish(base_wire::checksum::sum(&icmp));
+    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
+    let mut frame = Vec::new();
+    let station = host().query_links().unwrap()[0].facts.mac;
+    etherparse::PacketBuilder::ethernet2([2, 0, 0, 0, 0, 77], station.0)
+        .ipv4([10, 77, 0, 254], OURS.octets(), 64)
+        .write(&mut frame, etherparse::IpNumber::ICMP, &icmp)
+        .unwrap();
+    send_raw(link, &frame);
+}
+
+#[test]
+fn a_path_that_carries_less_is_remembered_and_a_datagram_too_long_for_it_refused() {
+    let name = "a_path_that_carries_less_is_remembered_and_a_datagram_too_long_for_it_refused";
+    in_lab(name, &RATE, || {
+        let mut link = on_peer(|| PacketLink::open("plumb1", None).unwrap());
+        let kernel = kernel_socket(7000);
+        let ours = options().connect((THEIRS, 7000)).unwrap();
+        let local = ours.local_addr().port();
+        ours.send(&[7; 1472]).unwrap();
+        // About what was not sent here: nothing comes of it.
+        router_says(&mut link, (3, 4, 600), (local + 1, 7000), 1500);
+        router_says(&mut link, (3, 4, 600), (local, 7001), 1500);
+        router_says(&mut link, (3, 4, 600), (local, 7000), 600);
+        router_says(&mut link, (3, 4, 1400), (local, 7000), 1500);
+        let error = error_of(|| ours.send(&[7; 100]));
+        assert_eq!(error.raw_os_error(), Some(Errno::MSGSIZE.raw_os_error()));
+        assert_eq!(ours.path_mtu((THEIRS, 7000)).unwrap(), 1400);
+        assert_eq!(ours.payload_bytes_max(), 1372);
+        let error = ours.send(&[7; 1373]).unwrap_err();
+        assert_eq!(error.raw_os_error(), Some(Errno::MSGSIZE.raw_os_error()));
+        ours.send(&[8; 1372]).unwrap();
+        let mut datagram = [0; 2000];
+        while kernel.recv(&mut datagram).unwrap() != 1372 {}
+        // Whoever does not reach the host says so, too.
+        for (code, kind) in [
+            (0, ErrorKind::NetworkUnreachable),
+            (1, ErrorKind::HostUnreachable),
+            (13, ErrorKind::HostUnreachable),
+        ] {
+            router_says(&mut link, (3, code, 0), (local, 7000), 100);
+            assert_eq!(ours.recv(&mut datagram).unwrap_err().kind(), kind);
+        }
+    });
+}
+
+#[test]
+fn a_neighbour_that_is_switched_off_holds_up_what_is_for_it_and_nothing_else() {
+    in_lab(
+        "a_neighbour_that_is_switched_off_holds_up_what_is_for_it_and_nothing_else",
+        &RATE,
+        || {
+            let (ours, kernel) = (options().bind(("0.0.0.0", 0)).unwrap(), kernel_socket(7000));
+            kernel.set_read_timeout(Some(LONG)).unwrap();
+            for (host, nonblocking) in [(98, true), (99, false)] {
+                let absent = SocketAddr::from(([10, 77, 0, host], 7000));
+                ours.set_nonblocking(nonblocking);
+                ours.send_to(b"absent", absent).unwrap();
+                ours.send_to(b"present", (THEIRS, 7000)).unwrap();
+                assert_eq!(kernel.recv(&mut [0; 100]).unwrap(), 7);
+                assert_eq!(ours.take_control().unwrap(), None, "it is still being asked for");
+                let mut control = None;
+                eventually("it is known to be absent", || {
+                    control = ours.take_control().unwrap();
+                    control.is_some()
+                });
+                let control = control.unwrap();
+                assert_eq!((control.to, control.error), (absent, ControlError::HostUnreachable));
+                let error = ours.send_to(b"absent", absent).unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::HostUnreachable);
+            }
+            // Nowhere is refused at once to who may wait, and told to who may not.
+            let nowhere = SocketAddr::from(([203, 0, 113, 9], 7000));
+            let error = ours.send_to(b"nowhere", nowhere).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::NetworkUnreachable);
+        },
+    );
+}
+
+#[test]
+fn what_waits_for_a_neighbour_leaves_before_the_socket_and_its_process_end() {
+    let name = "what_waits_for_a_neighbour_leaves_before_the_socket_and_its_process_end";
+    in_lab(name, &RATE, || {
+        if let Ok(end) = std::env::var(END) {
+            let socket = Udp::bind("0.0.0.0:0").unwrap();
+            socket.set_nonblocking(true);
+            for number in 0..10 {
+                socket.send_to(&[number; 100], (THEIRS, 5600)).unwrap();
+            }
+            match end.as_str() {
+                "close" => drop(socket.close()),
+                "drop" => drop(socket),
+                _ => std::process::exit(0),
+            }
+            return;
+        }
+        let peer = kernel_socket(5600);
+        peer.set_read_timeout(Some(LONG)).unwrap();
+        for end in ["close", "drop", "exit"] {
+            assert!(process(name, end).success());
+            for number in 0..10 {
+                let mut datagram = [0; 200];
+                let (bytes, _) = peer.recv_from(&mut datagram).unwrap();
+                assert_eq!((bytes, datagram[0]), (100, number), "after {end}");
+            }
+        }
+    });
+}
+
+/// A wire to the peer's side, `ours` here and `theirs` there, where the kernel has `address`.
+fn lay_wire(ours: &str, theirs: &str, address: &str) {
+    let netlink = Netlink::open().unwrap();
+    let mac = |last| Mac([2, 0, 0, 1, address.len() as u8, last]);
+    netlink.add_veth(ours, mac(1), theirs, mac(2), 1500).unwrap();
+    let index = netlink.interface(theirs).unwrap().index;
+    let words = std::env::var("PLUMB_PEER").unwrap();
+    let pid: u32 = words.split_whitespace().last().unwrap().parse().unwrap();
+    netlink.move_to_namespace(index, pid).unwrap();
+    netlink.set_up(netlink.interface(ours).unwrap().index).unwrap();
+    on_peer(|| {
+        let netlink = Netlink::open().unwrap();
+        let index = netlink.interface(theirs).unwrap().index;
+        netlink.add_address(index, address.parse().unwrap()).unwrap();
+        netlink.set_up(index).unwrap();
+    });
+}
+
+/// A process that ends with this.
+struct Child(std::process::Child);
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn a_socket_at_any_address_has_every_link() {
+    in_lab("a_socket_at_any_address_has_every_link", &RATE, || {
+        lay_wire("left0", "left1", "192.0.2.2/24");
+        lay_wire("right0", "right1", "198.51.100.2/24");
+        let folder = std::env::temp_dir().join(format!("plumb-links-{}", std::process::id()));
+        std::fs::create_dir(&folder).unwrap();
+        let (config, socket) = (folder.join("c.toml"), folder.join("s"));
+        let link = |dev: &str, address: &str| {
+            format!("[[link]]\ndev = \"{dev}\"\naddresses = [\"{address}\"]\n")
+        };
+        let text = link("left0", "192.0.2.1/24") + &link("right0", "198.51.100.1/24");
+        std::fs::write(&config, text).unwrap();
+        let mut up = Command::new(in_lab::program());
+        up.args(["up", "--socket"]).arg(&socket).arg("--config").arg(&config);
+        let _up = Child(up.spawn().unwrap());
+        let mut host = None;
+        eventually("both links have a driver", || {
+            host = plumb_net::Host::connect(&socket).ok().filter(|host| host.links().len() == 2);
+            host.is_some()
+        });
+        let ours = Udp::options().host(&host.unwrap()).bind(("0.0.0.0", 7)).unwrap();
+        assert_eq!(ours.local_addr(), (Ipv4Addr::UNSPECIFIED, 7).into());
+        ours.set_read_timeout(Some(LONG));
+        let kernel = |address: Ipv4Addr| {
+            let socket = on_peer(|| UdpSocket::bind((address, 9000)).unwrap());
+            socket.set_read_timeout(Some(LONG)).unwrap();
+            socket
+        };
+        let left = kernel([192, 0, 2, 2].into());
+        let right = kernel([198, 51, 100, 2].into());
+        for (kernel, ours_there) in
+            [(&left, "192.0.2.1:7"), (&right, "198.51.100.1:7"), (&left, "192.0.2.1:7")]
+        {
+            kernel.send_to(b"hello", ours_there).unwrap();
+            let (bytes, from) = ours.recv_from(&mut [0; 100]).unwrap();
+            assert_eq!((bytes, from), (5, kernel.local_addr().unwrap()));
+            ours.send_to(b"answer", from).unwrap();
+            let (bytes, from) = kernel.recv_from(&mut [0; 100]).unwrap();
+            assert_eq!((bytes, from), (6, ours_there.parse().unwrap()));
+        }
+        // Connected, it is on the link that leads there, whichever that is.
+        for (kernel, ours_there) in [(&right, "198.51.100.1:7"), (&left, "192.0.2.1:7")] {
+            ours.connect(kernel.local_addr().unwrap()).unwrap();
+            ours.send(b"connected").unwrap();
+            let (bytes, from) = kernel.recv_from(&mut [0; 100]).unwrap();
+            assert_eq!((bytes, from), (9, ours_there.parse().unwrap()));
+            kernel.send_to(b"back", from).unwrap();
+            assert_eq!(ours.recv(&mut [0; 100]).unwrap(), 4);
+        }
+        std::fs::remove_dir_all(folder).unwrap();
     });
 }

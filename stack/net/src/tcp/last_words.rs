@@ -8,7 +8,7 @@
 
 use std::io::{self, Write as _};
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, Once, PoisonError, Weak};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -31,10 +31,35 @@ static OWNER: AtomicU32 = AtomicU32::new(0);
 
 /// The sockets of `service` are closed when the process ends.
 pub(super) fn include(service: &Arc<Service>) {
-    static ONCE: Once = Once::new();
     let mut services = SERVICES.lock().unwrap_or_else(PoisonError::into_inner);
     services.retain(|known| known.strong_count() > 0);
     services.push(Arc::downgrade(service));
+    register();
+}
+
+/// Something that another part of the library has to do before the process ends, which takes seconds at most.
+#[derive(Debug)]
+pub(crate) struct Errand(());
+
+static ERRANDS: AtomicUsize = AtomicUsize::new(0);
+
+impl Errand {
+    /// The end of the process waits until it is dropped.
+    pub(crate) fn begin() -> Self {
+        register();
+        ERRANDS.fetch_add(1, Ordering::AcqRel);
+        Self(())
+    }
+}
+
+impl Drop for Errand {
+    fn drop(&mut self) {
+        ERRANDS.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+fn register() {
+    static ONCE: Once = Once::new();
     OWNER.store(std::process::id(), Ordering::Relaxed);
     // Where the kernel's library has no room for it, streams end as those of a killed process.
     ONCE.call_once(|| _ = rbuf_shm::at_exit(say));
@@ -57,6 +82,9 @@ fn finish() {
     }
     let left = || sockets.iter().filter_map(|socket| socket.undelivered()).collect::<Vec<_>>();
     let (begun, mut vigil) = (Instant::now(), Vigil::default());
+    while ERRANDS.load(Ordering::Acquire) > 0 && begun.elapsed() < PATIENCE {
+        thread::sleep(PAUSE);
+    }
     let mut undelivered = left();
     while vigil.goes_on(begun.elapsed(), &undelivered) {
         thread::sleep(PAUSE);

@@ -12,7 +12,7 @@ mod calls;
 mod door;
 mod dump;
 mod exchange;
-mod last_words;
+pub(crate) mod last_words;
 mod layers;
 mod lent;
 mod listener;

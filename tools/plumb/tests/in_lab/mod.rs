@@ -100,12 +100,18 @@ pub fn claim_to_be_at(link: &mut PacketLink, station: Mac) {
     let claim = Arp::reply(station, THEIRS, Mac::BROADCAST, THEIRS);
     let ethernet =
         Ethernet { destination: Mac::BROADCAST, source: station, ether_type: EtherType::ARP };
-    let frame = [ethernet.as_bytes(), claim.as_bytes()].concat();
-    let data = HeapData::new(64);
-    data.write(0, &frame);
+    send_raw(link, &[ethernet.as_bytes(), claim.as_bytes()].concat());
+}
+
+/// Sends a frame as it is.
+pub fn send_raw(link: &mut PacketLink, frame: &[u8]) {
+    let station = Mac(frame[6..12].try_into().unwrap());
+    let data = HeapData::new(2048);
+    data.write(0, frame);
     let pairs = [Pair { offset: 0, len: frame.len() as u32 }];
     let mut header = [0; HEADER_BYTES_MAX];
-    header[..frame.len()].copy_from_slice(&frame);
+    let head = frame.len().min(HEADER_BYTES_MAX);
+    header[..head].copy_from_slice(&frame[..head]);
     let template = Template::new(&Rights::Station(station), None);
     let checked = template.check(&header, &pairs, &data, frame.len()).unwrap();
     assert!(link.transmit(&checked));

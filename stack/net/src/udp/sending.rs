@@ -1,0 +1,199 @@
+//! Sending: which way, how much, and what waits.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use base_rpc::{Refusal, Reply, Request};
+use base_wire::{IPV4_BYTES, UDP_BYTES};
+use rbuf_shm::monotonic_ns;
+use stack_layer::{Control, ControlError, Peer, SendError};
+
+use super::door::{Desk, Door, Side};
+use super::hops::{Look, Waiting};
+use super::waiting::deadline;
+use super::{Inner, SendBuffer, lock};
+use crate::Error;
+use crate::host::unexpected;
+
+/// How long a call that may wait waits to hear that no way leads to a host: the flow manager knows that at once.
+/// The neighbour is not waited for.
+const KNOWN_NS: u64 = 100_000_000;
+
+impl Inner {
+    pub(super) fn send(&self, payload: &[u8]) -> Result<usize, Error> {
+        self.write(self.connected_buffer()?, payload)
+    }
+
+    pub(super) fn connected_buffer(&self) -> Result<SendBuffer<'_>, Error> {
+        let doors = self.doors();
+        self.buffer(doors.main(), Peer::Connected, doors.remote())
+    }
+
+    pub(super) fn send_to(
+        this: &Arc<Self>,
+        payload: &[u8],
+        to: SocketAddr,
+    ) -> Result<usize, Error> {
+        let doors = this.doors();
+        if let Some(remote) = doors.remote() {
+            return if remote == to {
+                this.send(payload)
+            } else {
+                Err(SendError::OtherDestination.into())
+            };
+        }
+        let deadline_ns = match this.nonblocking.load(Ordering::Relaxed) {
+            true => 0,
+            false => deadline(&this.write_timeout_ns),
+        };
+        loop {
+            let mut hops = lock(&this.hops);
+            match hops.look_up(to.ip(), monotonic_ns()) {
+                Look::Known((mac, link)) => {
+                    drop(hops);
+                    let door = doors
+                        .to(link)
+                        .ok_or(Error::Refused(Refusal::OtherLink { address: to.ip(), link }))?;
+                    let buffer = this.buffer(door, Peer::At { address: to, mac }, Some(to))?;
+                    return this.write(buffer, payload);
+                }
+                Look::Asked => {
+                    let max = doors.all().iter().map(|door| door.payload_bytes_max()).min();
+                    let max = max.unwrap_or(0).min(this.path_payload(Some(to)));
+                    if payload.len() > max {
+                        return Err(SendError::TooLong { bytes: payload.len(), max }.into());
+                    }
+                    let waits = hops.wait(Waiting { to, payload: payload.to_vec() });
+                    drop(hops);
+                    if waits {
+                        Self::call_courier(this)?;
+                        return Ok(payload.len());
+                    }
+                }
+                Look::Refused(refusal) => return Err(refusal.into()),
+                Look::Full => {
+                    let now_ns = monotonic_ns();
+                    if now_ns >= deadline_ns {
+                        return Err(Error::WouldBlock);
+                    }
+                    drop(hops);
+                    Self::call_courier(this)?;
+                    this.await_move(deadline_ns);
+                }
+                Look::Unknown => {
+                    drop(hops);
+                    this.ask(to, deadline_ns)?;
+                }
+            }
+        }
+    }
+
+    /// Asks for the way to a host; whoever reads the answer heeds it, if that is not this thread.
+    fn ask(self: &Arc<Self>, to: SocketAddr, deadline_ns: u64) -> Result<(), Error> {
+        let remote = to.ip();
+        let (weak, host) = (Arc::downgrade(self), self.host.clone());
+        let late = move |reply| {
+            if let Some(inner) = weak.upgrade() {
+                inner.settle(remote, reply);
+            }
+        };
+        let request = Request::Resolve { remote };
+        let until_ns = deadline_ns.min(monotonic_ns() + KNOWN_NS);
+        let reply = match deadline_ns {
+            0 if host.is_gone() => Err(Error::FlowManagerGone),
+            0 => {
+                host.call_later(request, late);
+                return Ok(());
+            }
+            _ => host.call_until(request, until_ns, late),
+        };
+        match reply {
+            // The datagram waits for it.
+            Err(Error::TimedOut) => Ok(()),
+            Ok(Reply::Resolved { .. }) | Err(Error::Refused(_)) => {
+                self.settle(remote, reply);
+                Ok(())
+            }
+            reply => {
+                self.settle(remote, Err(Error::FlowManagerGone));
+                Err(reply.map_or_else(|error| error, |reply| unexpected(&reply)))
+            }
+        }
+    }
+
+    /// The flow manager has said which way leads to a host.
+    pub(super) fn settle(&self, to: std::net::IpAddr, reply: Result<Reply, Error>) {
+        let now_ns = monotonic_ns();
+        let lost = match reply {
+            Ok(Reply::Resolved { mac, link, .. }) => {
+                lock(&self.hops).settle(to, Ok((mac, link)), now_ns)
+            }
+            Err(Error::Refused(refusal)) => lock(&self.hops).settle(to, Err(refusal), now_ns),
+            // It cannot say.
+            _ => lock(&self.hops).forget(to),
+        };
+        self.mourn(lost);
+        self.moved.notify_all();
+    }
+
+    /// Datagrams to these were accepted and are not sent.
+    pub(super) fn mourn(&self, lost: Vec<SocketAddr>) {
+        if lost.is_empty() {
+            return;
+        }
+        let from = self.doors().main().desk().fib().source;
+        let mut troubles = lock(&self.troubles);
+        for to in lost {
+            troubles.keep(Control { to, from, error: ControlError::HostUnreachable });
+        }
+    }
+
+    /// Most payload that the path to a host carries.
+    pub(super) fn path_payload(&self, to: Option<SocketAddr>) -> usize {
+        if !self.is_troubled.load(Ordering::Acquire) {
+            return usize::MAX;
+        }
+        let troubles = lock(&self.troubles);
+        let path = to.and_then(|to| troubles.path(to.ip(), monotonic_ns()));
+        path.map_or(usize::MAX, |mtu| usize::from(mtu).saturating_sub(IPV4_BYTES + UDP_BYTES))
+    }
+
+    fn buffer(
+        &self,
+        door: &Arc<Door>,
+        peer: Peer,
+        to: Option<SocketAddr>,
+    ) -> Result<SendBuffer<'_>, Error> {
+        let packet = self.wait_on(Side::Send, Some(door), |_, desk| desk.packet())?;
+        Ok(SendBuffer::new(Arc::clone(door), packet, peer, self.path_payload(to)))
+    }
+
+    /// As [`Self::buffer`], as long as that takes: for what was accepted.
+    pub(super) fn late_buffer(
+        &self,
+        door: &Arc<Door>,
+        peer: Peer,
+        deadline_ns: u64,
+    ) -> Result<SendBuffer<'_>, Error> {
+        let packet =
+            self.wait_until(Side::Send, Some(door), deadline_ns, |_, desk: &mut Desk| {
+                desk.packet()
+            })?;
+        Ok(SendBuffer::new(Arc::clone(door), packet, peer, usize::MAX))
+    }
+
+    fn write(&self, mut buffer: SendBuffer<'_>, payload: &[u8]) -> Result<usize, Error> {
+        if payload.len() > buffer.room() {
+            // The link may carry more by now.
+            self.host.hear_notices();
+            buffer.hear()?;
+        }
+        let max = buffer.room();
+        if !buffer.write(payload) {
+            return Err(SendError::TooLong { bytes: payload.len(), max }.into());
+        }
+        buffer.leave()?;
+        Ok(payload.len())
+    }
+}
