@@ -63,7 +63,7 @@ reasons! {
     ChannelClosed = "channel_closed",
     /// Received: the link's own ring was full, because the driver did not run for too long.
     RingOverflow = "ring_overflow",
-    /// Received: several frames that the kernel merged into one; turn off gro and lro of the interface.
+    /// Received: frames that the kernel merged into one that cannot be cut again: longer than 64 KiB, of an unknown kind, or with a checksum nobody vouches for.
     Merged = "merged",
     /// Sent: the flow has no endpoints attached yet.
     NotAttached = "not_attached",

@@ -2,10 +2,13 @@
 //!
 //! Before any copy the driver asks whether the flow has budget and a free buffer. If not, the frame
 //! is dropped and counted, and nobody else notices: back-pressure is the flow's own.
+//!
+//! A frame that the kernel has merged is cut here into the frames that a wire would have carried, on their way
+//! into the flow's buffers; each of them is asked for, counted and billed as a frame.
 
 use base_flow::{DropReason, bill_word};
 use driver_atropos::Scheduler;
-use driver_filter::Verdict;
+use driver_filter::{Pieces, Sums, Verdict, is_transport_checksum};
 use driver_link::{Arrival, Checksum, Link};
 use rbuf_channel::{Data, Fault, Words, flag};
 
@@ -17,6 +20,21 @@ use crate::flow::{Flow, NO_FLOW, touched};
 /// Words of a packet in one piece, as applications offer buffers.
 const PACKET_WORDS: u64 = 2;
 
+/// A frame as a flow gets it: its headers, if they are not the link's own, what follows them, and what is said of
+/// its checksum.
+#[derive(Debug, Clone, Copy)]
+struct Piece<'a> {
+    head: &'a [u8],
+    rest: &'a [u8],
+    flags: u8,
+}
+
+impl Piece<'_> {
+    const fn bytes(&self) -> usize {
+        self.head.len() + self.rest.len()
+    }
+}
+
 /// What became of a frame offered to a flow.
 enum Delivery {
     Delivered,
@@ -27,8 +45,9 @@ enum Delivery {
 impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     /// Delivers up to a burst of arrived frames; returns how many there were.
     pub fn receive(&mut self, now_ns: u64) -> usize {
+        let mtu = self.facts.mtu;
         let Self { link, demux, flows, bills, touched, faults, last_resort, limits, .. } = self;
-        let mut table = Table { flows, bills, touched, faults, last_resort: *last_resort };
+        let mut table = Table { flows, bills, touched, faults, last_resort: *last_resort, mtu };
         let count = link.poll_rx(limits.burst, &mut |arrival| {
             let verdict = match arrival.missing {
                 0 => demux.classify(arrival.frame, arrival.vlan),
@@ -47,10 +66,12 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
 
     /// Treats `frame` as if it had just arrived on the link.
     pub(crate) fn inject(&mut self, frame: &[u8], now_ns: u64) {
-        let arrival = Arrival { frame, vlan: None, checksum: Checksum::Unverified, missing: 0 };
+        let checksum = Checksum::Unverified;
+        let arrival = Arrival { frame, vlan: None, checksum, merged: None, missing: 0 };
         let verdict = self.demux.classify(frame, None);
+        let mtu = self.facts.mtu;
         let Self { flows, bills, touched, faults, last_resort, .. } = self;
-        let mut table = Table { flows, bills, touched, faults, last_resort: *last_resort };
+        let mut table = Table { flows, bills, touched, faults, last_resort: *last_resort, mtu };
         table.deliver(&arrival, verdict, now_ns);
         self.expel(0);
     }
@@ -73,6 +94,7 @@ struct Table<'a, A: Arenas, W> {
     touched: &'a mut Vec<u32>,
     faults: &'a mut Vec<(base_flow::FlowId, Fault)>,
     last_resort: u32,
+    mtu: u16,
 }
 
 impl<A: Arenas, W: Words> Table<'_, A, W> {
@@ -83,12 +105,60 @@ impl<A: Arenas, W: Words> Table<'_, A, W> {
             Verdict::LastResort => return self.nobodys(DropReason::Unclaimed),
             Verdict::Drop(reason) => return self.nobodys(reason),
         };
+        let strays = matches!(verdict, Verdict::LastResort);
+        let frame = arrival.frame;
+        // Who answers strangers sees what a wire would have carried.
+        let sums = if strays { Sums::Whole } else { Sums::Open };
+        let pieces = match (arrival.merged, arrival.checksum) {
+            // What nobody vouches for gets no new checksums.
+            (Some(_), Checksum::Unverified) => None,
+            (Some(merged), _) => {
+                let merged = (merged.protocol, merged.piece_bytes);
+                Pieces::merged(frame, merged, self.mtu, sums)
+            }
+            (None, Checksum::Partial { start, field })
+                if strays && is_transport_checksum(frame, start, field) =>
+            {
+                Pieces::whole(frame, sums)
+            }
+            (None, checksum) => {
+                let flags = match checksum {
+                    Checksum::Verified => 0,
+                    Checksum::Partial { start, field }
+                        if is_transport_checksum(frame, start, field) =>
+                    {
+                        flag::CHECKSUM_PARTIAL
+                    }
+                    Checksum::Partial { .. } | Checksum::Unverified => flag::CHECKSUM_UNVERIFIED,
+                };
+                return self.offer(
+                    index,
+                    &Piece { head: &[], rest: frame, flags },
+                    header_bytes,
+                    now_ns,
+                );
+            }
+        };
+        let Some(mut pieces) = pieces else { return self.nobodys(DropReason::Merged) };
+        let flags = if strays { flag::CHECKSUM_UNVERIFIED } else { flag::CHECKSUM_PARTIAL };
+        while let Some((head, rest)) = pieces.next_frame() {
+            self.offer(index, &Piece { head, rest, flags }, header_bytes, now_ns);
+            if strays {
+                // One answer will do.
+                let left = pieces.left() as u64;
+                self.bills.count_drop(self.bills.link(), DropReason::Unclaimed, left);
+                break;
+            }
+        }
+    }
+
+    fn offer(&mut self, index: u32, piece: &Piece<'_>, header_bytes: usize, now_ns: u64) {
         let Some(Some(flow)) = self.flows.get_mut(index as usize) else {
             return self.nobodys(DropReason::Unclaimed);
         };
         self.bills.add(index, bill_word::RX_OFFERED, 1);
-        let bytes = arrival.frame.len();
-        match flow.accept(arrival, header_bytes, now_ns) {
+        let bytes = piece.bytes();
+        match flow.accept(piece, header_bytes, now_ns) {
             Delivery::Delivered => {
                 self.bills.add(index, bill_word::RX_FRAMES, 1);
                 self.bills.add(index, bill_word::RX_BYTES, bytes as u64);
@@ -125,7 +195,7 @@ impl<A: Arenas, W: Words> Table<'_, A, W> {
 
 impl<A: Arenas> Flow<A> {
     /// Copies a frame into the flow's next free buffer, headers first.
-    fn accept(&mut self, arrival: &Arrival<'_>, header_bytes: usize, now_ns: u64) -> Delivery {
+    fn accept(&mut self, piece: &Piece<'_>, header_bytes: usize, now_ns: u64) -> Delivery {
         if self.faulted {
             return Delivery::Dropped(DropReason::ChannelClosed);
         }
@@ -144,12 +214,12 @@ impl<A: Arenas> Flow<A> {
             Ok(room) if room < self.spare.words() => {
                 return Delivery::Dropped(DropReason::NoFreeBuffer);
             }
-            Ok(_) if self.spare.bytes() < arrival.frame.len() as u64 => {
+            Ok(_) if self.spare.bytes() < piece.bytes() as u64 => {
                 return Delivery::Dropped(DropReason::BufferTooSmall);
             }
             Ok(_) => {}
         }
-        self.fill(arrival, header_bytes);
+        self.fill(piece, header_bytes);
         let put = self.rx.put(&self.spare);
         self.spare.clear();
         match put {
@@ -161,34 +231,36 @@ impl<A: Arenas> Flow<A> {
 
     /// Copies the frame into the buffer: with several ranges the headers into the first and the
     /// payload behind, with one range all of it.
-    fn fill(&mut self, arrival: &Arrival<'_>, header_bytes: usize) {
+    fn fill(&mut self, piece: &Piece<'_>, header_bytes: usize) {
         let buffer = &mut self.spare;
+        let bytes = piece.bytes();
         let split = match buffer.pairs() {
             // Only if the frame also fits when the first range is not filled.
             [first, _, ..] if header_bytes > 0 => {
                 let unused = u64::from(first.len).saturating_sub(header_bytes as u64);
-                arrival.frame.len() as u64 + unused <= buffer.bytes()
+                bytes as u64 + unused <= buffer.bytes()
             }
             _ => false,
         };
-        let mut rest = arrival.frame;
+        let (mut head, mut rest) = (piece.head, piece.rest);
         let mut used = 0;
         while let Some(pair) = buffer.pairs().get(used).copied() {
-            let limit = if split && used == 0 { header_bytes } else { rest.len() };
-            let (part, behind) = rest.split_at(limit.min(pair.len as usize).min(rest.len()));
-            self.rx_data.write(pair.offset, part);
-            buffer.set_len(used, part.len() as u32);
+            let limit = if split && used == 0 { header_bytes } else { bytes };
+            let room = limit.min(pair.len as usize);
+            let (first, behind) = head.split_at(head.len().min(room));
+            let (second, left) = rest.split_at(rest.len().min(room - first.len()));
+            if !first.is_empty() {
+                self.rx_data.write(pair.offset, first);
+            }
+            self.rx_data.write(pair.offset + first.len() as u32, second);
+            buffer.set_len(used, (first.len() + second.len()) as u32);
             used += 1;
-            rest = behind;
-            if rest.is_empty() {
+            (head, rest) = (behind, left);
+            if head.is_empty() && rest.is_empty() {
                 break;
             }
         }
         buffer.truncate(used);
-        buffer.flags = match arrival.checksum {
-            Checksum::Verified => 0,
-            Checksum::Unverified => flag::CHECKSUM_UNVERIFIED,
-            Checksum::Partial => flag::CHECKSUM_PARTIAL,
-        };
+        buffer.flags = piece.flags;
     }
 }

@@ -19,4 +19,4 @@ mod thread_clock;
 
 pub use arenas::{Joined, ShmArenas};
 pub use confine::ConfineError;
-pub use serve::{Options, Polled, ServeError, serve, serve_by};
+pub use serve::{Options, ServeError, serve, serve_by};

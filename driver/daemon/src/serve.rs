@@ -6,13 +6,12 @@
 
 use std::io;
 use std::num::NonZeroU64;
-use std::os::fd::AsFd;
 
 use base_flow::Rate;
 use base_rpc::FromDriver;
 use driver_atropos::{Atropos, Line, Scheduler};
 use driver_core::{Driver, Limits, bill_words};
-use driver_link::Link;
+use driver_link::Polled;
 use driver_netlink::Watch;
 use rbuf_shm::{
     Access, Arena, ArenaError, Connection, ShmWords, monotonic_ns, raise_descriptor_limit,
@@ -46,11 +45,6 @@ pub struct Options {
     /// Whether to give up privileges; only tests that run in a thread do not.
     pub confine: bool,
 }
-
-/// A link that can be waited for.
-pub trait Polled: Link + AsFd {}
-
-impl<T: Link + AsFd> Polled for T {}
 
 /// Why the driver process ended or could not begin.
 #[derive(Debug, thiserror::Error)]
@@ -284,18 +278,21 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
             });
             // Waiting for the epoll set itself gives a timeout in nanoseconds on every kernel. The link
             // is not in the set: each frame would tell it, also while nobody sleeps.
-            let link = self.driver.link().as_fd();
+            let [one, other] = self.driver.link().descriptors();
             let mut watched = [
                 PollFd::new(&self.bells, PollFlags::IN),
-                PollFd::from_borrowed_fd(link, PollFlags::IN),
+                PollFd::from_borrowed_fd(one, PollFlags::IN),
+                PollFd::from_borrowed_fd(other, PollFlags::IN),
             ];
             match poll(&mut watched, timeout.as_ref()) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return Err(os("ppoll")(errno)),
             }
-            if watched[1].revents().contains(PollFlags::ERR) {
-                // Such as an interface that went down: reading the error clears it.
-                let _ = socket_error(link);
+            for link in &watched[1..] {
+                if link.revents().contains(PollFlags::ERR) {
+                    // Such as an interface that went down: reading the error clears it.
+                    let _ = socket_error(link);
+                }
             }
         }
         self.driver.awake();

@@ -3,10 +3,11 @@
 //! | Direction | Question | Here |
 //! |---|---|---|
 //! | receive | which flow, if any, is the frame for? | [`Demux::classify`] |
+//! | receive | which frames did a wire carry, that the kernel has merged? | [`Pieces`] |
 //! | transmit | is the frame what its flow may send? | [`Template::check`] |
 //!
-//! Both are native code for the protocols everybody uses; the flow manager, which is trusted,
-//! decides what is installed. Neither allocates, and both treat every byte as an allegation.
+//! All are native code for the protocols everybody uses; the flow manager, which is trusted,
+//! decides what is installed. None allocates, and all treat every byte as an allegation.
 //!
 //! # Invariants
 //!
@@ -20,9 +21,11 @@
 
 mod demux;
 mod key;
+mod merged;
 mod parse;
 mod template;
 
 pub use demux::{Demux, InUse, Verdict};
+pub use merged::{PIECES_MAX, Pieces, Sums, is_transport_checksum};
 pub use parse::{Arrived, Fields, parse};
 pub use template::{Checked, HEADER_BYTES_MAX, Rights, Template};

@@ -11,44 +11,13 @@ use driver_filter::{Checked, HEADER_BYTES_MAX};
 use rbuf_channel::{Data, Hold, PAIRS_MAX};
 
 use crate::bulk::{Bulk, Obstacle, SLOTS, WORTH};
+use crate::vnet::{HEADER_BYTES, Header};
 
 /// Frames in a batch.
 pub(crate) const BATCH: usize = SLOTS;
 
 /// Pieces of a frame: what is to be done to it, its header and its payload ranges.
 const PIECES: usize = 2 + PAIRS_MAX;
-
-/// What the kernel is to do to a frame (`struct virtio_net_hdr`, in the machine's own byte order).
-#[derive(Debug, Clone, Copy, Default)]
-#[repr(C)]
-struct Todo {
-    flags: u8,
-    gso_type: u8,
-    header_bytes: u16,
-    segment_bytes: u16,
-    checksum_start: u16,
-    checksum_offset: u16,
-}
-
-const NEEDS_CHECKSUM: u8 = 1;
-const CUT_TCP4: u8 = 1;
-
-/// Where the checksum is in a TCP header.
-const TCP_CHECKSUM: u16 = 16;
-
-impl Todo {
-    fn of<D: Data>(frame: &Checked<'_, D>) -> Self {
-        let Some(cut) = frame.segmentation() else { return Self::default() };
-        Self {
-            flags: NEEDS_CHECKSUM,
-            gso_type: CUT_TCP4,
-            header_bytes: frame.header().len() as u16,
-            segment_bytes: cut.segment_bytes,
-            checksum_start: cut.transport_at,
-            checksum_offset: TCP_CHECKSUM,
-        }
-    }
-}
 
 /// How the next frames leave, and how many.
 enum Stretch {
@@ -79,7 +48,7 @@ pub(crate) struct Batch {
     in_slots: u64,
     /// Whether running the program was refused.
     bulk_failed: bool,
-    todos: Box<[Todo; BATCH]>,
+    todos: Box<[Header; BATCH]>,
     headers: Box<[[u8; HEADER_BYTES_MAX]; BATCH]>,
     pieces: Box<[[libc::iovec; PIECES]; BATCH]>,
     messages: Box<[libc::mmsghdr; BATCH]>,
@@ -108,7 +77,7 @@ impl Batch {
             bulk,
             in_slots: 0,
             bulk_failed: false,
-            todos: Box::new([Todo::default(); BATCH]),
+            todos: Box::new([Header::default(); BATCH]),
             headers: Box::new([[0; HEADER_BYTES_MAX]; BATCH]),
             pieces: Box::new([[EMPTY_PIECE; PIECES]; BATCH]),
             messages: Box::new([message; BATCH]),
@@ -121,6 +90,11 @@ impl Batch {
 
     pub(crate) const fn sends_in_bulk(&self) -> bool {
         self.bulk.is_some() && !self.bulk_failed
+    }
+
+    /// Whether what is to be done to a frame stands in front of it.
+    pub(crate) const fn is_told(&self) -> bool {
+        self.told
     }
 
     pub(crate) const fn room(&self) -> usize {
@@ -140,10 +114,10 @@ impl Batch {
         let pieces = &mut self.pieces[index];
         let mut count = 0;
         if self.told {
-            self.todos[index] = Todo::of(frame);
+            self.todos[index] = Header::of(frame);
             pieces[0] = libc::iovec {
                 iov_base: (&raw mut self.todos[index]).cast(),
-                iov_len: size_of::<Todo>(),
+                iov_len: HEADER_BYTES,
             };
             count = 1;
         }

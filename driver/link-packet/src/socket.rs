@@ -3,19 +3,28 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use base_wire::FRAME_BYTES_MIN;
+use base_wire::{ETHERNET_BYTES, FRAME_BYTES_MIN, IPV6_BYTES, VLAN_TAG_BYTES};
 use driver_filter::Checked;
-use driver_link::{Arrival, Facts, Link};
+use driver_link::{Arrival, Facts, Link, Polled};
 use driver_netlink::{Netlink, NetlinkError};
 use rbuf_channel::Data;
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 
 use crate::bulk::Bulk;
-use crate::ring::Ring;
+use crate::ring::{Ring, Shape};
 use crate::send::Batch;
+use crate::vnet::Header;
 
 /// Slots of the receive ring: what arrives while the driver is kept from the processor waits there.
 /// 2.7 ms of the smallest frames at a gigabit, 24 ms at what a kernel can send to itself.
 const RING_SLOTS: usize = 4096;
+
+/// Slots of the ring for frames that are too long for the other: 18 MB, for 1.5 ms of what a kernel can
+/// send to itself in frames of 64 KiB.
+const WIDE_SLOTS: usize = 256;
+
+/// Longest frame that the kernel makes unless it is told to merge more: an IP packet of 64 KiB.
+const MERGED_BYTES_MAX: usize = ETHERNET_BYTES + VLAN_TAG_BYTES + IPV6_BYTES + u16::MAX as usize;
 
 /// Bytes the kernel may queue for sending: more than a batch of the largest frames.
 const SEND_BYTES: usize = 1 << 20;
@@ -64,14 +73,80 @@ fn os(call: &'static str) -> impl Fn(io::Error) -> OpenError {
 
 /// A network interface through a packet socket.
 pub struct PacketLink {
+    /// Frames as a wire carries them, and those that are longer: merged ones.
+    narrow: Receiver,
+    wide: Receiver,
+    batch: Batch,
+    sender: OwnedFd,
+    facts: Facts,
+}
+
+/// A socket that receives, and its ring.
+struct Receiver {
     // Dropped before the socket it maps.
     ring: Ring,
-    batch: Batch,
     socket: OwnedFd,
-    /// Sends through a socket of its own, which can ask for segmentation; where the kernel does not
-    /// offer that, through the other.
-    sender: Option<OwnedFd>,
-    facts: Facts,
+}
+
+/// Which frames a socket receives, by their length.
+#[derive(Clone, Copy)]
+enum Lengths {
+    UpTo(usize),
+    Above(usize),
+}
+
+impl Receiver {
+    fn open(index: u32, shape: Shape, lengths: Lengths) -> Result<Self, OpenError> {
+        let socket = packet_socket().map_err(os("socket(AF_PACKET)"))?;
+        let on: libc::c_int = 1;
+        set_option(&socket, libc::PACKET_IGNORE_OUTGOING, &on)
+            .map_err(os("PACKET_IGNORE_OUTGOING"))?;
+        let ring = Ring::map(&socket, shape).map_err(os("PACKET_RX_RING"))?;
+        admit(&socket, lengths).map_err(os("SO_ATTACH_FILTER"))?;
+        bind(&socket, index, libc::ETH_P_ALL as u16).map_err(os("bind"))?;
+        Ok(Self { ring, socket })
+    }
+
+    /// Frames lost since the last call.
+    fn take_overflow(&mut self) -> u64 {
+        if !std::mem::take(&mut self.ring.losing) {
+            return 0;
+        }
+        let mut stats = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
+        let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
+        // SAFETY: the kernel writes at most `length` bytes to `stats`, which is that large.
+        let result = unsafe {
+            libc::getsockopt(
+                self.socket.as_raw_fd(),
+                libc::SOL_PACKET,
+                libc::PACKET_STATISTICS,
+                (&raw mut stats).cast(),
+                &raw mut length,
+            )
+        };
+        if result == 0 { stats.tp_drops.into() } else { 0 }
+    }
+}
+
+/// Lets only frames of these `lengths` into a socket.
+fn admit(socket: &OwnedFd, lengths: Lengths) -> io::Result<()> {
+    const LOAD_LENGTH: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_LEN) as u16;
+    const IF_ABOVE: u16 = (libc::BPF_JMP | libc::BPF_JGT | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    const ALL: u32 = u32::MAX;
+    let (limit, short, long) = match lengths {
+        Lengths::UpTo(limit) => (limit, ALL, 0),
+        Lengths::Above(limit) => (limit, 0, ALL),
+    };
+    let step = |code, jt, jf, k| libc::sock_filter { code, jt, jf, k };
+    let mut steps = [
+        step(LOAD_LENGTH, 0, 0, 0),
+        step(IF_ABOVE, 0, 1, limit as u32),
+        step(RETURN, 0, 0, long),
+        step(RETURN, 0, 0, short),
+    ];
+    let program = libc::sock_fprog { len: steps.len() as u16, filter: steps.as_mut_ptr() };
+    set_option_of(socket, libc::SOL_SOCKET, libc::SO_ATTACH_FILTER, &program)
 }
 
 impl PacketLink {
@@ -98,30 +173,32 @@ impl PacketLink {
         let mtu = u16::try_from(interface.mtu)
             .map_err(|_| OpenError::Mtu { name: name.to_string(), mtu: interface.mtu })?;
         let mut facts = Facts { station: interface.mac, mtu, unit_bytes: mtu, vlan };
-        let socket = packet_socket().map_err(os("socket(AF_PACKET)"))?;
+        let shape = Shape::narrow(slots, facts.frame_bytes_max() + VLAN_TAG_BYTES);
+        let limit = shape.frame_bytes_max();
+        let narrow = Receiver::open(interface.index, shape, Lengths::UpTo(limit))?;
+        let shape = Shape::wide(WIDE_SLOTS, MERGED_BYTES_MAX);
+        let wide = Receiver::open(interface.index, shape, Lengths::Above(limit))?;
+        // A socket of its own sends, which can ask for segmentation where the kernel offers that. Tags are not
+        // among what kernels are known to cut well.
+        let sender = packet_socket().map_err(os("socket(AF_PACKET)"))?;
         let on: libc::c_int = 1;
-        set_option(&socket, libc::PACKET_IGNORE_OUTGOING, &on)
-            .map_err(os("PACKET_IGNORE_OUTGOING"))?;
-        let ring =
-            Ring::map(&socket, slots, facts.frame_bytes_max() + 4).map_err(os("PACKET_RX_RING"))?;
-        bind(&socket, interface.index, libc::ETH_P_ALL as u16).map_err(os("bind"))?;
-        // Tags are not among what kernels are known to cut well.
-        let sender = if vlan.is_none() { segmenting(interface.index).ok() } else { None };
-        if sender.is_some() {
+        let told = vlan.is_none() && set_option(&sender, libc::PACKET_VNET_HDR, &on).is_ok();
+        // No protocol: nothing arrives here.
+        bind(&sender, interface.index, 0).map_err(os("bind"))?;
+        if told {
             facts.unit_bytes = UNIT_BYTES;
         }
         // More than the limit for everybody is only for the privileged; a smaller buffer only
         // means smaller batches.
-        let sends = sender.as_ref().unwrap_or(&socket);
-        let _ = rustix::net::sockopt::set_socket_send_buffer_size(sends, SEND_BYTES);
+        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&sender, SEND_BYTES);
         // An interface with a queue pushes back, which a socket heeds and a program does not hear in time.
         let has_queue = interface.queue != NO_QUEUE;
         let bulk = match vlan {
             None if !has_queue => Bulk::open(interface.index, facts.frame_bytes_max()).ok(),
             _ => None,
         };
-        let batch = Batch::new(sender.is_some(), has_queue, bulk);
-        Ok(Self { ring, batch, socket, sender, facts })
+        let batch = Batch::new(told, has_queue, bulk);
+        Ok(Self { narrow, wide, batch, sender, facts })
     }
 }
 
@@ -153,17 +230,6 @@ fn packet_socket() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(raw) })
 }
 
-/// A socket that only sends, and whose frames begin with what is to be done to them
-/// (`PACKET_VNET_HDR`).
-fn segmenting(index: u32) -> io::Result<OwnedFd> {
-    let socket = packet_socket()?;
-    let on: libc::c_int = 1;
-    set_option(&socket, libc::PACKET_VNET_HDR, &on)?;
-    // No protocol: nothing arrives here.
-    bind(&socket, index, 0)?;
-    Ok(socket)
-}
-
 impl PacketLink {
     /// Whether stretches of frames leave in one pass of the kernel. If not, the interface has a queue or a
     /// VLAN, or [`bulk_is_possible`] says why.
@@ -178,13 +244,41 @@ impl PacketLink {
         budget: usize,
         sink: &mut impl FnMut(Arrival<'_>, u64),
     ) -> usize {
-        self.ring.poll(budget, sink)
+        let mut count = 0;
+        while count < budget {
+            // What one processor receives, it puts into one ring after the other: when a frame is seen in the
+            // wide one, those before it can be seen in the narrow one, and are older.
+            let wide = self.wide.ring.next_stamp();
+            let older = |wide_ns| self.narrow.ring.next_stamp().is_none_or(|ns| wide_ns < ns);
+            let ring =
+                if wide.is_some_and(older) { &mut self.wide.ring } else { &mut self.narrow.ring };
+            match ring.take(sink) {
+                0 => break,
+                frames => count += frames,
+            }
+        }
+        count
+    }
+
+    /// Sends a frame as it arrived elsewhere, whoever it is from: for what stands between two links. A driver
+    /// sends what was checked.
+    ///
+    /// # Errors
+    ///
+    /// Such as `EAGAIN`, if there is no room, and `EINVAL`, if what is said of the frame makes no sense.
+    pub fn forward(&self, arrival: &Arrival<'_>) -> io::Result<()> {
+        let todo = Header::again(arrival).to_bytes();
+        let todo = if self.batch.is_told() { &todo[..] } else { &[] };
+        let pieces = [io::IoSlice::new(todo), io::IoSlice::new(arrival.frame)];
+        let flags = SendFlags::DONTWAIT;
+        sendmsg(&self.sender, &pieces, &mut SendAncillaryBuffer::default(), flags)?;
+        Ok(())
     }
 }
 
-impl AsFd for PacketLink {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+impl Polled for PacketLink {
+    fn descriptors(&self) -> [BorrowedFd<'_>; 2] {
+        [self.narrow.socket.as_fd(), self.wide.socket.as_fd()]
     }
 }
 
@@ -194,7 +288,7 @@ impl Link for PacketLink {
     }
 
     fn poll_rx(&mut self, budget: usize, sink: &mut impl FnMut(Arrival<'_>)) -> usize {
-        self.ring.poll(budget, &mut |arrival, _| sink(arrival))
+        self.poll_stamped(budget, &mut |arrival, _| sink(arrival))
     }
 
     fn room(&self) -> usize {
@@ -206,7 +300,7 @@ impl Link for PacketLink {
     }
 
     fn flush(&mut self) {
-        self.batch.flush(self.sender.as_ref().unwrap_or(&self.socket));
+        self.batch.flush(&self.sender);
     }
 
     fn complete(&mut self, done: &mut impl FnMut(bool)) {
@@ -218,32 +312,26 @@ impl Link for PacketLink {
     }
 
     fn take_overflow(&mut self) -> u64 {
-        if !std::mem::take(&mut self.ring.losing) {
-            return 0;
-        }
-        let mut stats = libc::tpacket_stats { tp_packets: 0, tp_drops: 0 };
-        let mut length = size_of::<libc::tpacket_stats>() as libc::socklen_t;
-        // SAFETY: the kernel writes at most `length` bytes to `stats`, which is that large.
-        let result = unsafe {
-            libc::getsockopt(
-                self.socket.as_raw_fd(),
-                libc::SOL_PACKET,
-                libc::PACKET_STATISTICS,
-                (&raw mut stats).cast(),
-                &raw mut length,
-            )
-        };
-        if result == 0 { stats.tp_drops.into() } else { 0 }
+        self.narrow.take_overflow() + self.wide.take_overflow()
     }
 }
 
 /// Sets an option of the packet layer.
 pub(crate) fn set_option<T>(socket: &OwnedFd, option: libc::c_int, value: &T) -> io::Result<()> {
+    set_option_of(socket, libc::SOL_PACKET, option, value)
+}
+
+fn set_option_of<T>(
+    socket: &OwnedFd,
+    level: libc::c_int,
+    option: libc::c_int,
+    value: &T,
+) -> io::Result<()> {
     // SAFETY: the kernel reads `size_of::<T>()` bytes of `value`.
     let result = unsafe {
         libc::setsockopt(
             socket.as_raw_fd(),
-            libc::SOL_PACKET,
+            level,
             option,
             (&raw const *value).cast(),
             size_of::<T>() as libc::socklen_t,

@@ -14,8 +14,10 @@
 pub mod null;
 pub mod sim;
 
-use base_wire::Mac;
-use driver_filter::Checked;
+use std::os::fd::BorrowedFd;
+
+use base_wire::{Mac, Protocol};
+use driver_filter::{Checked, PIECES_MAX};
 use rbuf_channel::Data;
 
 /// What a link is.
@@ -47,8 +49,23 @@ pub enum Checksum {
     Verified,
     /// It was not looked at.
     Unverified,
-    /// It was never filled in, because the frame comes from this machine and was on no wire.
-    Partial,
+    /// It was never filled in, because the frame comes from this machine and was on no wire: it would cover
+    /// the frame from `start` on, and its field is `field` bytes behind that.
+    Partial {
+        /// Where what it covers begins.
+        start: u16,
+        /// Where it would stand.
+        field: u16,
+    },
+}
+
+/// How frames became one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Merged {
+    /// What has merged them: TCP or UDP.
+    pub protocol: Protocol,
+    /// Payload of each but the last.
+    pub piece_bytes: u16,
 }
 
 /// A frame that arrived.
@@ -60,9 +77,19 @@ pub struct Arrival<'a> {
     pub vlan: Option<u16>,
     /// What is known about its checksum.
     pub checksum: Checksum,
-    /// Bytes of it that are not here, for it was longer than what the link keeps: several frames that the
-    /// kernel has merged.
+    /// If it is several frames that the kernel has merged, or has not cut yet: which.
+    pub merged: Option<Merged>,
+    /// Bytes of it that are not here, for it was longer than what the link keeps.
     pub missing: u32,
+}
+
+impl Arrival<'_> {
+    /// How many frames it is, about: what a budget of frames is charged for it.
+    pub fn frames(&self) -> usize {
+        self.merged.map_or(1, |merged| {
+            self.frame.len().div_ceil(usize::from(merged.piece_bytes.max(1))).clamp(1, PIECES_MAX)
+        })
+    }
 }
 
 /// A network interface.
@@ -70,7 +97,8 @@ pub trait Link {
     /// What it is.
     fn facts(&self) -> Facts;
 
-    /// Hands up to `budget` arrived frames to `sink`, in order; returns how many. Never waits.
+    /// Hands up to `budget` arrived frames to `sink`, in order; returns how many. Never waits. Merged ones
+    /// count for what they were merged from; only the last may be more than was left.
     fn poll_rx(&mut self, budget: usize, sink: &mut impl FnMut(Arrival<'_>)) -> usize;
 
     /// How many frames [`Self::transmit`] will accept now.
@@ -93,4 +121,10 @@ pub trait Link {
 
     /// Frames lost since the last call because nobody polled.
     fn take_overflow(&mut self) -> u64;
+}
+
+/// A link that can be waited for.
+pub trait Polled: Link {
+    /// What becomes readable when a frame has arrived.
+    fn descriptors(&self) -> [BorrowedFd<'_>; 2];
 }

@@ -50,6 +50,7 @@ impl Link for NullLink {
         let count = budget.min(usize::try_from(self.left).unwrap_or(usize::MAX));
         for _ in 0..count {
             sink(Arrival {
+                merged: None,
                 missing: 0,
                 frame: &self.arriving[self.next],
                 vlan: None,

@@ -296,7 +296,8 @@ impl Link for SimLink {
         self.fill();
         for count in 0..budget {
             let Some(frame) = self.ring.pop_front() else { return count };
-            sink(Arrival { frame: &frame, vlan: None, checksum: Checksum::Unverified, missing: 0 });
+            let checksum = Checksum::Unverified;
+            sink(Arrival { frame: &frame, vlan: None, checksum, merged: None, missing: 0 });
         }
         budget
     }

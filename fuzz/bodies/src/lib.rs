@@ -18,9 +18,12 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use base_flow::{Bill, Endpoints, Fib, FlowId, LinkFacts, Rate, Sap, Transport};
 use base_rpc::{Answer, Call, DomainId, FromDriver, ToDriver, decode, encode};
-use base_wire::Mac;
-use driver_filter::{Demux, HEADER_BYTES_MAX, Rights, Template, Verdict};
-use etherparse::{NetSlice, SlicedPacket};
+use base_wire::{Mac, Protocol};
+use driver_filter::{
+    Demux, HEADER_BYTES_MAX, PIECES_MAX, Pieces, Rights, Sums, Template, Verdict,
+    is_transport_checksum,
+};
+use etherparse::{NetSlice, SlicedPacket, TransportSlice};
 use flowman_core::{ClientId, Config, Counters, FlowManager, LinkConfig, LinkId, Output};
 use rbuf_channel::{Data, End, HeapData, HeapWords, IoRec, Pair, block_words};
 
@@ -28,9 +31,10 @@ use rbuf_channel::{Data, End, HeapData, HeapWords, IoRec, Pair, block_words};
 pub type Body = fn(&[u8]);
 
 /// Every target: its name, which is that of its corpus, and its body.
-pub const TARGETS: [(&str, Body); 7] = [
+pub const TARGETS: [(&str, Body); 8] = [
     ("iorec", iorec),
     ("receive", receive),
+    ("merged", merged),
     ("transmit", transmit),
     ("message", message),
     ("last_resort", last_resort),
@@ -82,6 +86,37 @@ pub fn receive(frame: &[u8]) {
     assert!((1..=3).contains(&flow));
 }
 
+/// A frame arrives of which the kernel says that it was merged, after eight bytes of what it says: no more pieces come
+/// of it than may, and they carry what it carried, as an independent parser reads it.
+pub fn merged(bytes: &[u8]) {
+    let Some((&[protocol, mtu_high, mtu_low, high, low, start, field, sums], frame)) =
+        bytes.split_first_chunk()
+    else {
+        return;
+    };
+    let _ = is_transport_checksum(frame, start.into(), field.into());
+    let protocol = if protocol < 128 { Protocol::TCP } else { Protocol::UDP };
+    let (mtu, piece_bytes) =
+        (u16::from_be_bytes([mtu_high, mtu_low]), u16::from_be_bytes([high, low]));
+    let sums = if sums < 128 { Sums::Open } else { Sums::Whole };
+    let Some(mut pieces) = Pieces::merged(frame, (protocol, piece_bytes), mtu, sums) else {
+        return;
+    };
+    let payload = |frame: &[u8]| match SlicedPacket::from_ethernet(frame).ok()?.transport? {
+        TransportSlice::Tcp(tcp) => Some(tcp.payload().to_vec()),
+        TransportSlice::Udp(udp) => Some(udp.payload().to_vec()),
+        _ => None,
+    };
+    let whole = payload(frame).expect("what is cut can be parsed");
+    let (mut carried, mut count) = (Vec::new(), 0);
+    while let Some((head, rest)) = pieces.next_frame() {
+        carried.extend(payload(&[head, rest].concat()).expect("a piece can be parsed"));
+        count += 1;
+    }
+    assert!(carried == whole, "the pieces carry something else");
+    assert!((1..=PIECES_MAX).contains(&count), "{count} pieces");
+}
+
 /// An application sends this frame on a connected UDP flow: what leaves is that flow's, as an
 /// independent parser reads it.
 pub fn transmit(frame: &[u8]) {
@@ -116,7 +151,7 @@ pub fn transmit(frame: &[u8]) {
     let sent = checked.gather(&mut out).expect("it fits");
     let packet = SlicedPacket::from_ethernet(sent).expect("what leaves can be parsed");
     let Some(NetSlice::Ipv4(ip)) = &packet.net else { panic!("not IPv4") };
-    let Some(etherparse::TransportSlice::Udp(udp)) = &packet.transport else { panic!("not UDP") };
+    let Some(TransportSlice::Udp(udp)) = &packet.transport else { panic!("not UDP") };
     let header = ip.header();
     assert_eq!((&sent[..6], &sent[6..12]), (&peer.0[..], &US.0[..]));
     assert_eq!((header.source_addr(), header.destination_addr()), (OURS, them));

@@ -209,6 +209,10 @@ pub struct Lab {
     pub pace: Pace,
     #[command(flatten)]
     pub way: Way,
+    /// Let the peer cut its segments and fill in its checksums, as a wire shows them. By default its kernel leaves
+    /// both to its interface, as Linux does on such a wire.
+    #[arg(long)]
+    pub no_offloads: bool,
     /// What to run; a shell if nothing is given.
     #[arg(last = true)]
     pub command: Vec<String>,
@@ -567,6 +571,9 @@ pub struct Peer {
     /// The kernel's address on it.
     #[arg(long)]
     pub addr: Prefix,
+    /// Leave nothing to it.
+    #[arg(long)]
+    pub no_offloads: bool,
 }
 
 #[derive(Debug, Args)]

@@ -57,8 +57,15 @@ pub fn run(arguments: &cli::Demo) -> Result<ExitCode> {
     }
     let asked = Asked::listen()?;
     let pace = cli::Pace { lead: Some(LEAD), ..cli::Pace::default() };
-    let shape =
-        Shape { rate: RATE, mtu: 1500, pace, way: cli::Way::default(), cpu: None, policy: None };
+    let shape = Shape {
+        rate: RATE,
+        mtu: 1500,
+        pace,
+        way: cli::Way::default(),
+        offloads: true,
+        cpu: None,
+        policy: None,
+    };
     let lab = Lab::start(&shape, &asked)?;
     let host = Host::connect(lab.socket())?;
     let program = lab::this_program()?;

@@ -63,6 +63,9 @@ pub struct Shape {
     pub mtu: u32,
     pub pace: cli::Pace,
     pub way: cli::Way,
+    /// Whether the peer's kernel leaves to its interface what Linux leaves to one: cutting segments, and
+    /// checksums. If not, or if somebody is on the way, the wire carries frame by frame.
+    pub offloads: bool,
     /// A processor for the driver.
     pub cpu: Option<usize>,
     /// Schedule by another policy than Plumb's.
@@ -78,6 +81,7 @@ pub fn run(arguments: &cli::Lab) -> Result<ExitCode> {
         mtu: arguments.mtu,
         pace: arguments.pace.clone(),
         way: arguments.way,
+        offloads: !arguments.no_offloads,
         cpu: None,
         policy: None,
     };
@@ -148,23 +152,24 @@ pub fn this_program() -> Result<PathBuf> {
 impl Lab {
     /// Brings everything up. The process must be in its own namespaces already: [`enter`].
     pub fn start(shape: &Shape, asked: &Asked) -> Result<Self> {
-        let mut lab = Self::wire(shape.mtu, shape.way)?;
+        let mut lab = Self::wire(shape.mtu, shape.way, shape.offloads)?;
         lab.start_daemons(shape, asked)?;
         Ok(lab)
     }
 
     /// A lab without Plumb: Linux owns both ends of the wire, and nothing is offloaded at either.
     pub fn linux(mtu: u32, way: cli::Way) -> Result<Self> {
-        let lab = Self::wire(mtu, way)?;
+        let lab = Self::wire(mtu, way, false)?;
         let netlink = Netlink::open()?;
         netlink.add_address(netlink.interface(OUR_DEV)?.index, prefix(OUR_ADDRESS))?;
         Ok(lab)
     }
 
     /// Two namespaces and a wire between them; with somebody on the way, two wires.
-    fn wire(mtu: u32, way: cli::Way) -> Result<Self> {
+    fn wire(mtu: u32, way: cli::Way, offloads: bool) -> Result<Self> {
         let program = this_program()?;
-        let (peer, mut peer_input, mut peer_output) = start_peer(&program)?;
+        let offloads = offloads && way.is_plain();
+        let (peer, mut peer_input, mut peer_output) = start_peer(&program, offloads)?;
         // From here on an error drops `lab`, which ends the peer.
         let netlink = Netlink::open()?;
         if way.is_plain() {
@@ -178,7 +183,9 @@ impl Lab {
         // The kernel must not speak on our side of the wire.
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{OUR_DEV}/disable_ipv6"), "1");
         netlink.set_up(netlink.interface("lo")?.index)?;
-        peer::no_offloads(&netlink, OUR_DEV);
+        if !offloads {
+            peer::no_offloads(&netlink, OUR_DEV);
+        }
         netlink.set_up(netlink.interface(OUR_DEV)?.index)?;
         let folder = Folder::new()?;
         let socket = folder.path.join("plumb.sock");
@@ -315,9 +322,10 @@ fn is_forgotten(entry: &DirEntry) -> bool {
 }
 
 /// Starts the process that holds the peer's namespace.
-fn start_peer(program: &Path) -> Result<(Child, ChildStdin, impl BufRead + use<>)> {
+fn start_peer(program: &Path, offloads: bool) -> Result<(Child, ChildStdin, impl BufRead + use<>)> {
     let mut peer = Command::new(program)
         .args(["__peer", "--dev", PEER_DEV, "--addr", PEER_ADDRESS])
+        .args((!offloads).then_some("--no-offloads"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

@@ -21,7 +21,6 @@ const RATE: Rate = Rate::mbit(1000);
 pub fn run(arguments: &cli::Up) -> Result<ExitCode> {
     let config = configuration(arguments)?;
     check_addresses(&config)?;
-    warn_of_merging(&config);
     let asked = Asked::listen_as_daemon()?;
     let socket = &arguments.socket.socket;
     // Dropped last: when the daemons are gone.
@@ -76,20 +75,6 @@ fn configuration(arguments: &cli::Up) -> Result<Config> {
         vlan: None,
     };
     Ok(Config { links: vec![link], ..Config::default() }.validated()?)
-}
-
-/// What merges received frames is a feature of the interface, and not ours to change.
-fn warn_of_merging(config: &Config) {
-    let Ok(netlink) = Netlink::open() else { return };
-    for link in &config.links {
-        let merging = netlink.active(&link.dev, &["rx-gro", "rx-gro-hw", "rx-lro"]);
-        if merging.is_ok_and(|merging| !merging.is_empty()) {
-            tell!(
-                "plumb up: {dev} merges received TCP frames, and merged ones are dropped: `ethtool -K {dev} gro off lro off` ends that",
-                dev = link.dev
-            );
-        }
-    }
 }
 
 /// Refuses addresses that the kernel owns on the same interface: both stacks would answer.

@@ -2,14 +2,13 @@
 
 mod in_lab;
 
-use std::io::{ErrorKind, Write};
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use driver_netlink::Netlink;
 use in_lab::{OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer, processes, program};
-use plumb_net::{Contract, DropReason, Options, Refusal, Udp, Wait};
+use plumb_net::{Contract, DropReason, Refusal, Udp, Wait};
 
 #[test]
 fn datagrams_of_every_size_go_there_and_come_back() {
@@ -104,26 +103,6 @@ fn what_nobody_owns_is_answered_as_hosts_do() {
             status.resets_sent >= 1 && status.unreachable_sent == 1 && status.arp_answered >= 1,
             "{status:?}"
         );
-    });
-}
-
-#[test]
-fn what_the_kernel_merged_is_dropped_under_its_own_name() {
-    in_lab("what_the_kernel_merged_is_dropped_under_its_own_name", &[], || {
-        let host = host();
-        let listener = Options::new().host(&host).listen((OURS, 7400)).unwrap();
-        on_peer(|| {
-            let netlink = Netlink::open().unwrap();
-            let features = ["tx-checksum-ip-generic", "tx-tcp-segmentation"];
-            netlink.turn("plumb1", &features, true).unwrap();
-            assert_eq!(netlink.active("plumb1", &features).unwrap(), features);
-            let mut kernel = TcpStream::connect((OURS, 7400)).unwrap();
-            kernel.write_all(&[0; 100_000]).unwrap();
-        });
-        let _stream = listener.accept().unwrap();
-        eventually("merged frames are counted", || {
-            host.query_links().unwrap()[0].bill.dropped(DropReason::Merged) > 0
-        });
     });
 }
 

@@ -11,7 +11,9 @@ use std::thread;
 use std::time::Duration;
 
 use base_wire::Mac;
+use driver_filter::{Pieces, Sums};
 use driver_link::Link;
+use driver_link::{Arrival, Checksum};
 use driver_link_packet::PacketLink;
 use in_lab::{OURS, THEIRS, claim_to_be_at, eventually, host, in_lab, on_peer};
 use plumb_net::engine::Keepalive;
@@ -101,6 +103,24 @@ fn exchange(ours: &TcpStream, kernel: &KernelStream, there: &[u8], back: &[u8]) 
     });
 }
 
+/// The frames that a wire would have carried.
+fn frames(arrival: &Arrival<'_>) -> Vec<Vec<u8>> {
+    let pieces = match (arrival.merged, arrival.checksum) {
+        (Some(merged), _) => {
+            let merged = (merged.protocol, merged.piece_bytes);
+            Some(Pieces::merged(arrival.frame, merged, 1500, Sums::Whole).unwrap())
+        }
+        (None, Checksum::Partial { .. }) => Pieces::whole(arrival.frame, Sums::Whole),
+        _ => None,
+    };
+    let Some(mut pieces) = pieces else { return vec![arrival.frame.to_vec()] };
+    let mut all = Vec::new();
+    while let Some((head, rest)) = pieces.next_frame() {
+        all.push([head, rest].concat());
+    }
+    all
+}
+
 /// Does `work` while every packet is captured where it arrives, and checks what was captured.
 fn checked(work: impl FnOnce()) {
     const SLOTS: usize = 1 << 15;
@@ -115,7 +135,7 @@ fn checked(work: impl FnOnce()) {
                 let mut seen = 0;
                 for link in &mut links {
                     seen += link.poll_stamped(256, &mut |arrival, at_ns| {
-                        all.push((at_ns, arrival.frame.to_vec()));
+                        all.extend(frames(&arrival).into_iter().map(|frame| (at_ns, frame)));
                     });
                     assert_eq!(link.take_overflow(), 0, "the capture lost packets");
                 }

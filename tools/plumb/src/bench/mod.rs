@@ -288,7 +288,15 @@ impl Figure {
         let lab = match stack {
             Stack::Plumb => {
                 let rate = Rate::mbit(RATE_MBIT);
-                let shape = Shape { rate, mtu: 1500, pace, way: self.way, cpu: None, policy: None };
+                let shape = Shape {
+                    rate,
+                    mtu: 1500,
+                    pace,
+                    way: self.way,
+                    offloads: false,
+                    cpu: None,
+                    policy: None,
+                };
                 Lab::start(&shape, asked)?
             }
             Stack::Kernel => Lab::linux(1500, self.way)?,

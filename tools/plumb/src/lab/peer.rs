@@ -42,15 +42,17 @@ pub fn hold(arguments: &cli::Peer) -> Result<ExitCode> {
 fn configure(arguments: &cli::Peer) -> Result<()> {
     let netlink = Netlink::open()?;
     netlink.set_up(netlink.interface("lo")?.index)?;
-    no_offloads(&netlink, &arguments.dev);
+    if arguments.no_offloads {
+        no_offloads(&netlink, &arguments.dev);
+    }
     let index = netlink.interface(&arguments.dev)?.index;
     netlink.add_address(index, arguments.addr)?;
     netlink.set_up(index)?;
     Ok(())
 }
 
-/// What the kernel sends must look as on a wire: whole checksums, frames of at most the MTU. On
-/// kernels without this interface the receiver knows from the ring that checksums are partial.
+/// Makes what the kernel sends look as on a wire: whole checksums, frames of at most the MTU. Kernels without this
+/// way to say it go on as they are made.
 pub fn no_offloads(netlink: &Netlink, dev: &str) {
     for feature in [
         "tx-checksum-ip-generic",

@@ -3,19 +3,17 @@
 //! A kernel without `netem` can be given the same path: two pairs of interfaces, and a process that
 //! carries frames from one to the other over the simulated wire, in real time.
 
-use std::os::fd::AsFd;
 use std::path::Path;
 use std::process::{Child, Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result};
 use base_flow::Rate;
-use driver_link::Link;
 use driver_link::sim::{Impairments, Side, Wire};
+use driver_link::{Arrival, Checksum, Link, Polled};
 use driver_link_packet::PacketLink;
 use driver_netlink::Netlink;
 use rbuf_shm::monotonic_ns;
 use rustix::event::{PollFd, PollFlags, poll};
-use rustix::net::{SendFlags, send};
 use rustix::time::Timespec;
 
 use super::{OUR_DEV, OUR_MAC, PEER_DEV, PEER_MAC, mac, peer};
@@ -85,7 +83,10 @@ pub fn run(arguments: &cli::Wire) -> Result<ExitCode> {
         for (link, side) in [(&left, Side::Left), (&right, Side::Right)] {
             while let Some((_, frame)) = wire.receive(side) {
                 // What the interface has no place for is lost, as on any wire.
-                let _ = send(link, &frame, SendFlags::DONTWAIT);
+                let checksum = Checksum::Unverified;
+                let frame = &frame[..];
+                let arrival = Arrival { frame, vlan: None, checksum, merged: None, missing: 0 };
+                let _ = link.forward(&arrival);
             }
         }
         let next = [Side::Left, Side::Right].into_iter().filter_map(|at| wire.next_arrival(at));
@@ -93,7 +94,9 @@ pub fn run(arguments: &cli::Wire) -> Result<ExitCode> {
             tv_sec: (ns / 1_000_000_000) as _,
             tv_nsec: (ns % 1_000_000_000) as _,
         });
-        let watch = |link| PollFd::from_borrowed_fd(link, PollFlags::IN);
-        let _ = poll(&mut [watch(left.as_fd()), watch(right.as_fd())], timeout.as_ref());
+        let watch = |fd| PollFd::from_borrowed_fd(fd, PollFlags::IN);
+        let [a, b] = left.descriptors().map(watch);
+        let [c, d] = right.descriptors().map(watch);
+        let _ = poll(&mut [a, b, c, d], timeout.as_ref());
     }
 }

@@ -140,7 +140,8 @@ impl Live<'_> {
         let cpu = alone.then(|| self.cpus[self.cpus.len() - 1]);
         let _ = stay_on(&self.cpus);
         let policy = self.arguments.policy.clone();
-        let shape = Shape { rate, mtu: 1500, pace, way: cli::Way::default(), cpu, policy };
+        let shape =
+            Shape { rate, mtu: 1500, pace, way: cli::Way::default(), offloads: false, cpu, policy };
         let lab = Lab::start(&shape, self.asked)?;
         if alone {
             let _ = stay_on(self.others());

@@ -1,0 +1,253 @@
+//! Merged frames against an independent parser, which reads every piece on its own.
+
+use base_wire::{ETHERNET_BYTES, Protocol, checksum};
+use driver_filter::{PIECES_MAX, Pieces, Sums, is_transport_checksum};
+use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice, VlanId};
+use proptest::prelude::*;
+
+const MTU: u16 = 1500;
+
+/// A frame of a kernel that leaves checksums to others: of TCP with 12 bytes of options, or of UDP.
+fn merged(v6: bool, tagged: bool, tcp: bool, flags: u8, payload: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], [2, 0, 0, 0, 0, 1]);
+    let mut frame = Vec::new();
+    macro_rules! over {
+        ($ip:expr) => {
+            if tcp {
+                let options = [1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8];
+                $ip.tcp(4000, 80, u32::MAX - 3000, 1000)
+                    .options_raw(&options)
+                    .unwrap()
+                    .write(&mut frame, payload)
+                    .unwrap()
+            } else {
+                $ip.udp(4000, 80).write(&mut frame, payload).unwrap()
+            }
+        };
+    }
+    macro_rules! through {
+        ($link:expr) => {
+            if v6 {
+                over!($link.ipv6([0xfd; 16], [0xfe; 16], 64))
+            } else {
+                over!($link.ipv4([10, 77, 0, 2], [10, 77, 0, 1], 64))
+            }
+        };
+    }
+    if tagged {
+        through!(builder.single_vlan(VlanId::try_new(7).unwrap()))
+    } else {
+        through!(builder)
+    }
+    let transport_at = transport_at(v6, tagged);
+    if tcp {
+        frame[transport_at + 13] = flags;
+    }
+    // As the kernel leaves it: the sum of the pseudo header.
+    let field = transport_at + if tcp { 16 } else { 6 };
+    frame[field..field + 2].copy_from_slice(&[0x12, 0x34]);
+    frame
+}
+
+fn transport_at(v6: bool, tagged: bool) -> usize {
+    ETHERNET_BYTES + if tagged { 4 } else { 0 } + if v6 { 40 } else { 20 }
+}
+
+fn all(mut pieces: Pieces<'_>) -> Vec<Vec<u8>> {
+    let mut all = Vec::new();
+    loop {
+        let left = pieces.left();
+        let Some((head, rest)) = pieces.next_frame() else {
+            assert_eq!(left, 0);
+            return all;
+        };
+        assert!(left > 0 || rest.is_empty());
+        all.push([head, rest].concat());
+    }
+}
+
+/// What an independent parser reads in a piece: its payload; and for TCP number and flags.
+fn read(frame: &[u8]) -> (Vec<u8>, Option<(u32, u8)>) {
+    let packet = SlicedPacket::from_ethernet(frame).unwrap();
+    match packet.net.as_ref().unwrap() {
+        NetSlice::Ipv4(ip) => {
+            let header = ip.header().to_header();
+            assert_eq!(header.calc_header_checksum(), header.header_checksum);
+            assert!(usize::from(header.total_len) <= frame.len());
+        }
+        NetSlice::Ipv6(_) => {}
+        NetSlice::Arp(_) => panic!("not IP"),
+    }
+    match packet.transport.as_ref().unwrap() {
+        TransportSlice::Tcp(tcp) => {
+            let header = tcp.to_header();
+            let sum = match packet.net.as_ref().unwrap() {
+                NetSlice::Ipv4(ip) => {
+                    header.calc_checksum_ipv4(&ip.header().to_header(), tcp.payload()).unwrap()
+                }
+                NetSlice::Ipv6(ip) => {
+                    header.calc_checksum_ipv6(&ip.header().to_header(), tcp.payload()).unwrap()
+                }
+                NetSlice::Arp(_) => panic!("not IP"),
+            };
+            assert_eq!(sum, header.checksum);
+            let flags = tcp.slice()[13];
+            (tcp.payload().to_vec(), Some((header.sequence_number, flags)))
+        }
+        TransportSlice::Udp(udp) => {
+            let header = udp.to_header();
+            let sum = match packet.net.as_ref().unwrap() {
+                NetSlice::Ipv4(ip) => {
+                    header.calc_checksum_ipv4(&ip.header().to_header(), udp.payload()).unwrap()
+                }
+                NetSlice::Ipv6(ip) => {
+                    header.calc_checksum_ipv6(&ip.header().to_header(), udp.payload()).unwrap()
+                }
+                NetSlice::Arp(_) => panic!("not IP"),
+            };
+            assert_eq!(sum, header.checksum);
+            (udp.payload().to_vec(), None)
+        }
+        _ => panic!("neither TCP nor UDP"),
+    }
+}
+
+proptest! {
+    #[test]
+    fn the_pieces_of_a_stream_are_the_segments_that_a_wire_would_have_carried(
+        v6: bool, tagged: bool, fin: bool, push: bool, cwr: bool,
+        payload in proptest::collection::vec(any::<u8>(), 1..20_000),
+        asked in 1u16..4000,
+    ) {
+        let flags = 0x10 | u8::from(fin) | u8::from(push) << 3 | u8::from(cwr) << 7;
+        let frame = merged(v6, tagged, true, flags, &payload);
+        let pieces = Pieces::merged(&frame, (Protocol::TCP, asked), MTU, Sums::Whole).unwrap();
+        let pieces = all(pieces);
+        let room = usize::from(MTU) - if v6 { 40 } else { 20 } - 32;
+        let size = usize::from(asked).clamp(512, room);
+        prop_assert_eq!(pieces.len(), payload.len().div_ceil(size));
+        let mut carried = Vec::new();
+        for (index, piece) in pieces.iter().enumerate() {
+            let (part, tcp) = read(piece);
+            let (number, seen) = tcp.unwrap();
+            let last = index + 1 == pieces.len();
+            prop_assert!(part.len() == size || last);
+            prop_assert_eq!(number, (u32::MAX - 3000).wrapping_add(carried.len() as u32));
+            let kept = if last { 0x09 } else { 0 } | if index == 0 { 0x80 } else { 0 } | 0x10;
+            prop_assert_eq!(seen, flags & kept);
+            if !v6 {
+                let id_at = ETHERNET_BYTES + if tagged { 4 } else { 0 } + 4;
+                let id = |frame: &[u8]| u16::from_be_bytes([frame[id_at], frame[id_at + 1]]);
+                prop_assert_eq!(id(piece), id(&frame).wrapping_add(index as u16));
+            }
+            // Nothing else is another than in the merged frame.
+            prop_assert_eq!(&piece[..12], &frame[..12]);
+            let at = transport_at(v6, tagged);
+            prop_assert_eq!(&piece[at + 8..at + 13], &frame[at + 8..at + 13]);
+            prop_assert_eq!(&piece[at + 20..at + 32], &frame[at + 20..at + 32]);
+            carried.extend(part);
+        }
+        prop_assert!(carried == payload);
+    }
+
+    #[test]
+    fn datagrams_keep_their_ends_however_long_they_are(
+        v6: bool, tagged: bool,
+        payload in proptest::collection::vec(any::<u8>(), 1..20_000),
+        asked in 1u16..4000,
+    ) {
+        let frame = merged(v6, tagged, false, 0, &payload);
+        let pieces = Pieces::merged(&frame, (Protocol::UDP, asked), MTU, Sums::Whole);
+        let expected: Vec<&[u8]> = payload.chunks(usize::from(asked)).collect();
+        prop_assert_eq!(pieces.is_some(), expected.len() <= PIECES_MAX);
+        if let Some(pieces) = pieces {
+            let carried: Vec<Vec<u8>> = all(pieces).iter().map(|piece| read(piece).0).collect();
+            prop_assert!(carried == expected);
+        }
+    }
+
+    #[test]
+    fn no_frame_and_no_word_about_it_makes_more_pieces_than_a_frame_may(
+        tcp: bool, v6: bool, damage in proptest::collection::vec((0usize..80, any::<u8>()), 0..4),
+        length in 0usize..4000, cut in 0usize..200,
+        asked: u16, mtu: u16, protocol: u8,
+    ) {
+        let mut frame = merged(v6, false, tcp, 0x10, &vec![7; length]);
+        for (at, value) in damage {
+            frame[at % 40] = value;
+        }
+        frame.truncate(frame.len() - cut.min(frame.len()));
+        for protocol in [Protocol::TCP, Protocol::UDP, Protocol(protocol)] {
+            if let Some(pieces) = Pieces::merged(&frame, (protocol, asked), mtu, Sums::Open) {
+                prop_assert!((1..=PIECES_MAX).contains(&all(pieces).len()));
+            }
+        }
+        if let Some(pieces) = Pieces::whole(&frame, Sums::Whole) {
+            prop_assert_eq!(all(pieces).len(), 1);
+        }
+    }
+}
+
+#[test]
+fn an_open_sum_is_what_a_device_would_complete() {
+    let frame = merged(false, false, true, 0x10, &[5; 3000]);
+    let merged = (Protocol::TCP, 1448);
+    let open = all(Pieces::merged(&frame, merged, MTU, Sums::Open).unwrap());
+    let whole = all(Pieces::merged(&frame, merged, MTU, Sums::Whole).unwrap());
+    assert_eq!(open.len(), 3);
+    for (mut open, whole) in open.into_iter().zip(whole) {
+        let sum = checksum::finish(checksum::sum(&open[34..]));
+        open[50..52].copy_from_slice(&sum.to_be_bytes());
+        assert_eq!(open, whole);
+    }
+}
+
+#[test]
+fn a_packet_whose_sum_was_left_open_gets_it_and_stays_as_it_is() {
+    for (v6, tcp) in [(false, true), (false, false), (true, true), (true, false)] {
+        let frame = merged(v6, false, tcp, 0x02, b"some data");
+        let at = transport_at(v6, false);
+        let field = if tcp { 16 } else { 6 };
+        assert!(is_transport_checksum(&frame, at as u16, field));
+        assert!(!is_transport_checksum(&frame, at as u16 + 1, field));
+        assert!(!is_transport_checksum(&frame, at as u16, 22 - field));
+        let [mut piece] =
+            <[_; 1]>::try_from(all(Pieces::whole(&frame, Sums::Whole).unwrap())).unwrap();
+        assert_eq!(read(&piece).0, b"some data");
+        let sum = at + usize::from(field);
+        piece[sum..sum + 2].copy_from_slice(&frame[sum..sum + 2]);
+        assert_eq!(piece, frame);
+    }
+}
+
+#[test]
+fn what_cannot_have_been_merged_is_not_cut() {
+    let of = |frame: &[u8]| Pieces::merged(frame, (Protocol::TCP, 1448), MTU, Sums::Open).is_some();
+    let sound = merged(false, false, true, 0x10, &[5; 3000]);
+    assert!(of(&sound));
+    let with = |change: fn(&mut Vec<u8>)| {
+        let mut frame = sound.clone();
+        change(&mut frame);
+        of(&frame)
+    };
+    assert!(!with(|f| f[47] |= 0x02), "what opens a connection comes alone");
+    assert!(!with(|f| f[47] |= 0x04), "what ends it comes alone");
+    assert!(!with(|f| f[24] ^= 1), "a wrong checksum of the header would become right");
+    assert!(!with(|f| f.truncate(2000)), "not all there");
+    assert!(!with(|f| f[23] = 47), "a tunnel");
+    let datagrams = merged(false, false, false, 0, &[5; 3000]);
+    assert!(!of(&datagrams));
+    let zero = Pieces::merged(&datagrams, (Protocol::UDP, 0), MTU, Sums::Open);
+    assert!(zero.is_none());
+}
+
+#[test]
+fn the_urgent_byte_stays_where_it_is_in_the_stream() {
+    let mut frame = merged(false, false, true, 0x30, &[5; 3000]);
+    frame[52..54].copy_from_slice(&1500_u16.to_be_bytes());
+    let pieces = all(Pieces::merged(&frame, (Protocol::TCP, 1000), MTU, Sums::Whole).unwrap());
+    let urgent =
+        |piece: &[u8]| (piece[47] & 0x20 != 0).then(|| u16::from_be_bytes([piece[52], piece[53]]));
+    let seen: Vec<Option<u16>> = pieces.iter().map(|piece| urgent(piece)).collect();
+    assert_eq!(seen, [Some(1500), Some(500), None]);
+}
