@@ -25,6 +25,7 @@ pub struct Options {
     pub(crate) backlog: u32,
     pub(crate) local: Option<SocketAddr>,
     pub(crate) ecn: bool,
+    pub(crate) fast_open: u32,
     pub(crate) congestion: Option<Algorithm>,
     host: Option<Host>,
 }
@@ -41,6 +42,7 @@ impl Default for Options {
             backlog: 128,
             local: None,
             ecn: false,
+            fast_open: 0,
             congestion: None,
             host: None,
         }
@@ -119,6 +121,16 @@ impl Options {
     #[must_use]
     pub const fn ecn(mut self, on: bool) -> Self {
         self.ecn = on;
+        self
+    }
+
+    /// A TCP listener takes data that comes with a SYN (RFC 7413, TCP Fast Open) from who was here before: the
+    /// connection can be accepted, read and written before its handshake is complete. So many such
+    /// connections are there at a time; 0, unless this is given. Such data may come twice, if a SYN does: it should
+    /// ask for nothing that must not be done twice.
+    #[must_use]
+    pub const fn fast_open(mut self, pending: u32) -> Self {
+        self.fast_open = pending;
         self
     }
 
@@ -216,6 +228,28 @@ impl Options {
         let mut last = None;
         for address in remote.to_socket_addrs()? {
             match TcpStream::open(self, address, None) {
+                Ok(stream) => return Ok(stream),
+                Err(error) => last = Some(error),
+            }
+        }
+        Err(last.unwrap_or_else(|| Error::Address("the name has no address".into()).into()))
+    }
+
+    /// As [`Self::connect_tcp`], and sends `first`: with the SYN, as far as it has room, if the host has given
+    /// this process a cookie for that (RFC 7413, TCP Fast Open); it is asked for one if it has not. Data on a SYN
+    /// may reach the application there twice: it should ask for nothing that must not be done twice.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::connect_tcp`].
+    pub fn connect_tcp_with(
+        &self,
+        remote: impl ToSocketAddrs,
+        first: &[u8],
+    ) -> io::Result<TcpStream> {
+        let mut last = None;
+        for address in remote.to_socket_addrs()? {
+            match TcpStream::open_with(self, address, first) {
                 Ok(stream) => return Ok(stream),
                 Err(error) => last = Some(error),
             }

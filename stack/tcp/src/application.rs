@@ -150,7 +150,7 @@ impl Connection {
         if self.state == State::TimeWait {
             return;
         }
-        if self.receive.readable() > 0 && self.state.is_synchronised() {
+        if self.receive.readable() > 0 && self.is_open() {
             self.abort(now_ns);
             return;
         }
@@ -209,6 +209,11 @@ impl Connection {
         self.config.user_timeout_ns = if timeout_ns == 0 { default_ns } else { timeout_ns };
     }
 
+    /// A SYN is repeated so often before it is given up, if that is sooner than by time.
+    pub const fn set_syn_repetitions(&mut self, repetitions: Option<u8>) {
+        self.config.syn_repetitions = repetitions;
+    }
+
     /// Most bytes a second to send.
     pub const fn set_pacing(&mut self, bytes_per_second: Option<u64>) {
         self.config.pacing_bytes_per_second = bytes_per_second;
@@ -232,8 +237,9 @@ impl Connection {
     /// A router quotes a segment of this connection and says what became of it.
     ///
     /// Believed only if the quoted number is in flight (RFC 5927 §4.1); an established connection is
-    /// never ended by it (MUST-56, RFC 5927 §5), for anybody can say it. An attempt of ours is: whoever waits
-    /// for it had better know at once, and can try another address (RFC 5461 §4.1, as Linux does).
+    /// never ended by it (MUST-56, RFC 5927 §5), for anybody can say it. An attempt is: whoever waits
+    /// for one of ours had better know at once, and can try another address (RFC 5461 §4.1, as Linux does);
+    /// and nobody waits for a peer's.
     pub fn on_router_error(&mut self, now_ns: u64, sequence: u32, error: RouterError) {
         let quoted = self.map.start().nearest(sequence);
         if self.state == State::Closed || quoted < self.map.start() || quoted >= self.map.end() {
@@ -245,14 +251,12 @@ impl Connection {
                 if self.path.too_big(now_ns, mtu) {
                     self.mtu_changed(now_ns);
                 }
+                if self.state == State::SynSent && self.on_syn_bytes() > 0 {
+                    // It was the data on it: the SYN leaves again, alone.
+                    self.map.mark_lost(|_, _| Some(true));
+                }
             }
-            RouterError::Undelivered(why) if is_attempt && !self.passive => self.fail(now_ns, why),
-            // Whoever asked for this connection is not there, or speaks no TCP.
-            RouterError::Undelivered(why @ (Error::Refused | Error::ProtocolUnreachable))
-                if is_attempt =>
-            {
-                self.fail(now_ns, why);
-            }
+            RouterError::Undelivered(why) if is_attempt => self.fail(now_ns, why),
             RouterError::Undelivered(why) => self.soft_error = Some(why),
         }
     }

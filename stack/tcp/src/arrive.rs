@@ -8,6 +8,7 @@ use base_wire::tcp_flag;
 use crate::congestion::Window;
 use crate::connection::{Connection, Error, State, TICK_NS};
 use crate::receiver::{Keep, Placed};
+use crate::recovery::Phase;
 use crate::segment::Ecn;
 use crate::trace::{Event, Refused};
 use crate::transmit::reset_for;
@@ -49,6 +50,7 @@ impl Connection {
                 self.arrive_syn_sent(now_ns, segment);
                 self.take_rest_of_syn(now_ns, segment)
             }
+            _ if self.fast.fresh => self.take_fast_syn(now_ns, segment),
             _ => self.arrive_synchronised(now_ns, segment),
         }
     }
@@ -97,7 +99,11 @@ impl Connection {
         match ack {
             Some(ack) => {
                 self.established(now_ns, segment, ack);
-                self.receive.acks.now = true;
+                if self.fast.more {
+                    self.receive.acks.deadline = Some(now_ns + self.ack_delay_ns());
+                } else {
+                    self.receive.acks.now = true;
+                }
             }
             None => {
                 // Both open at the same time (MUST-10).
@@ -137,6 +143,10 @@ impl Connection {
         if again {
             // What was learned of the path from a SYN that was not answered is nothing (as Linux sees it).
             self.window = Window::initial(self.window.segment);
+            if self.recovery.phase() == Phase::Loss {
+                self.end_phase(now_ns);
+            }
+            self.recovery.undo = None;
             // RFC 5681 §3.1: a lost SYN is a sign of congestion; RFC 6928 §2: one may have been slow.
             if tries > 1 {
                 self.window.bytes = self.window.segment;
@@ -150,6 +160,7 @@ impl Connection {
         self.soft_error = None;
         self.usage.last_sent_ns = now_ns;
         self.enter(now_ns, if self.send.fin { State::FinWait1 } else { State::Established });
+        self.end_fast_open(now_ns, segment, tries > 0);
     }
 
     /// §3.10.7.4.
@@ -242,7 +253,8 @@ impl Connection {
             return false;
         }
         // Fourth: SYN (RFC 5961 §4.2).
-        if segment.has(tcp_flag::SYN) && self.state == State::SynReceived && self.passive {
+        let is_nobodys = self.passive && !self.fast.early;
+        if segment.has(tcp_flag::SYN) && self.state == State::SynReceived && is_nobodys {
             // Back to LISTEN: the peer has begun anew.
             self.enter(now_ns, State::Closed);
             self.timers.stop();
@@ -304,11 +316,11 @@ impl Connection {
             // RFC 1337: TIME-WAIT is not ended by what may be an old duplicate.
             State::TimeWait => {}
             // Back to LISTEN: nobody was told of the connection.
-            State::SynReceived if self.passive => {
+            State::SynReceived if self.passive && !self.fast.early => {
                 self.enter(now_ns, State::Closed);
                 self.timers.stop();
             }
-            State::SynReceived => self.fail(now_ns, Error::Refused),
+            State::SynReceived if !self.passive => self.fail(now_ns, Error::Refused),
             // MUST-12. Also where all that was written has arrived: the peer took none of our FIN.
             _ => self.fail(now_ns, Error::Reset),
         }
@@ -470,11 +482,15 @@ impl Connection {
     }
 
     /// Seventh and eighth: payload and FIN.
-    fn take_payload(&mut self, now_ns: u64, segment: &Segment, start: Position) -> Option<Keep> {
+    pub(crate) fn take_payload(
+        &mut self,
+        now_ns: u64,
+        segment: &Segment,
+        start: Position,
+    ) -> Option<Keep> {
         let bytes = u64::from(segment.payload_bytes);
         let fin = segment.has(tcp_flag::FIN);
-        let open = matches!(self.state, State::Established | State::FinWait1 | State::FinWait2);
-        if !open {
+        if !self.takes_payload() {
             // After a FIN there is nothing more; but its repetition is acknowledged.
             if bytes > 0 || fin {
                 self.receive.acks.now = true;
@@ -503,10 +519,18 @@ impl Connection {
         placed.keep
     }
 
+    const fn takes_payload(&self) -> bool {
+        match self.state {
+            State::Established | State::FinWait1 | State::FinWait2 => true,
+            State::SynReceived => self.fast.early,
+            _ => false,
+        }
+    }
+
     /// Another part of a segment's payload to keep, if it fills several gaps; to be asked until there is
     /// none, before the next segment.
     pub fn more_of(&mut self, now_ns: u64, segment: &Segment) -> Option<Keep> {
-        let open = matches!(self.state, State::Established | State::FinWait1 | State::FinWait2);
+        let open = self.takes_payload();
         let first = segment.sequence.wrapping_add(u32::from(segment.has(tcp_flag::SYN)));
         let start = self.receive.next().nearest(first);
         if !open || start + u64::from(segment.payload_bytes) <= self.receive.next() {

@@ -52,6 +52,8 @@ pub struct Config {
     /// So many time-outs of a SYN of ours are not doubled: what is lost first is a packet, not a path (MUST-19
     /// asks for doubling from the first on; Linux has these four).
     pub syn_linear_timeouts: u8,
+    /// A SYN is repeated so often before it is given up, if that is sooner.
+    pub syn_repetitions: Option<u8>,
     /// R2 of a SYN (MUST-23: 3 minutes at least).
     pub syn_timeout_ns: u64,
     /// Keep-alive probes, if any (MUST-24, MUST-25: only if asked for).
@@ -128,6 +130,7 @@ impl Default for Config {
             ecn: false,
             ecn_accepted: true,
             syn_linear_timeouts: 4,
+            syn_repetitions: None,
             congestion: Algorithm::Cubic,
             restart_after_idle: true,
             no_delay: false,

@@ -4,6 +4,7 @@ use base_wire::tcp_flag;
 
 use crate::config::{Config, MSS_MIN};
 use crate::congestion::{Congestion, Window};
+use crate::fast_open::Fast;
 use crate::path::Path;
 use crate::receiver::Receiver;
 use crate::records::Records;
@@ -133,6 +134,8 @@ pub struct Connection {
     pub(crate) path: Path,
     pub(crate) timers: Timers,
     pub(crate) pending: Pending,
+    /// Data on SYNs.
+    pub(crate) fast: Fast,
     /// Whether the application reads no more: what comes then is answered by a reset.
     pub(crate) unread: bool,
     pub(crate) ecn: EcnState,
@@ -242,7 +245,7 @@ pub struct Counts {
     pub segments_out: u64,
     /// Bytes of payload sent again.
     pub retransmitted_bytes: u64,
-    /// Transmissions of old payload.
+    /// Transmissions of old payload, and of SYNs.
     pub retransmissions: u64,
     /// Expired retransmission time-outs.
     pub timeouts: u64,
@@ -349,6 +352,7 @@ impl Connection {
             path,
             timers: Timers::new(now_ns),
             pending: Pending::default(),
+            fast: Fast::default(),
             unread: false,
             ecn: EcnState::default(),
             clock: Clock {
@@ -427,6 +431,7 @@ impl Connection {
 
     /// Ends the connection (MUST-12: the application hears why).
     pub(crate) fn fail(&mut self, now_ns: u64, error: Error) {
+        self.leave_slot(error);
         self.error.get_or_insert(error);
         self.enter(now_ns, State::Closed);
         self.timers.stop();
@@ -564,6 +569,8 @@ impl Connection {
             timestamps: self.clock.on,
             sack: self.send.sack,
             ecn: self.ecn.on,
+            fast: self.is_fast(),
+            on_syn_bytes: self.on_syn_bytes(),
             window_shifts: (self.send.shift, self.receive.shift),
             congestion: self.control.name(),
         }
@@ -633,6 +640,10 @@ pub struct Info {
     pub sack: bool,
     /// Whether explicit congestion notification is.
     pub ecn: bool,
+    /// Whether data on the SYN was taken (RFC 7413).
+    pub fast: bool,
+    /// Bytes that our SYN carried.
+    pub on_syn_bytes: u64,
     /// Shifts of the peer's windows and of ours.
     pub window_shifts: (u8, u8),
     /// Congestion control.

@@ -59,6 +59,7 @@
 //! |---|---|---|
 //! | 9293 | the protocol; each MUST with its place and its test in `specs/rfc9293.md` | `arrive` in the order of §3.10.7, `transmit`, `timers`, `application`, [`Listener`] |
 //! | 5961, 1337, 2525 | forged resets, SYNs and data; TIME-WAIT; data that nobody will read | `arrive` |
+//! | 7413 | data on SYNs | `fast_open`, [`Listener`] |
 //! | 6191, 6528 | TIME-WAIT and a new SYN; initial numbers | `arrive`, [`Secret`] |
 //! | 4987 | floods of SYNs | [`Listener`] |
 //! | 7323 | timestamps, old segments, windows beyond 64 KiB | `arrive`, `rtt`, `receiver`, `options` |
@@ -105,6 +106,8 @@ mod config;
 mod congestion;
 mod connection;
 mod detection;
+mod fast_cache;
+mod fast_open;
 mod held;
 mod listener;
 mod options;
@@ -130,6 +133,8 @@ pub use arrive::Arrival;
 pub use config::{Algorithm, Config, Keepalive};
 pub use congestion::{Acked, Congestion, Cubic, Guaranteed, Reno, Window};
 pub use connection::{Connection, Counts, Error, Identity, Info, State, TimeWait};
+pub use fast_cache::FastCache;
+pub use fast_open::{Cookie, FastOpen, FastOpening, Learned, Opening};
 pub use listener::{ListenCounts, Listener};
 pub use options::{Options, SACK_BLOCKS_MAX, SackBlocks, Timestamps};
 pub use position::Position;

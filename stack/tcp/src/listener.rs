@@ -17,9 +17,10 @@ use base_wire::tcp_flag;
 use crate::application::RouterError;
 use crate::config::Config;
 use crate::connection::{Connection, Identity, State, TICK_NS};
+use crate::fast_open::{FastOpen, FastOpening, Slot, Slots};
 use crate::options::{Options, Timestamps};
 use crate::rtt::Rtt;
-use crate::secret::Secret;
+use crate::secret::{FastKey, Secret};
 use crate::segment::Segment;
 use crate::transmit::{Transmit, reset_for};
 
@@ -37,6 +38,8 @@ pub struct Listener<W = ()> {
     /// When they will be looked through again.
     look_ns: Option<u64>,
     answers: VecDeque<(SocketAddr, W, Segment)>,
+    /// What is done about data on SYNs (RFC 7413), and the key of its cookies.
+    fast: Option<(Slots, FastKey)>,
     /// When the last cookie was sent.
     cookie_ns: Option<u64>,
     counts: ListenCounts,
@@ -57,6 +60,8 @@ pub struct ListenCounts {
     pub abandoned: u64,
     /// Answers not sent, because too many waited.
     pub answers_dropped: u64,
+    /// Connections that began with data on the SYN.
+    pub fast_opens: u64,
 }
 
 /// MSS values a cookie can tell: three bits of it.
@@ -83,6 +88,7 @@ impl<W: Copy> Listener<W> {
             ready: VecDeque::new(),
             look_ns: None,
             answers: VecDeque::new(),
+            fast: None,
             cookie_ns: None,
             counts: ListenCounts::default(),
         }
@@ -91,6 +97,17 @@ impl<W: Copy> Listener<W> {
     /// What connections are told that begin from now on.
     pub fn set_config(&mut self, config: Config) {
         self.config = config;
+    }
+
+    /// What is done about data on SYNs from now on; without a `key`, cookies are of the listener's secret.
+    pub fn set_fast_open(&mut self, opening: Option<FastOpening>, key: Option<[u8; 16]>) {
+        let same = |(slots, _): &(Slots, FastKey)| Some(slots.opening()) == opening;
+        let key = key.map_or_else(|| self.secret.fast_key(), FastKey::new);
+        match &mut self.fast {
+            // Those that are not complete still count.
+            Some(known) if same(known) => known.1 = key,
+            fast => *fast = opening.map(|opening| (Slots::new(opening), key)),
+        }
     }
 
     /// Half-open connections.
@@ -103,8 +120,8 @@ impl<W: Copy> Listener<W> {
         &self.counts
     }
 
-    /// A segment from `remote` arrived. If it completes a handshake, here is the connection; the segment is
-    /// to be given to it too, for it may carry data. `full` says that the application has as many
+    /// A segment from `remote` arrived. If it completes a handshake, or begins one with data that counts, here
+    /// is the connection; the segment is to be given to it too, for it may carry data. `full` says that the application has as many
     /// connections waiting as it wants.
     pub fn on_segment(
         &mut self,
@@ -138,7 +155,7 @@ impl<W: Copy> Listener<W> {
             return accepted;
         }
         if segment.opens() {
-            self.on_syn(now_ns, (remote, way), segment, full, None);
+            return self.on_syn(now_ns, (remote, way), segment, full, None);
         }
         None
     }
@@ -217,28 +234,59 @@ impl<W: Copy> Listener<W> {
         syn: &Segment,
         full: bool,
         number: Option<u32>,
-    ) {
+    ) -> Option<Connection> {
         self.counts.syns += 1;
         if full {
             // The application does not keep up: the peer had better try again later.
-            return;
+            return None;
         }
         if self.half_open.len() >= self.backlog {
             let cookie = self.cookie(now_ns, remote, syn);
             self.counts.cookies_sent += 1;
             self.cookie_ns = Some(now_ns);
             self.answer((remote, way), Some(cookie));
-            return;
+            return None;
         }
         let mut identity = self.secret.identity(now_ns, self.local, remote);
         if let Some(number) = number {
             let ahead = identity.initial_sequence.wrapping_sub(number).cast_signed() > 0;
             identity.initial_sequence = if ahead { identity.initial_sequence } else { number };
         }
-        if let Some(connection) = Connection::accept(now_ns, self.config.clone(), identity, syn) {
+        let config = self.config.clone();
+        // What opens a connection anew comes another way, and leaves its data behind.
+        let option = match self.fast_open(now_ns, remote, syn).filter(|_| number.is_none()) {
+            Some(Ok(slot)) => {
+                self.counts.fast_opens += 1;
+                return Connection::accept_fast(now_ns, config, identity, syn, slot);
+            }
+            Some(Err(option)) => Some(option),
+            None => None,
+        };
+        if let Some(mut connection) = Connection::accept(now_ns, config, identity, syn) {
+            connection.fast.option = option;
             self.half_open.insert(remote, (connection, way));
             self.ready.push_back(remote);
         }
+        None
+    }
+
+    /// A place for a SYN whose data counts, or the cookie with which it would (RFC 7413 §4.2.2).
+    fn fast_open(
+        &mut self,
+        now_ns: u64,
+        remote: SocketAddr,
+        syn: &Segment,
+    ) -> Option<Result<Slot, FastOpen>> {
+        let (slots, key) = self.fast.as_mut()?;
+        let Some(FastOpen { cookie, experimental }) = syn.options.fast_open else {
+            let counts = !slots.opening().needs_cookie && syn.payload_bytes > 0;
+            return counts.then(|| slots.take(now_ns)).flatten().map(Ok);
+        };
+        let right = key.cookie(remote.ip(), self.local.ip());
+        if cookie == Some(right) {
+            return slots.take(now_ns).map(Ok);
+        }
+        Some(Err(FastOpen { cookie: Some(right), experimental }))
     }
 
     fn answer(&mut self, (remote, way): (SocketAddr, W), segment: Option<Segment>) {

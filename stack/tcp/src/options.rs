@@ -1,4 +1,6 @@
-//! Options of a TCP header (RFC 9293 §3.1, RFC 7323, RFC 2018).
+//! Options of a TCP header (RFC 9293 §3.1, RFC 7323, RFC 2018, RFC 7413).
+
+use crate::fast_open::{Cookie, FastOpen};
 
 /// Most selective acknowledgments in a header: 40 bytes of options hold no more.
 pub const SACK_BLOCKS_MAX: usize = 4;
@@ -16,6 +18,8 @@ pub struct Options {
     pub timestamps: Option<Timestamps>,
     /// What arrived out of order.
     pub sack: SackBlocks,
+    /// A cookie, or the wish for one (RFC 7413); only on a SYN.
+    pub fast_open: Option<FastOpen>,
 }
 
 /// The timestamps option (RFC 7323 §3).
@@ -57,7 +61,13 @@ mod kind {
     pub(super) const SACK_PERMITTED: u8 = 4;
     pub(super) const SACK: u8 = 5;
     pub(super) const TIMESTAMPS: u8 = 8;
+    pub(super) const FAST_OPEN: u8 = 34;
+    /// Of experiments; what follows says of which (RFC 6994).
+    pub(super) const EXPERIMENT: u8 = 254;
 }
+
+/// The experiment that became [`kind::FAST_OPEN`].
+const FAST_OPEN_EXPERIMENT: [u8; 2] = [0xf9, 0x89];
 
 /// Largest shift that has a meaning (RFC 7323 §2.3).
 pub const WINDOW_SHIFT_MAX: u8 = 14;
@@ -98,6 +108,12 @@ impl Options {
             (kind::WINDOW_SHIFT, &[shift]) => {
                 self.window_shift = Some(shift.min(WINDOW_SHIFT_MAX));
             }
+            (kind::FAST_OPEN, cookie) => self.read_fast_open(cookie, false),
+            (kind::EXPERIMENT, body) => {
+                if let Some(cookie) = body.strip_prefix(&FAST_OPEN_EXPERIMENT) {
+                    self.read_fast_open(cookie, true);
+                }
+            }
             (kind::SACK_PERMITTED, []) => self.sack_permitted = true,
             (kind::TIMESTAMPS, &[a, b, c, d, e, f, g, h]) => {
                 self.timestamps = Some(Timestamps {
@@ -114,6 +130,14 @@ impl Options {
                 }
             }
             _ => {}
+        }
+    }
+
+    /// RFC 7413 §4.1.1: a cookie of an odd length, or an impossible one, is none.
+    fn read_fast_open(&mut self, cookie: &[u8], experimental: bool) {
+        let known = Cookie::new(cookie);
+        if known.is_some() || cookie.is_empty() {
+            self.fast_open = Some(FastOpen { cookie: known, experimental });
         }
     }
 
@@ -148,6 +172,19 @@ impl Options {
         }
         if let Some(shift) = self.window_shift {
             writer.put(&[kind::NOP, kind::WINDOW_SHIFT, 3, shift]);
+        }
+        if let Some(FastOpen { cookie, experimental }) = &self.fast_open {
+            let cookie = cookie.as_ref().map_or(&[][..], Cookie::as_slice);
+            let head: &[u8] = if *experimental { &FAST_OPEN_EXPERIMENT } else { &[] };
+            let bytes = 2 + head.len() + cookie.len();
+            let padded = bytes.next_multiple_of(4);
+            if writer.at + padded <= writer.out.len() {
+                let kind = if *experimental { kind::EXPERIMENT } else { kind::FAST_OPEN };
+                writer.put(&[kind, bytes as u8]);
+                writer.put(head);
+                writer.put(cookie);
+                writer.put(&[kind::NOP; 3][..padded - bytes]);
+            }
         }
         let blocks = self.sack.as_slice();
         let room = (writer.out.len() - writer.at).saturating_sub(4) / 8;
@@ -224,8 +261,13 @@ mod tests {
             mss: Option<u16>, shift in proptest::option::of(0u8..=14), sack_permitted: bool,
             timestamps in proptest::option::of(timestamps()),
             blocks in proptest::collection::vec(any::<(u32, u32)>(), 0..=2),
+            fast_open in proptest::option::of((0usize..=8, any::<bool>())),
         ) {
             let mut options = Options { mss, window_shift: shift, sack_permitted, timestamps, ..Options::default() };
+            if let Some((half, experimental)) = fast_open.filter(|_| blocks.is_empty()) {
+                let cookie = Cookie::new(&vec![7; 2 * half]);
+                options.fast_open = Some(FastOpen { cookie, experimental });
+            }
             for (start, end) in blocks {
                 options.sack.push(start, end);
             }

@@ -394,6 +394,13 @@ impl Receiver {
         }
     }
 
+    /// Data leaves: if it carries the acknowledgment of the peer's SYN, others can wait for data, too.
+    pub(crate) fn answered_syn(&mut self) {
+        if self.received() == 0 && (self.acks.now || self.acks.deadline.is_some()) {
+            self.acks.quick = 0;
+        }
+    }
+
     /// A round trip as the peer's echoes show it.
     pub(crate) fn note_rtt(&mut self, rtt_ns: u64) {
         let tuning = &mut self.tuning;

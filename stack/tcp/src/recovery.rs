@@ -422,9 +422,12 @@ impl Connection {
         let una = self.map.start();
         self.trace.record(now_ns, Event::TimedOut, una.wire(), timeout_us as u32);
         self.counts.timeouts += 1;
-        if self.state != State::SynSent
-            || self.counts.timeouts > u64::from(self.config.syn_linear_timeouts)
-        {
+        // Who counts repetitions means those that are ever farther apart.
+        let linear = match self.config.syn_repetitions {
+            None => u64::from(self.config.syn_linear_timeouts),
+            Some(_) => 0,
+        };
+        if self.state != State::SynSent || self.counts.timeouts > linear {
             self.rtt.back_off();
         }
         if self.map.front().is_some_and(|front| front.fate == Fate::Sacked) {

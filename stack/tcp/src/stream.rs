@@ -156,7 +156,7 @@ impl<S: SendBuffer, R: ReceiveQueue> Stream<S, R> {
     /// Whether a write would take something, or fail.
     pub fn is_writable(&self) -> bool {
         let state = self.connection.state();
-        !matches!(state, State::SynSent | State::SynReceived)
+        (self.connection.is_open() || state == State::Closed)
             && (self.send.room() > 0 || !state.can_send())
     }
 

@@ -230,6 +230,11 @@ impl Connection {
             self.arm_retransmission(now_ns);
             return;
         }
+        let repetitions = self.config.syn_repetitions.filter(|_| self.state == State::SynSent);
+        if repetitions.is_some_and(|max| self.counts.timeouts >= u64::from(max)) {
+            self.give_up(now_ns);
+            return;
+        }
         self.time_out(now_ns);
         if self.rtt.backoff() >= BLACK_HOLE_TIMEOUTS
             && self.recovery.phase() == Phase::Loss

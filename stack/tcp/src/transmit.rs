@@ -120,6 +120,11 @@ impl Connection {
             State::SynReceived if std::mem::take(&mut self.pending.question) => {
                 return Some(self.empty(now_ns, self.map.end()));
             }
+            State::SynReceived if self.fast.early => {
+                let answer = self.poll_open(now_ns);
+                let may = answer.is_none() && self.timers.pace_ns <= now_ns;
+                return answer.or_else(|| if may { self.new_data(now_ns) } else { None });
+            }
             State::SynSent | State::SynReceived => return self.poll_open(now_ns),
             _ => {}
         }
@@ -134,25 +139,36 @@ impl Connection {
     /// (MUST-22).
     fn poll_open(&mut self, now_ns: u64) -> Option<Transmit> {
         let start = self.send.initial;
+        let mut end = start + 1;
         if std::mem::take(&mut self.pending.open) {
             if self.map.is_empty() && self.map.start() == start {
                 let number = self.send.transmissions + 1;
-                self.map.push(start + 1, now_ns, number, 1);
+                self.map.push(end, now_ns, number, 1);
+                if self.state == State::SynSent
+                    && let Some(data_end) = self.data_on_syn()
+                {
+                    // An entry of its own: it may be acknowledged, or lost, without the SYN.
+                    self.map.seal();
+                    self.map.push(data_end, now_ns, number, 1);
+                    end = data_end;
+                }
             }
-        } else if self.map.first_lost().is_some() {
+        } else if self.map.first_lost().is_some_and(|(lost, _)| lost.start == start) {
             self.note_again(now_ns, start..start + 1, 1);
-            // RFC 3168 §6.1.1.1: perhaps somebody on the way does not like it.
+            self.counts.retransmissions += 1;
+            // RFC 3168 §6.1.1.1, RFC 7413 §4.1.3.1: perhaps somebody on the way does not like it.
             self.ecn.offered = false;
+            self.fast.option = None;
         } else {
-            return std::mem::take(&mut self.receive.acks.now).then(|| self.syn(now_ns));
+            return std::mem::take(&mut self.receive.acks.now).then(|| self.syn(now_ns, end));
         }
         self.timers.start(now_ns);
         self.arm_retransmission(now_ns);
-        Some(self.syn(now_ns))
+        Some(self.syn(now_ns, end))
     }
 
-    /// MUST-14, MUST-65: it tells our MSS, and nothing else does.
-    fn syn(&mut self, now_ns: u64) -> Transmit {
+    /// MUST-14, MUST-65: it tells our MSS, and nothing else does. With the data before `end`.
+    fn syn(&mut self, now_ns: u64, end: Position) -> Transmit {
         let answers = self.state == State::SynReceived;
         let mut flags = tcp_flag::SYN;
         if answers {
@@ -170,6 +186,8 @@ impl Connection {
                 value: self.clock.value(now_ns),
                 echo: if answers { self.clock.recent } else { 0 },
             }),
+            // A SYN of ours that answers one that crossed it asks for nothing.
+            fast_open: self.fast.option.filter(|_| self.passive == answers),
             ..Options::default()
         };
         let (window, acknowledgment) = if answers {
@@ -185,9 +203,12 @@ impl Connection {
             flags,
             window,
             options,
+            payload_bytes: (end - (self.send.initial + 1)) as u32,
             ..Segment::default()
         };
-        self.leave(now_ns, segment, self.send.initial + 1)
+        let mut sent = self.leave(now_ns, segment, self.send.initial + 1);
+        sent.segment_bytes = sent.segment_bytes.max(segment.payload_bytes);
+        sent
     }
 
     fn offered_shift(&self) -> Option<u8> {
@@ -311,6 +332,9 @@ impl Connection {
         self.timers.start(now_ns);
         self.usage.last_sent_ns = now_ns;
         self.receive.answered(now_ns, self.config.ack_delay_ns);
+        if self.fast_end().is_some() {
+            self.receive.answered_syn();
+        }
         self.note_usage(false);
         let sent = self.payload(now_ns, start, end, segments, true);
         self.arm_retransmission(now_ns);
@@ -457,7 +481,9 @@ impl Connection {
         }
         let pushed = start < self.send.push && self.send.push <= data_end;
         // Who merges segments on the way to the peer need not wait for what else may come (as Linux does).
-        if pushed || segments > 1 || self.send.records.is_end(data_end) {
+        // What a SYN carried ended a write, as far as anybody knew.
+        let was_on_syn = start < data_end && self.fast_end() == Some(data_end);
+        if pushed || segments > 1 || was_on_syn || self.send.records.is_end(data_end) {
             flags |= tcp_flag::PSH;
         }
         if new && std::mem::take(&mut self.ecn.reduced) {

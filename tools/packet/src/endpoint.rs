@@ -83,7 +83,7 @@ impl Endpoint {
         payload: &[u8],
     ) -> Option<u32> {
         let reopens = self.stream.on_segment(now_ns, segment, payload).reopens;
-        if self.connection().state().is_synchronised() {
+        if self.connection().is_open() {
             self.opened_ns.get_or_insert(now_ns);
         }
         reopens
@@ -136,7 +136,7 @@ impl Endpoint {
         if let Some(error) = self.error() {
             return Err(error);
         }
-        if matches!(self.connection().state(), State::SynSent | State::SynReceived) {
+        if !self.connection().is_open() && self.connection().state() != State::Closed {
             return Err(Errno::Again);
         }
         match self.stream.write(bytes, follows) {
@@ -152,7 +152,9 @@ impl Endpoint {
             return Err(error);
         }
         match self.connection().state() {
-            State::SynSent | State::SynReceived => Err(Errno::InProgress),
+            State::SynSent | State::SynReceived if !self.connection().is_open() => {
+                Err(Errno::InProgress)
+            }
             State::Closed => Err(Errno::ConnectionAborted),
             _ => Ok(()),
         }

@@ -7,14 +7,16 @@ use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
 use base_wire::{Header, ICMP_BYTES, Icmp, Ipv4, Protocol};
-use stack_tcp::{Connection, Listener, RouterError, Secret, Segment, State, reset_for};
+use stack_tcp::{
+    Connection, FastCache, Listener, Opening, RouterError, Secret, Segment, State, reset_for,
+};
 use tools_sim::tcp::{packet, unwrap};
 
 use crate::endpoint::{Endpoint, Readiness};
 use crate::errno::Errno;
 use crate::info::Information;
 use crate::option::{Choices, SocketOption};
-use crate::settings::Settings;
+use crate::settings::{FastSettings, Settings};
 
 /// A descriptor.
 pub type Fd = i32;
@@ -58,6 +60,8 @@ pub struct Host {
     sockets: BTreeMap<Fd, Socket>,
     /// Connections that the application closed, and that are not over.
     orphans: Vec<Endpoint>,
+    /// What is known of hosts that were called.
+    fast: FastCache,
     sent: VecDeque<Sent>,
 }
 
@@ -72,6 +76,8 @@ struct Socket {
 enum Role {
     None,
     Listens(Box<Listening>),
+    /// It will connect with what is written first.
+    Waits((Ipv4Addr, u16)),
     Connects(Box<Endpoint>),
 }
 
@@ -108,8 +114,14 @@ impl Host {
             secret: Secret::new([7; 16]),
             sockets: BTreeMap::new(),
             orphans: Vec::new(),
+            fast: FastCache::default(),
             sent: VecDeque::new(),
         }
+    }
+
+    /// Another address from now on.
+    pub const fn set_address(&mut self, address: Ipv4Addr) {
+        self.address = address;
     }
 
     /// The present.
@@ -188,10 +200,12 @@ impl Host {
         let local = socket.local.ok_or(Errno::Invalid)?;
         match &mut socket.role {
             Role::Listens(listening) => listening.backlog = backlog,
-            Role::Connects(_) => return Err(Errno::Invalid),
+            Role::Connects(_) | Role::Waits(_) => return Err(Errno::Invalid),
             role @ Role::None => {
                 let config = socket.choices.settings.config.clone();
-                let listener = Listener::new(address(local), config, secret, backlog.max(1));
+                let mut listener = Listener::new(address(local), config, secret, backlog.max(1));
+                let key = socket.choices.settings.fast_open.key;
+                listener.set_fast_open(socket.choices.fast_opening(backlog), key);
                 let open = VecDeque::new();
                 *role = Role::Listens(Box::new(Listening { listener, open, backlog }));
             }
@@ -228,6 +242,45 @@ impl Host {
                 Ok(()) => Err(Errno::IsConnected),
             };
         }
+        let choices = &self.get(fd)?.choices;
+        let fast = choices.fast_connect && choices.settings.fast_open.client;
+        let opening = if fast { self.opening(fd, remote)? } else { None };
+        let waits = |opening: &Opening| match opening {
+            Opening::Option(option) => option.cookie.is_some(),
+            Opening::Bare => true,
+        };
+        if opening.as_ref().is_some_and(|(opening, _)| waits(opening)) {
+            let socket = self.get(fd)?;
+            return match socket.role {
+                Role::None => {
+                    socket.role = Role::Waits(remote);
+                    Ok(())
+                }
+                _ => Err(Errno::IsConnected),
+            };
+        }
+        self.begin(fd, remote, opening)?;
+        self.transmit();
+        Err(Errno::InProgress)
+    }
+
+    /// How a connection to `remote` is opened with data.
+    fn opening(
+        &mut self,
+        fd: Fd,
+        remote: (Ipv4Addr, u16),
+    ) -> Result<Option<(Opening, Option<u16>)>, Errno> {
+        let bare = self.get(fd)?.choices.settings.fast_open.client_bare;
+        Ok(self.fast.opening(self.now_ns, remote.0.into(), bare))
+    }
+
+    /// A connection that is about to send its SYN.
+    fn begin(
+        &mut self,
+        fd: Fd,
+        remote: (Ipv4Addr, u16),
+        opening: Option<(Opening, Option<u16>)>,
+    ) -> Result<(), Errno> {
         if self.get(fd)?.local.is_none() {
             self.bind(fd, 0)?;
         }
@@ -239,11 +292,74 @@ impl Host {
         }
         let config = socket.choices.settings.config.clone();
         let identity = secret.identity(now_ns, address(local), address(remote));
-        let connection = Connection::connect(now_ns, config, identity);
+        let mut connection = Connection::connect(now_ns, config, identity);
+        if let Some((opening, mss)) = opening {
+            connection.open_fast(opening, mss);
+        }
         let endpoint = Endpoint::new(local, remote, connection, &socket.choices);
         socket.role = Role::Connects(Box::new(endpoint));
+        Ok(())
+    }
+
+    /// What is decided about data on SYNs now, for a socket that is there already.
+    ///
+    /// # Errors
+    ///
+    /// Without such a descriptor.
+    pub fn set_fast_settings(&mut self, fd: Fd, fast: FastSettings) -> Result<(), Errno> {
+        let own = &mut self.get(fd)?.choices.settings.fast_open;
+        *own = FastSettings { key: own.key.or(fast.key), ..fast };
+        Ok(())
+    }
+
+    /// Where a socket will connect to when something is written.
+    pub fn waits_for(&mut self, fd: Fd) -> Option<(Ipv4Addr, u16)> {
+        match self.get(fd).ok()?.role {
+            Role::Waits(remote) => Some(remote),
+            _ => None,
+        }
+    }
+
+    /// `sendto` with `MSG_FASTOPEN`: connects, with as much of `bytes` on the SYN as it can carry, and says
+    /// how much that is. [`Errno::InProgress`] if it carries none. Who `waits` writes the rest at once.
+    ///
+    /// # Errors
+    ///
+    /// As on Linux.
+    pub fn connect_with(
+        &mut self,
+        fd: Fd,
+        remote: (Ipv4Addr, u16),
+        bytes: &[u8],
+        waits: bool,
+    ) -> Result<usize, Errno> {
+        if !self.get(fd)?.choices.settings.fast_open.client {
+            return Err(Errno::NotSupported);
+        }
+        match self.get(fd)?.role {
+            Role::None | Role::Waits(_) => {}
+            Role::Listens(_) => return Err(Errno::IsConnected),
+            Role::Connects(ref mut endpoint) => {
+                endpoint.opened().map_err(|error| match error {
+                    Errno::InProgress => Errno::Already,
+                    error => error,
+                })?;
+                return self.write(fd, bytes, false);
+            }
+        }
+        let opening = self.opening(fd, remote)?;
+        self.begin(fd, remote, opening)?;
+        let endpoint = self.endpoint(fd, Errno::Pipe)?;
+        let room = usize::try_from(endpoint.connection().fast_room()).unwrap_or(usize::MAX);
+        let taken = endpoint
+            .stream
+            .write(&bytes[..bytes.len().min(room)], false)
+            .map_err(|_| Errno::Pipe)?;
+        if waits && taken < bytes.len() {
+            endpoint.stream.connection.expect_more();
+        }
         self.transmit();
-        Err(Errno::InProgress)
+        if taken > 0 { Ok(taken) } else { Err(Errno::InProgress) }
     }
 
     /// Whether a connection that was begun is open.
@@ -262,6 +378,9 @@ impl Host {
     /// As on Linux.
     pub fn read(&mut self, fd: Fd, out: &mut [u8], peek: bool) -> Result<usize, Errno> {
         let now_ns = self.now_ns;
+        if self.waits_for(fd).is_some() {
+            return Err(Errno::Again);
+        }
         let result = self.endpoint(fd, Errno::NotConnected)?.read(now_ns, out, peek);
         self.transmit();
         result
@@ -338,7 +457,7 @@ impl Host {
         let socket = self.sockets.remove(&fd).ok_or(Errno::BadDescriptor)?;
         let now_ns = self.now_ns;
         match socket.role {
-            Role::None => {}
+            Role::None | Role::Waits(_) => {}
             Role::Connects(mut endpoint) => {
                 let connection = &mut endpoint.stream.connection;
                 match socket.choices.linger_s {
@@ -377,8 +496,10 @@ impl Host {
             }
             Role::Listens(listening) => {
                 listening.listener.set_config(socket.choices.settings.config.clone());
+                let opening = socket.choices.fast_opening(listening.backlog);
+                listening.listener.set_fast_open(opening, socket.choices.settings.fast_open.key);
             }
-            Role::None => {}
+            Role::None | Role::Waits(_) => {}
         }
         self.transmit();
         Ok(())
@@ -410,7 +531,7 @@ impl Host {
                 Information::of(endpoint.connection(), now_ns, endpoint.opened_ns())
             }
             Role::Listens(_) => Information { snd_mss: asked, ..Information::listening() },
-            Role::None => Information { snd_mss: asked, ..Information::closed() },
+            Role::None | Role::Waits(_) => Information { snd_mss: asked, ..Information::closed() },
         })
     }
 
@@ -450,6 +571,7 @@ impl Host {
             Role::Listens(listening) => {
                 Readiness { readable: !listening.open.is_empty(), ..Readiness::default() }
             }
+            Role::Waits(_) => Readiness { writable: true, ..Readiness::default() },
             Role::None => Readiness { writable: true, hung_up: true, ..Readiness::default() },
         })
     }
@@ -485,7 +607,7 @@ impl Host {
             let (one, several) = match &socket.role {
                 Role::Connects(endpoint) => (Some(&**endpoint), None),
                 Role::Listens(listening) => (None, Some(&listening.open)),
-                Role::None => (None, None),
+                Role::None | Role::Waits(_) => (None, None),
             };
             one.into_iter().chain(several.into_iter().flatten())
         });
@@ -497,7 +619,7 @@ impl Host {
             let (one, several) = match &mut socket.role {
                 Role::Connects(endpoint) => (Some(&mut **endpoint), None),
                 Role::Listens(listening) => (None, Some(&mut listening.open)),
-                Role::None => (None, None),
+                Role::None | Role::Waits(_) => (None, None),
             };
             one.into_iter().chain(several.into_iter().flatten())
         });
@@ -530,6 +652,9 @@ impl Host {
         let mut above = None;
         if let Some(endpoint) = endpoint {
             above = endpoint.on_segment(now_ns, segment, payload);
+            if let Some(learned) = endpoint.stream.connection.take_learned() {
+                self.fast.learn(now_ns, remote.0.into(), &learned);
+            }
             if above.is_none() {
                 return;
             }

@@ -31,7 +31,7 @@ information! {
     retransmits "tcpi_retransmits";
     /// How often the time-out was doubled.
     backoff "tcpi_backoff";
-    /// 1 timestamps, 2 SACK, 4 window scale, 8 ECN.
+    /// 1 timestamps, 2 SACK, 4 window scale, 8 ECN, 32 data on the SYN.
     options "tcpi_options";
     /// Shift of the peer's window.
     snd_wscale "tcpi_snd_wscale";
@@ -141,6 +141,7 @@ impl Information {
         let (busy_ns, window_ns) = connection.waited_ns(now_ns);
         let disordered = info.sacked_bytes > 0 || info.duplicates > 0;
         let last_data_ns = connection.last_data_ns().max(opened_ns);
+        let on_syn = if info.fast { info.on_syn_bytes.min(connection.acknowledged()) } else { 0 };
         let outstanding = connection.unacknowledged() - connection.unsent();
         Self {
             state: number(info.state),
@@ -150,18 +151,23 @@ impl Information {
                 Phase::Recovery => 3,
                 Phase::Loss => 4,
             },
-            retransmits: u64::from(info.backoff),
+            retransmits: match info.state {
+                State::SynSent => counts.timeouts,
+                _ => u64::from(info.backoff),
+            },
             backoff: u64::from(info.backoff),
             options: bit(info.timestamps, 1)
                 | bit(info.sack, 2)
                 | bit(info.window_shifts != (0, 0), 4)
-                | bit(info.ecn, 8),
+                | bit(info.ecn, 8)
+                | bit(info.fast, 32),
             snd_wscale: u64::from(info.window_shifts.0),
             rcv_wscale: u64::from(info.window_shifts.1),
             rto: micros(info.timeout_ns),
             snd_mss: segment,
             advmss: u64::from(info.own_mss) - bit(info.timestamps, 12),
-            unacked: segments(outstanding),
+            // The SYN is one.
+            unacked: segments(outstanding) + u64::from(info.state == State::SynSent),
             sacked: segments(info.sacked_bytes),
             lost: segments(info.lost_bytes + info.missed_bytes),
             reordering: segments(info.reordering_bytes).clamp(3, 300),
@@ -177,8 +183,9 @@ impl Information {
             retrans: segments(info.again_bytes),
             bytes_received: connection.received(),
             bytes_sent: connection.acknowledged() + outstanding + counts.retransmitted_bytes,
-            delivered: u64::from(info.state != State::SynSent)
-                + segments(connection.acknowledged())
+            // What a SYN carried arrived with it.
+            delivered: u64::from(info.state.is_synchronised())
+                + segments(connection.acknowledged() - on_syn)
                 + segments(info.sacked_bytes),
             total_retrans: counts.retransmissions,
             bytes_acked: connection.acknowledged(),

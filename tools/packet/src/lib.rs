@@ -44,7 +44,7 @@ pub use option::SocketOption;
 pub use parse::ParseError;
 pub use play::{Failure, play};
 pub use script::Script;
-pub use settings::Settings;
+pub use settings::{FastSettings, Settings};
 
 /// The byte at `offset` of every stream that a script's application writes.
 pub const fn byte_at(offset: u64) -> u8 {

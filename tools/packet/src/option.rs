@@ -1,6 +1,6 @@
 //! What an application may choose for one socket.
 
-use stack_tcp::{Algorithm, Connection, Keepalive};
+use stack_tcp::{Algorithm, Connection, FastOpening, Keepalive};
 
 use crate::settings::Settings;
 
@@ -35,6 +35,16 @@ pub enum SocketOption {
     Congestion(Algorithm),
     /// `SO_MAX_PACING_RATE`, in bytes a second.
     Pacing(u64),
+    /// `TCP_FASTOPEN`: connections that may be open before their handshakes are complete.
+    FastOpen(u32),
+    /// `TCP_FASTOPEN_CONNECT`: the SYN waits for what is written first.
+    FastOpenConnect(bool),
+    /// `TCP_FASTOPEN_NO_COOKIE`.
+    FastOpenBare(bool),
+    /// `TCP_FASTOPEN_KEY`.
+    FastOpenKey([u8; 16]),
+    /// `TCP_SYNCNT`: repetitions of a SYN before it is given up.
+    SynRepetitions(u8),
     /// `IP_TOS`; the congestion bits are the connection's.
     TypeOfService(u8),
 }
@@ -47,11 +57,22 @@ pub(crate) struct Choices {
     pub(crate) cork: bool,
     pub(crate) linger_s: Option<u32>,
     pub(crate) type_of_service: u8,
+    /// Connections of a listener that may be open early, if it said so.
+    pub(crate) fast_pending: Option<u32>,
+    pub(crate) fast_connect: bool,
 }
 
 impl Choices {
     pub(crate) const fn new(settings: Settings) -> Self {
-        Self { settings, keepalive: false, cork: false, linger_s: None, type_of_service: 0 }
+        Self {
+            settings,
+            keepalive: false,
+            cork: false,
+            linger_s: None,
+            type_of_service: 0,
+            fast_pending: None,
+            fast_connect: false,
+        }
     }
 
     /// Takes a choice, for connections that are yet to be made.
@@ -83,6 +104,14 @@ impl Choices {
             SocketOption::SendBytes(bytes) => self.settings.send_bytes = bytes,
             SocketOption::Congestion(algorithm) => config.congestion = algorithm,
             SocketOption::Pacing(rate) => config.pacing_bytes_per_second = Some(rate),
+            SocketOption::SynRepetitions(count) => config.syn_repetitions = Some(count),
+            SocketOption::FastOpen(pending) => self.fast_pending = Some(pending),
+            SocketOption::FastOpenConnect(on) => self.fast_connect = on,
+            SocketOption::FastOpenBare(on) => {
+                self.settings.fast_open.client_bare = on;
+                self.settings.fast_open.server_bare = on;
+            }
+            SocketOption::FastOpenKey(key) => self.settings.fast_open.key = Some(key),
             SocketOption::TypeOfService(tos) => self.type_of_service = tos & !3,
         }
     }
@@ -94,7 +123,16 @@ impl Choices {
         connection.set_cork(self.cork);
         connection.set_keepalive(self.keepalive_now());
         connection.set_user_timeout_ns(config.user_timeout_ns);
+        connection.set_syn_repetitions(config.syn_repetitions);
         connection.set_pacing(config.pacing_bytes_per_second);
+    }
+
+    /// What a listener with so long a queue does about data on SYNs.
+    pub(crate) fn fast_opening(&self, backlog: usize) -> Option<FastOpening> {
+        let fast = self.settings.fast_open;
+        let all = fast.all_listeners.then_some(backlog as u32);
+        let pending = self.fast_pending.or(all).filter(|pending| *pending > 0 && fast.server)?;
+        Some(FastOpening { pending_max: pending as usize, needs_cookie: !fast.server_bare })
     }
 
     fn keepalive_now(&self) -> Option<Keepalive> {

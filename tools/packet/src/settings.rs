@@ -13,6 +13,8 @@ pub struct Settings {
     pub whole_segments: bool,
     /// How connections are probed whose application asks for it.
     pub keepalive: Keepalive,
+    /// Data on SYNs.
+    pub fast_open: FastSettings,
 }
 
 impl Default for Settings {
@@ -23,8 +25,36 @@ impl Default for Settings {
             send_bytes: 4 << 20,
             whole_segments: false,
             keepalive: Keepalive::DEFAULT,
+            fast_open: FastSettings { client: true, ..FastSettings::default() },
         }
     }
+}
+
+/// `tcp_fastopen`, bit by bit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct FastSettings {
+    /// SYNs carry data where the application says so.
+    pub client: bool,
+    /// Data on SYNs is taken where the application says so.
+    pub server: bool,
+    /// Without a cookie.
+    pub client_bare: bool,
+    /// Without a cookie.
+    pub server_bare: bool,
+    /// Every listener takes it.
+    pub all_listeners: bool,
+    /// `tcp_fastopen_key`.
+    pub key: Option<[u8; 16]>,
+}
+
+/// Four words in hexadecimal.
+fn fast_key(value: &str) -> Option<[u8; 16]> {
+    let mut key = [0; 16];
+    let mut words = value.trim().split(',').next()?.split('-');
+    for place in key.chunks_exact_mut(4) {
+        place.copy_from_slice(&u32::from_str_radix(words.next()?, 16).ok()?.to_le_bytes());
+    }
+    Some(key)
 }
 
 impl Settings {
@@ -45,6 +75,17 @@ impl Settings {
                 config.syn_linear_timeouts = u8::try_from(count).unwrap_or(u8::MAX);
             }
             // 2 accepts it of others and does not offer it.
+            ("fastopen", Some(bits)) => {
+                let key = self.fast_open.key;
+                self.fast_open = FastSettings {
+                    client: bits & 1 != 0,
+                    server: bits & 2 != 0,
+                    client_bare: bits & 4 != 0,
+                    server_bare: bits & 0x200 != 0,
+                    all_listeners: bits & 0x400 != 0,
+                    key,
+                };
+            }
             ("ecn", Some(on)) => (config.ecn, config.ecn_accepted) = (on == 1, on == 2),
             ("min_tso_segs", Some(value)) => {
                 config.burst_segments_min = u16::try_from(value).unwrap_or(u16::MAX);
@@ -65,6 +106,7 @@ impl Settings {
             ("wmem", Some(_)) if fields.len() == 3 => {
                 self.send_bytes = u32::try_from(fields[2]).unwrap_or(1 << 22).min(1 << 24);
             }
+            ("fastopen_key", _) => self.fast_open.key = fast_key(value),
             ("congestion_control", None) => match value.trim() {
                 "cubic" => config.congestion = Algorithm::Cubic,
                 "reno" => config.congestion = Algorithm::Reno,

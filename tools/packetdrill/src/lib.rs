@@ -427,11 +427,15 @@ unsafe extern "C" fn sendto(
     bytes: *const c_void,
     count: size_t,
     flags: c_int,
-    _to: *const sockaddr,
-    _to_bytes: socklen_t,
+    to: *const sockaddr,
+    to_bytes: socklen_t,
 ) -> ssize_t {
     if flags & libc::MSG_FASTOPEN != 0 {
-        return returned(Err(libc::EOPNOTSUPP));
+        let part = libc::iovec { iov_base: bytes.cast_mut(), iov_len: count };
+        // SAFETY: packetdrill's arguments are those of the system call.
+        let to = unsafe { socket::address(to, to_bytes) };
+        // SAFETY: as above.
+        return unsafe { open(fd, to, &[part], flags) };
     }
     // SAFETY: as for `send`.
     unsafe { send(data, fd, bytes, count, flags) }
@@ -443,15 +447,51 @@ unsafe extern "C" fn sendmsg(
     message: *const msghdr,
     flags: c_int,
 ) -> ssize_t {
-    if flags & libc::MSG_FASTOPEN != 0 {
-        return returned(Err(libc::EOPNOTSUPP));
-    }
     // SAFETY: packetdrill's arguments are those of the system call.
     let message = unsafe { &*message };
     // SAFETY: as above.
     let parts = unsafe { vectors(message.msg_iov, message.msg_iovlen) };
+    if flags & libc::MSG_FASTOPEN != 0 {
+        // SAFETY: as above.
+        let to = unsafe { socket::address(message.msg_name.cast(), message.msg_namelen) };
+        // SAFETY: as above.
+        return unsafe { open(fd, to, parts, flags) };
+    }
     // SAFETY: as above.
     unsafe { transmit(fd, parts, flags) }
+}
+
+/// Connects, with data on the SYN.
+///
+/// # Safety
+///
+/// Each part is valid.
+unsafe fn open(
+    fd: c_int,
+    to: Option<(std::net::Ipv4Addr, u16)>,
+    parts: &[libc::iovec],
+    flags: c_int,
+) -> ssize_t {
+    if is_nowhere(parts) {
+        return returned(Err(libc::EFAULT));
+    }
+    // SAFETY: the caller says so.
+    let bytes = unsafe { gathered(parts) };
+    returned(world().connect_with(fd, to, &bytes, flags).map(|taken| taken as ssize_t))
+}
+
+/// What the parts hold.
+///
+/// # Safety
+///
+/// Each part is valid.
+unsafe fn gathered(parts: &[libc::iovec]) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    for part in parts {
+        // SAFETY: the caller says so.
+        bytes.extend_from_slice(unsafe { input(part.iov_base, part.iov_len) });
+    }
+    bytes
 }
 
 /// # Safety
@@ -461,11 +501,8 @@ unsafe fn transmit(fd: c_int, parts: &[libc::iovec], flags: c_int) -> ssize_t {
     if is_nowhere(parts) {
         return returned(Err(libc::EFAULT));
     }
-    let mut bytes = Vec::new();
-    for part in parts {
-        // SAFETY: the caller says so.
-        bytes.extend_from_slice(unsafe { input(part.iov_base, part.iov_len) });
-    }
+    // SAFETY: the caller says so.
+    let bytes = unsafe { gathered(parts) };
     returned(world().write(fd, &bytes, flags).map(|taken| taken as ssize_t))
 }
 

@@ -70,6 +70,8 @@ pub(crate) enum Choice {
 
 /// Constants of Linux that libc does not know everywhere.
 const SO_ZEROCOPY: i32 = 60;
+const TCP_FASTOPEN_KEY: i32 = 33;
+const TCP_FASTOPEN_NO_COOKIE: i32 = 34;
 
 /// What a call of `setsockopt` means.
 pub(crate) fn choice(level: i32, name: i32, value: &[u8]) -> Result<Choice, i32> {
@@ -91,6 +93,15 @@ pub(crate) fn choice(level: i32, name: i32, value: &[u8]) -> Result<Choice, i32>
         (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL) => SocketOption::KeepaliveInterval(unsigned()?),
         (libc::IPPROTO_TCP, libc::TCP_KEEPCNT) => SocketOption::KeepaliveProbes(byte()?),
         (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT) => SocketOption::UserTimeout(unsigned()?),
+        (libc::IPPROTO_TCP, libc::TCP_SYNCNT) => SocketOption::SynRepetitions(byte()?),
+        (libc::IPPROTO_TCP, libc::TCP_FASTOPEN) => SocketOption::FastOpen(unsigned()?),
+        (libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT) => {
+            SocketOption::FastOpenConnect(number? != 0)
+        }
+        (libc::IPPROTO_TCP, TCP_FASTOPEN_NO_COOKIE) => SocketOption::FastOpenBare(number? != 0),
+        (libc::IPPROTO_TCP, TCP_FASTOPEN_KEY) => {
+            SocketOption::FastOpenKey(value.try_into().map_err(|_| libc::EINVAL)?)
+        }
         (libc::IPPROTO_TCP, libc::TCP_LINGER2) => SocketOption::FinWait2(unsigned()?),
         (libc::IPPROTO_TCP, libc::TCP_CONGESTION) => {
             let name: Vec<u8> = value.iter().copied().take_while(|byte| *byte != 0).collect();

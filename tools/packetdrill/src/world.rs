@@ -14,7 +14,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use tools_packet::{Errno, Fd, Host, LOCAL, Sent, Settings};
+use tools_packet::{Errno, Fd, Host, LOCAL, Sent, Settings, SocketOption};
 
 use crate::device;
 use crate::epoll::Epoll;
@@ -85,6 +85,8 @@ fn settings() -> Settings {
         "window_scaling",
         "ecn",
         "syn_linear_timeouts",
+        "fastopen",
+        "fastopen_key",
         "mtu_probing",
         "slow_start_after_idle",
         "min_tso_segs",
@@ -232,8 +234,13 @@ impl World {
     }
 
     pub(crate) fn bind(&self, fd: c_int, address: Option<(Ipv4Addr, u16)>) -> Result<i32, i32> {
-        let (_, port) = address.ok_or(libc::EAFNOSUPPORT)?;
-        self.now(fd, |host, fd| host.bind(fd, port).map(|()| 0))
+        let (ip, port) = address.ok_or(libc::EAFNOSUPPORT)?;
+        self.now(fd, |host, fd| {
+            if !ip.is_unspecified() {
+                host.set_address(ip);
+            }
+            host.bind(fd, port).map(|()| 0)
+        })
     }
 
     pub(crate) fn listen(&self, fd: c_int, backlog: i32) -> Result<i32, i32> {
@@ -265,6 +272,46 @@ impl World {
         })
     }
 
+    /// What is decided about data on SYNs is looked up again.
+    fn refresh(&self, own: Fd) {
+        // A socket that is gone has nothing to hear.
+        let _ = self.lock().host.set_fast_settings(own, settings().fast_open);
+    }
+
+    /// `sendto` with `MSG_FASTOPEN`.
+    pub(crate) fn connect_with(
+        &self,
+        fd: c_int,
+        to: Option<(Ipv4Addr, u16)>,
+        bytes: &[u8],
+        flags: i32,
+    ) -> Result<usize, i32> {
+        // The kernel calls no address that is none an address of another family here.
+        let (own, to) = (self.own(fd)?, to.ok_or(libc::EOPNOTSUPP)?);
+        self.refresh(own);
+        let dont_wait = flags & libc::MSG_DONTWAIT != 0;
+        let waits = |inner: &Inner| !inner.nonblocking.contains(&own) && !dont_wait;
+        let mut begun = None;
+        let taken = self.call(waits, |inner| {
+            if let Some(taken) = begun {
+                return inner.host.connected(own).map(|()| taken);
+            }
+            let result = inner.host.connect_with(own, to, bytes, waits(inner));
+            begun = Some(result.unwrap_or(0));
+            if let Ok(taken @ 1..) = result {
+                let progress = inner.host.progress(own)?;
+                let lends = flags & libc::MSG_ZEROCOPY != 0;
+                inner.watched(own).notices.wrote(progress.written.max(taken as u64), lends);
+            }
+            if waits(inner) { result.and(Err(Errno::InProgress)) } else { result }
+        })?;
+        let rest = &bytes[taken..];
+        if dont_wait || rest.is_empty() || self.lock().nonblocking.contains(&own) {
+            return Ok(taken);
+        }
+        self.write(fd, rest, flags & !libc::MSG_FASTOPEN).map(|more| taken + more)
+    }
+
     pub(crate) fn read(&self, fd: c_int, out: &mut [u8], flags: i32) -> Result<usize, i32> {
         let fd = self.own(fd)?;
         let dont_wait = flags & libc::MSG_DONTWAIT != 0;
@@ -273,7 +320,12 @@ impl World {
     }
 
     pub(crate) fn write(&self, fd: c_int, bytes: &[u8], flags: i32) -> Result<usize, i32> {
-        let fd = self.own(fd)?;
+        let own = self.own(fd)?;
+        let waits_for = self.lock().host.waits_for(own);
+        if waits_for.is_some() {
+            return self.connect_with(fd, waits_for, bytes, flags);
+        }
+        let fd = own;
         let dont_wait = flags & libc::MSG_DONTWAIT != 0;
         let waits = |inner: &Inner| !inner.nonblocking.contains(&fd) && !dont_wait;
         let mut done = 0;
@@ -383,8 +435,14 @@ impl World {
         value: &[u8],
     ) -> Result<i32, i32> {
         let choice = socket::choice(level, name, value)?;
+        self.refresh(self.own(fd)?);
         let mut inner = self.lock();
         let own = inner.own(fd)?;
+        if matches!(choice, Choice::Host(SocketOption::FastOpenConnect(_)))
+            && !settings().fast_open.client
+        {
+            return Err(libc::EOPNOTSUPP);
+        }
         match choice {
             Choice::None => {}
             Choice::Host(option) => inner.host.set(own, option).map_err(Errno::number)?,

@@ -384,6 +384,41 @@ fn routers_are_believed_about_what_is_in_flight_and_end_only_what_is_not_open_ye
 }
 
 #[test]
+fn a_host_that_was_called_before_is_sent_data_with_the_syn_and_takes_it_so() {
+    let name = "a_host_that_was_called_before_is_sent_data_with_the_syn_and_takes_it_so";
+    in_lab(name, &FAR, || {
+        // Every listener of the kernel takes data on SYNs.
+        on_peer(|| std::fs::write("/proc/sys/net/ipv4/tcp_fastopen", "1027").unwrap());
+        let listener = on_peer(|| KernelListener::bind((THEIRS, 7000)).unwrap());
+        let question = [5; 3000];
+        for (call, fast) in [false, true, true].into_iter().enumerate() {
+            let mut ours = options().connect_tcp_with((THEIRS, 7000), &question).unwrap();
+            let (mut kernel, _) = listener.accept().unwrap();
+            let mut asked = [0; 3000];
+            kernel.read_exact(&mut asked).unwrap();
+            assert_eq!(asked, question);
+            kernel.write_all(b"answer").unwrap();
+            let mut answer = [0; 6];
+            ours.read_exact(&mut answer).unwrap();
+            assert_eq!((&answer, ours.info().fast), (b"answer", fast), "call {call}");
+        }
+        // And our own listener, which takes it from who was here.
+        let listener = options().fast_open(16).listen((OURS, 7001)).unwrap();
+        for fast in [false, true, true] {
+            let mut caller = options().connect_tcp_with((OURS, 7001), &question).unwrap();
+            let (mut called, _) = listener.accept().unwrap();
+            let mut asked = [0; 3000];
+            called.read_exact(&mut asked).unwrap();
+            assert_eq!((asked, called.info().fast), (question, fast));
+            called.write_all(b"answer").unwrap();
+            let mut answer = [0; 6];
+            caller.read_exact(&mut answer).unwrap();
+            assert_eq!((&answer, caller.info().fast), (b"answer", fast));
+        }
+    });
+}
+
+#[test]
 fn what_a_router_said_to_one_connection_is_known_to_the_next() {
     let name = "what_a_router_said_to_one_connection_is_known_to_the_next";
     in_lab(name, &FAR, || {

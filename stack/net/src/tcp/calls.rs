@@ -76,7 +76,15 @@ impl Exchange {
     /// Whether the connection is open, or why it will not be.
     pub(super) fn opened(&mut self) -> io::Result<bool> {
         self.check()?;
-        Ok(self.stream.connection.state().is_synchronised())
+        Ok(self.stream.connection.is_open())
+    }
+
+    /// Puts `bytes` where the SYN, which leaves afterwards, takes them from; says how many there was room for.
+    pub(super) fn put_on_syn(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if bytes.is_empty() {
+            return Ok(0);
+        }
+        self.stream.write(bytes, false).map_err(ended)
     }
 
     /// Lends up to `bytes` of what can be read, where it lies; nothing at the end of the stream.
@@ -125,8 +133,8 @@ impl Exchange {
     /// Whether there is a connection that could be written to, or was.
     fn can_write(&mut self) -> io::Result<bool> {
         self.check()?;
-        let state = self.stream.connection.state();
-        Ok(state.is_synchronised() || state == TcpState::Closed)
+        let connection = &self.stream.connection;
+        Ok(connection.is_open() || connection.state() == TcpState::Closed)
     }
 
     pub(super) fn write(
@@ -151,7 +159,7 @@ impl Exchange {
 
     pub(super) fn shut_down(&mut self, now_ns: u64, how: Shutdown) -> io::Result<()> {
         let connection = &mut self.stream.connection;
-        if !connection.state().is_synchronised() {
+        if !connection.is_open() {
             return Err(io::ErrorKind::NotConnected.into());
         }
         if how != Shutdown::Write {

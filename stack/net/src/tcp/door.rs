@@ -21,7 +21,7 @@ use base_wire::Mac;
 use rbuf_channel::{Data, Pair};
 use rbuf_shm::monotonic_ns;
 use stack_layer::{Arrived, Peer, Received};
-use stack_tcp::{Config, Connection, Ecn, ListenCounts, Listener, Segment};
+use stack_tcp::{Config, Connection, Ecn, FastOpening, ListenCounts, Listener, Segment};
 
 use super::exchange::TTL;
 use super::layers::{HEADERS, Layers, config, device, layers, open};
@@ -148,9 +148,13 @@ impl Door {
         let local = SocketAddr::new(local.ip(), flow.fib().endpoints.local.port);
         let config = config(options, &flow);
         let backlog = options.backlog as usize;
+        let mut listener = Listener::new(local, config.clone(), secret().clone(), backlog);
+        let pending_max = options.fast_open as usize;
+        let opening = FastOpening { pending_max, needs_cookie: true };
+        listener.set_fast_open(Some(opening).filter(|_| pending_max > 0), None);
         let entrance = Entrance {
             stack,
-            listener: Listener::new(local, config.clone(), secret().clone(), backlog),
+            listener,
             config,
             flow,
             backlog,

@@ -16,6 +16,7 @@ use stack_tcp::{
 use super::buffers::{Frames, Payload, SendArea};
 use super::door::{Door, Knock};
 use super::dump::{self, Dump};
+use super::fast_cache;
 use super::layers::{
     FIRST_RECEIVE_BYTES, HEADERS, Layers, SUPER_SEGMENT_BYTES, congestion, device,
 };
@@ -155,6 +156,9 @@ impl Work for Exchange {
                 Err(fault) => return self.fail(now_ns, &fault.into()),
             }
         }
+        if let Some(learned) = self.stream.connection.take_learned() {
+            fast_cache().learn(now_ns, self.endpoints.1.ip(), &learned);
+        }
         // Before anybody looks whether there is room, or everything has left.
         self.reap(now_ns);
         self.give_back(now_ns);
@@ -223,7 +227,7 @@ impl Work for Exchange {
             readable: self.is_readable(),
             writable: self.is_writable(),
             delivered: self.is_delivered(),
-            open: self.stream.connection.state().is_synchronised(),
+            open: self.stream.connection.is_open(),
         }
     }
 

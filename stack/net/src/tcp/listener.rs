@@ -114,6 +114,7 @@ impl TcpListener {
             refused: a.refused + b.refused,
             abandoned: a.abandoned + b.abandoned,
             answers_dropped: a.answers_dropped + b.answers_dropped,
+            fast_opens: a.fast_opens + b.fast_opens,
         };
         self.handle.doors().map(Door::counts).fold(ListenCounts::default(), add)
     }

@@ -29,6 +29,14 @@ pub use listener::{Incoming, TcpListener};
 pub(crate) use service::{Service, Services};
 pub use stream::TcpStream;
 
+/// What this process knows of hosts that take data on SYNs (RFC 7413).
+fn fast_cache() -> std::sync::MutexGuard<'static, stack_tcp::FastCache> {
+    static CACHE: std::sync::OnceLock<std::sync::Mutex<stack_tcp::FastCache>> =
+        std::sync::OnceLock::new();
+    let cache = CACHE.get_or_init(std::sync::Mutex::default);
+    cache.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
 /// The key of this process's numbers (RFC 6528).
 fn secret() -> &'static stack_tcp::Secret {
     static SECRET: std::sync::OnceLock<stack_tcp::Secret> = std::sync::OnceLock::new();

@@ -15,8 +15,8 @@ use super::calls::nanos;
 use super::layers::{config, open};
 use super::lent::{Received, Room};
 use super::seat::NEVER;
-use super::secret;
 use super::socket::Socket;
+use super::{fast_cache, secret};
 use crate::{Error, Options};
 
 /// A TCP connection with its own stack, its own buffers and its own contract.
@@ -81,12 +81,34 @@ impl TcpStream {
         Ok(stream)
     }
 
+    /// As [`Self::open`], with `first` on the SYN as far as that can carry it, and then the rest of it.
+    pub(crate) fn open_with(
+        options: &Options,
+        remote: SocketAddr,
+        first: &[u8],
+    ) -> io::Result<Self> {
+        let (mut stream, taken) = Self::begin_with(options, remote, NEVER, Some(first))?;
+        stream.socket().wait_open(NEVER)?;
+        stream.write_all(&first[taken..])?;
+        Ok(stream)
+    }
+
     /// A connection that is yet to open: see [`Self::opened`]. Its flow is opened, until `deadline_ns`.
     pub(crate) fn begin(
         options: &Options,
         remote: SocketAddr,
         deadline_ns: u64,
     ) -> io::Result<Self> {
+        Self::begin_with(options, remote, deadline_ns, None).map(|(stream, _)| stream)
+    }
+
+    /// As [`Self::begin`]; and how much of `first` the SYN carries.
+    fn begin_with(
+        options: &Options,
+        remote: SocketAddr,
+        deadline_ns: u64,
+        first: Option<&[u8]>,
+    ) -> io::Result<(Self, usize)> {
         let any = if remote.is_ipv4() { Sap::any_v4(0) } else { Sap::any_v6(0) };
         let local = options.local.map_or(any, Sap::from);
         let transport = Transport::Tcp;
@@ -96,11 +118,22 @@ impl TcpStream {
         let local = SocketAddr::new(fib.source, fib.endpoints.local.port);
         let now_ns = monotonic_ns();
         let identity = secret().identity(now_ns, local, remote);
-        let connection = Connection::connect(now_ns, config(options, &flow), identity);
+        let mut connection = Connection::connect(now_ns, config(options, &flow), identity);
+        let mut on_syn: &[u8] = &[];
+        if let Some(first) = first
+            && let Some((opening, mss)) = fast_cache().opening(now_ns, remote.ip(), false)
+        {
+            connection.open_fast(opening, mss);
+            let room = usize::try_from(connection.fast_room()).unwrap_or(usize::MAX);
+            on_syn = &first[..first.len().min(room)];
+            if on_syn.len() < first.len() {
+                connection.expect_more();
+            }
+        }
         let stream = Self::of(Socket::new(options, flow, stack, connection)?);
         // The SYN leaves.
-        stream.socket().seat.with(|_, _| ());
-        Ok(stream)
+        let taken = stream.socket().seat.with(|exchange, _| exchange.put_on_syn(on_syn))?;
+        Ok((stream, taken))
     }
 
     /// Whether it is open.
