@@ -59,6 +59,8 @@ const CALLS: &[i64] = &[
     libc::SYS_sendmsg,
     libc::SYS_sendto,
     libc::SYS_recvmsg,
+    // News of the interface.
+    libc::SYS_recvfrom,
     libc::SYS_getsockopt,
     libc::SYS_futex,
     libc::SYS_read,
