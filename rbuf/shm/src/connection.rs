@@ -110,14 +110,30 @@ impl Connection {
     /// `WouldBlock` if the peer does not read and this side is non-blocking; `BrokenPipe` if the
     /// peer is gone.
     pub fn send(&self, bytes: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        self.send_with(bytes, descriptors, SendFlags::NOSIGNAL)
+    }
+
+    /// As [`Self::send`], but does not wait.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::send`].
+    pub fn try_send(&self, bytes: &[u8]) -> io::Result<()> {
+        self.send_with(bytes, &[], SendFlags::NOSIGNAL | SendFlags::DONTWAIT)
+    }
+
+    fn send_with(
+        &self,
+        bytes: &[u8],
+        descriptors: &[BorrowedFd<'_>],
+        flags: SendFlags,
+    ) -> io::Result<()> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_MAX))];
         let mut beside = SendAncillaryBuffer::new(&mut space);
         if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        retry_on_intr(|| {
-            sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut beside, SendFlags::NOSIGNAL)
-        })?;
+        retry_on_intr(|| sendmsg(&self.socket, &[IoSlice::new(bytes)], &mut beside, flags))?;
         Ok(())
     }
 

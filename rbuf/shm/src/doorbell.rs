@@ -13,7 +13,7 @@
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use rustix::event::{EventfdFlags, eventfd};
+use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, Shutdown, SocketFlags, SocketType, recv, send, shutdown,
     socketpair,
@@ -48,6 +48,13 @@ impl Doorbell {
             socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
         shutdown(&theirs, Shutdown::Read)?;
         Ok((Self { socket: ours }, Ringer { socket: theirs }))
+    }
+
+    /// Whether nobody can ring it any more: whoever could is gone.
+    pub fn is_abandoned(&self) -> bool {
+        let mut watched = [PollFd::new(&self.socket, PollFlags::empty())];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut watched, Some(&now)).is_ok() && watched[0].revents().contains(PollFlags::HUP)
     }
 
     /// Stops ringing. Never blocks.
@@ -123,6 +130,18 @@ impl From<Doorbell> for OwnedFd {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_bell_is_abandoned_when_nobody_can_ring_it_and_not_before() {
+        let (bell, ringer) = Doorbell::new().unwrap();
+        assert!(!bell.is_abandoned());
+        ringer.ring();
+        assert!(!bell.is_abandoned());
+        drop(ringer);
+        assert!(bell.is_abandoned());
+        bell.answer();
+        assert!(bell.is_abandoned());
+    }
 
     #[test]
     fn a_bell_nobody_answers_never_stops_who_rings() {

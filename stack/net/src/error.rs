@@ -52,11 +52,48 @@ pub enum Error {
     #[error("{0}")]
     Address(String),
     /// The flow manager has not answered in the time there was: it may be asking the network for the next hop.
-    #[error("the flow manager has not answered in time; it may be asking who the next hop is")]
+    #[error(
+        "the flow manager has not answered in time: it may be asking who the next hop is, or it or the driver stands still"
+    )]
     TimedOut,
     /// There would be nothing to send or receive for now, and waiting was not wanted.
     #[error("not now")]
     WouldBlock,
+}
+
+/// Why a flow is of no use any more: an error that is told more than once, and stays what it was.
+#[derive(Debug, Clone)]
+pub(crate) enum Ending {
+    Lost(String),
+    Fault(Fault),
+    FlowManagerGone,
+}
+
+impl From<&Error> for Ending {
+    fn from(error: &Error) -> Self {
+        match error {
+            Error::Lost(reason) => Self::Lost(reason.clone()),
+            Error::Fault(fault) => Self::Fault(*fault),
+            Error::FlowManagerGone => Self::FlowManagerGone,
+            other => Self::Lost(other.to_string()),
+        }
+    }
+}
+
+impl From<Ending> for Error {
+    fn from(ending: Ending) -> Self {
+        match ending {
+            Ending::Lost(reason) => Self::Lost(reason),
+            Ending::Fault(fault) => Self::Fault(fault),
+            Ending::FlowManagerGone => Self::FlowManagerGone,
+        }
+    }
+}
+
+impl From<Ending> for io::Error {
+    fn from(ending: Ending) -> Self {
+        Error::from(ending).into()
+    }
 }
 
 impl From<DecodeError> for Error {

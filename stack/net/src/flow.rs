@@ -8,12 +8,15 @@ use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, Rate};
 use base_rpc::{FlowLayout, Refusal, Reply, Request, TimeWait};
 use base_wire::Mac;
 use rbuf_domain::{Domain, Shape};
-use rbuf_shm::{ShmData, ShmWords};
+use rbuf_shm::{ShmData, ShmWords, monotonic_ns};
 use stack_layer::{Device, Layer as _};
 
 use crate::host::unexpected;
 use crate::tcp::Service;
 use crate::{Error, Host, Options, sleep};
+
+/// How long a sleeper waits before it asks whether the daemons have news.
+pub(crate) const NEWS_NS: u64 = 500_000_000;
 
 /// The bottom of an application's stack.
 pub type FlowDevice = Device<ShmWords, ShmData>;
@@ -63,6 +66,8 @@ pub(crate) enum News {
     Carries(u16, u16),
     /// A SYN for a listener that no driver delivers.
     Reopened(Reopened),
+    /// The flow manager is gone. The flow is not.
+    Orphaned,
 }
 
 /// A SYN that opens a connection anew which the flow manager remembers.
@@ -85,10 +90,13 @@ pub(crate) struct Changes {
     pub(crate) fib: Option<Fib>,
     pub(crate) contract: Option<Contract>,
     pub(crate) reopened: Vec<Reopened>,
+    /// Whether the flow manager is gone.
+    pub(crate) is_orphaned: bool,
 }
 
 #[derive(Debug)]
 struct Latest {
+    is_orphaned: bool,
     lost: Option<String>,
     fib: Fib,
     is_fib_new: bool,
@@ -229,6 +237,7 @@ impl Prepared {
         let mut device = self.device;
         device.reorganise(&fib);
         let latest = Latest {
+            is_orphaned: false,
             lost: None,
             fib,
             is_fib_new: false,
@@ -370,14 +379,21 @@ impl Flow {
     /// [`Error::Lost`] if the flow was closed by the driver or the flow manager.
     pub fn wait(&self, device: &mut FlowDevice, until_ns: u64) -> Result<bool, Error> {
         self.shared.kick(device);
-        let call = self.shared.calls();
-        self.shared.news()?;
-        let Some(seen) = device.rx().await_published(1)? else { return Ok(true) };
-        let woken = self.shared.sleep(&self.shared.rx_words, seen, call, until_ns);
-        device.rx().awake();
-        self.shared.host.hear_notices();
-        self.shared.news()?;
-        Ok(woken)
+        loop {
+            let call = self.shared.calls();
+            self.shared.news()?;
+            let Some(seen) = device.rx().await_published(1)? else { return Ok(true) };
+            let now_ns = monotonic_ns();
+            let soon_ns = until_ns.min(now_ns.saturating_add(NEWS_NS));
+            let woken = self.shared.sleep(&self.shared.rx_words, seen, call, soon_ns);
+            device.rx().awake();
+            self.shared.host.hear_notices();
+            self.shared.host.check_drivers();
+            self.shared.news()?;
+            if woken || soon_ns == until_ns {
+                return Ok(woken);
+            }
+        }
     }
 
     /// Asks for another contract; it holds from the next period on.
@@ -506,7 +522,8 @@ impl Shared {
             News::Carries(mtu, unit_bytes) => {
                 latest.set_fib(Fib { mtu, unit_bytes, ..fib }, self.mtu_max);
             }
-            News::Lost(reason) => latest.lost = Some(reason),
+            News::Lost(reason) => drop(latest.lost.get_or_insert(reason)),
+            News::Orphaned => latest.is_orphaned = true,
             News::Reopened(syn) if latest.reopened.len() < REOPENED_MAX => {
                 latest.reopened.push(syn);
             }
@@ -560,7 +577,8 @@ impl Shared {
         let contract = is_contract_new.then_some(latest.contract);
         let fib = std::mem::take(&mut latest.is_fib_new).then_some(latest.fib);
         let reopened = std::mem::take(&mut latest.reopened);
-        Ok(Some(Changes { fib, contract, reopened }))
+        let is_orphaned = latest.is_orphaned;
+        Ok(Some(Changes { fib, contract, reopened, is_orphaned }))
     }
 
     /// What to say when the flow is closed: once.
@@ -575,12 +593,17 @@ impl Shared {
     pub(crate) fn close(&self) -> Result<Bill, Error> {
         let request =
             self.last_request().ok_or_else(|| Error::Lost("the flow is closed".into()))?;
-        let reply = self.host.call(request);
-        // Whatever the answer, the driver uses the memory no more: it has let go, or is gone. If
+        // Whatever the answer, the driver uses the memory no more: it has let go, or is gone. If there is none, or
         // the flow manager alone is gone, the driver may still write there: keep it.
-        if !matches!(reply, Err(Error::FlowManagerGone)) {
-            self.domain.give_back(&self.layout);
-        }
+        let (domain, layout) = (Arc::clone(&self.domain), self.layout);
+        let give_back = move |reply: &Result<Reply, Error>| {
+            if !matches!(reply, Err(Error::FlowManagerGone | Error::TimedOut)) {
+                domain.give_back(&layout);
+            }
+        };
+        let late = give_back.clone();
+        let reply = self.host.call_until(request, u64::MAX, move |reply| late(&reply));
+        give_back(&reply);
         match reply? {
             Reply::Closed { bill } => Ok(bill),
             other => Err(unexpected(&other)),

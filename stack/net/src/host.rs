@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use base_flow::{Contract, FlowId};
@@ -15,7 +15,7 @@ use base_rpc::{
 };
 use base_wire::Mac;
 use rbuf_domain::{Domain, DomainError, Shape};
-use rbuf_shm::Connection;
+use rbuf_shm::{Connection, monotonic_ns};
 
 use crate::flow::{Flow, News, Reopened, Shared};
 use crate::rpc::Rpc;
@@ -41,7 +41,9 @@ struct Inner {
     rpc: Rpc,
     links: Vec<LinkInfo>,
     flows_max: u32,
-    domains: Mutex<HashMap<u16, Arc<Domain>>>,
+    domains: Mutex<HashMap<u16, Joined>>,
+    /// Whether flows have heard that the flow manager is gone.
+    is_orphaned: AtomicBool,
     flows: Mutex<HashMap<FlowId, Weak<Shared>>>,
     /// What links carry since that changed: largest packet, and most that is taken at once. Held while flows
     /// are told, so that what was said last holds.
@@ -53,6 +55,19 @@ struct Inner {
     opening: AtomicUsize,
     services: Services,
 }
+
+/// What is shared with the driver of a link.
+enum Joined {
+    Yes(Arc<Domain>),
+    /// It was asked to, by the call of this tag.
+    Asked(u32),
+}
+
+/// How long the daemons are given to answer. Neighbours are asked for three seconds.
+const ANSWER_NS: u64 = 10_000_000_000;
+
+/// How long a flow that is closed is given to be gone: its driver sends what it was handed before.
+pub(crate) const CLOSING_NS: u64 = 40_000_000_000;
 
 /// What is done with an answer: by the thread that reads it, which must not ask and wait there.
 type Then = Box<dyn FnOnce(Result<Reply, Error>) + Send>;
@@ -91,7 +106,11 @@ impl Host {
         static SHARED: Mutex<Option<Host>> = Mutex::new(None);
         let mut shared = lock(&SHARED);
         if let Some(host) = &*shared {
-            return Ok(host.clone());
+            host.hear_notices();
+            // Those who have flows of a flow manager that is gone keep them; others begin anew.
+            if !host.is_gone() {
+                return Ok(host.clone());
+            }
         }
         let host = Self::connect(&socket_path())?;
         *shared = Some(host.clone());
@@ -116,7 +135,9 @@ impl Host {
         let connection = Connection::connect(socket)
             .map_err(|source| Error::NoFlowManager { path: socket.to_path_buf(), source })?;
         let rpc = Rpc::new(connection);
-        let Reply::Welcome { links } = rpc.call(Request::Hello, &|_| ())?.0 else {
+        let hello = rpc.ask(Request::Hello);
+        let (reply, _) = rpc.answer(hello, monotonic_ns() + ANSWER_NS, &|_| ())?;
+        let Reply::Welcome { links } = reply else {
             return Err(Error::Protocol("no welcome".into()));
         };
         let inner = Inner {
@@ -124,6 +145,7 @@ impl Host {
             links,
             flows_max,
             domains: Mutex::default(),
+            is_orphaned: AtomicBool::new(false),
             flows: Mutex::default(),
             carried: Mutex::default(),
             expected: Mutex::default(),
@@ -153,10 +175,11 @@ impl Host {
     }
 
     pub(crate) fn call(&self, request: Request) -> Result<Reply, Error> {
-        Ok(self.inner.rpc.call(request, &|answer| self.heed(answer))?.0)
+        self.call_until(request, u64::MAX, |_| ())
     }
 
-    /// As [`Self::call`], until `deadline_ns`; `late` is done with an answer that comes after that.
+    /// As [`Self::call`], until `deadline_ns` or as long as daemons are given; `late` is done with an answer that
+    /// comes after that.
     pub(crate) fn call_until(
         &self,
         request: Request,
@@ -164,6 +187,11 @@ impl Host {
         late: impl FnOnce(Result<Reply, Error>) + Send + 'static,
     ) -> Result<Reply, Error> {
         let heed = |answer| self.heed(answer);
+        let patience_ns = match request {
+            Request::Close { .. } => CLOSING_NS,
+            _ => ANSWER_NS,
+        };
+        let deadline_ns = deadline_ns.min(monotonic_ns() + patience_ns);
         self.inner.rpc.call_until(request, deadline_ns, &heed, |tag| {
             lock(&self.inner.expected).insert(tag, Box::new(late));
         })
@@ -184,22 +212,33 @@ impl Host {
     /// The arenas shared with the driver of `link`, joined on first use.
     pub(crate) fn domain(&self, link: u16) -> Result<Arc<Domain>, Error> {
         let mut domains = lock(&self.inner.domains);
-        if let Some(domain) = domains.get(&link) {
-            return Ok(Arc::clone(domain));
-        }
         let flows_max = self.inner.flows_max;
-        let request = Request::Join(JoinOffer { link, flows_max });
-        let (reply, descriptors) = self.inner.rpc.call(request, &|answer| self.heed(answer))?;
+        let tag = match domains.get(&link) {
+            Some(Joined::Yes(domain)) => return Ok(Arc::clone(domain)),
+            Some(Joined::Asked(tag)) => *tag,
+            None => self.inner.rpc.ask(Request::Join(JoinOffer { link, flows_max })),
+        };
+        let deadline_ns = monotonic_ns() + ANSWER_NS;
+        let answer = self.inner.rpc.answer(tag, deadline_ns, &|answer| self.heed(answer));
+        if matches!(answer, Err(Error::TimedOut)) {
+            domains.insert(link, Joined::Asked(tag));
+        } else {
+            domains.remove(&link);
+        }
+        let (reply, descriptors) = answer?;
         let Reply::Joined = reply else { return Err(unexpected(&reply)) };
         let domain = Arc::new(Domain::new(flows_max, descriptors)?);
-        domains.insert(link, Arc::clone(&domain));
+        domains.insert(link, Joined::Yes(Arc::clone(&domain)));
         Ok(domain)
     }
 
     /// As [`Self::domain`], if it was joined before; `None` while somebody joins one, who may have to wait.
     pub(crate) fn joined_domain(&self, link: u16) -> Option<Result<Arc<Domain>, Refusal>> {
         let domains = self.inner.domains.try_lock().ok()?;
-        Some(domains.get(&link).map(Arc::clone).ok_or(Refusal::NotJoined { link }))
+        Some(match domains.get(&link) {
+            Some(Joined::Yes(domain)) => Ok(Arc::clone(domain)),
+            _ => Err(Refusal::NotJoined { link }),
+        })
     }
 
     /// The link on which `address` is ours; the first one for "any address".
@@ -279,6 +318,7 @@ impl Host {
 
     /// Waits until fewer than `closing` flows are being closed.
     pub(crate) fn await_closed(&self, closing: usize, deadline_ns: u64) -> Result<(), Error> {
+        let deadline_ns = deadline_ns.min(monotonic_ns() + CLOSING_NS);
         self.settle(deadline_ns, || self.closing() < closing)
     }
 
@@ -299,7 +339,7 @@ impl Host {
                     found.set(layout);
                     is_over
                 };
-                self.inner.rpc.settle(u64::MAX, &|answer| self.heed(answer), settled)?;
+                self.settle(monotonic_ns() + CLOSING_NS, settled)?;
                 found.into_inner().unwrap_or(Err(Error::FlowManagerGone))
             }
         }
@@ -323,10 +363,36 @@ impl Host {
     pub(crate) fn hear_notices(&self) {
         self.inner.rpc.hear(&|answer| self.heed(answer));
         if self.inner.rpc.is_gone() {
+            if !self.inner.is_orphaned.swap(true, Ordering::AcqRel) {
+                let flows: Vec<_> =
+                    lock(&self.inner.flows).values().filter_map(Weak::upgrade).collect();
+                flows.iter().for_each(|shared| shared.notify(News::Orphaned));
+            }
+            // Nobody else would say.
+            self.check_drivers();
             let expected = std::mem::take(&mut *lock(&self.inner.expected));
             for then in expected.into_values() {
                 then(Err(Error::FlowManagerGone));
             }
+        }
+    }
+
+    /// Looks whether drivers are gone; their flows are lost then. The flow manager says so too, unless it is
+    /// gone with them or stands.
+    pub(crate) fn check_drivers(&self) {
+        // Who joins one meanwhile hears of that himself.
+        let Ok(mut domains) = self.inner.domains.try_lock() else { return };
+        let mut gone = Vec::new();
+        domains.retain(|&link, joined| {
+            let is_gone = matches!(joined, Joined::Yes(domain) if domain.bell().is_abandoned());
+            if is_gone {
+                gone.push(link);
+            }
+            !is_gone
+        });
+        drop(domains);
+        for shared in gone.into_iter().flat_map(|link| self.flows_of(link)) {
+            shared.notify(News::Lost("the driver of its link is gone".into()));
         }
     }
 

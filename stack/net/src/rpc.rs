@@ -4,7 +4,7 @@
 //! heeded by the thread that read it, before anybody reads further. So who heeds it must not ask the flow
 //! manager and wait, and nobody may call with a lock held that is taken there.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -25,6 +25,13 @@ pub(crate) type Heed<'a> = &'a dyn Fn(Answer);
 /// For ever.
 const NEVER: u64 = u64::MAX;
 
+/// How long a thread that waits sleeps at most before it looks again, in nanoseconds: what the kernel's clock can
+/// count, and no more.
+const SOME_TIME_NS: u64 = 3_600_000_000_000;
+
+/// Requests that a flow manager leaves unread before it is given up.
+const UNSENT_MAX: usize = 1 << 14;
+
 #[derive(Debug, Default)]
 struct State {
     answers: HashMap<u32, Answered>,
@@ -32,6 +39,8 @@ struct State {
     unattended: HashSet<u32>,
     /// Whether some thread reads, or heeds what it read.
     reading: bool,
+    /// Requests that the flow manager's socket had no room for.
+    unsent: VecDeque<Vec<u8>>,
     /// Threads that wait until another has read.
     waiting: u32,
     gone: bool,
@@ -77,22 +86,50 @@ impl Rpc {
         }
     }
 
+    /// Sends, or keeps it until the flow manager has read what was sent before: it may stand, and who sends
+    /// does not wait for it.
     fn send(&self, tag: u32, request: Request) {
-        if self.connection.send(&encode(&Call { tag, request }), &[]).is_err() {
-            self.state().gone = true;
+        let mut state = self.state();
+        if state.unsent.len() >= UNSENT_MAX {
+            state.gone = true;
+            return;
+        }
+        state.unsent.push_back(encode(&Call { tag, request }));
+        self.flush(&mut state);
+    }
+
+    fn flush(&self, state: &mut State) {
+        while let Some(message) = state.unsent.front() {
+            match self.connection.try_send(message) {
+                Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                Err(_) => state.gone = true,
+                Ok(()) => {}
+            }
+            state.unsent.pop_front();
         }
     }
 
-    /// Asks, and waits for the answer. A refusal is an error.
-    pub(crate) fn call(&self, request: Request, heed: Heed<'_>) -> Result<Answered, Error> {
+    /// Asks something whose answer [`Self::answer`] waits for.
+    pub(crate) fn ask(&self, request: Request) -> u32 {
         let tag = self.new_tag();
         self.send(tag, request);
-        let answered = self.read_until(NEVER, heed, |state| state.answers.remove(&tag))?;
+        tag
+    }
+
+    /// The answer to what [`Self::ask`] asked; [`Error::TimedOut`] if it is not here by `deadline_ns`, and it can
+    /// be waited for again. A refusal is an error.
+    pub(crate) fn answer(
+        &self,
+        tag: u32,
+        deadline_ns: u64,
+        heed: Heed<'_>,
+    ) -> Result<Answered, Error> {
+        let answered = self.read_until(deadline_ns, heed, |state| state.answers.remove(&tag))?;
         answered_or_refused(answered.ok_or(Error::TimedOut)?)
     }
 
-    /// As [`Self::call`], until `deadline_ns`; [`Error::TimedOut`] then. The answer is heeded when it
-    /// comes, and `late` hears by which tag, before that.
+    /// Asks, and waits for the answer until `deadline_ns`; [`Error::TimedOut`] then. The answer is heeded when it
+    /// comes, and `late` hears by which tag, before that. A refusal is an error.
     pub(crate) fn call_until(
         &self,
         request: Request,
@@ -188,14 +225,21 @@ impl Rpc {
     }
 
     fn receive(&self, left_ns: u64) -> Result<Received, ReceiveError> {
-        if left_ns == NEVER {
+        let behind = {
+            let mut state = self.state();
+            self.flush(&mut state);
+            !state.unsent.is_empty()
+        };
+        if left_ns == NEVER && !behind {
             return self.connection.receive(MESSAGE_BYTES_MAX);
         }
+        let left_ns = left_ns.min(SOME_TIME_NS);
         let timeout = Timespec {
             tv_sec: (left_ns / 1_000_000_000) as _,
             tv_nsec: (left_ns % 1_000_000_000) as _,
         };
-        let mut watched = [PollFd::new(&self.connection, PollFlags::IN)];
+        let room = if behind { PollFlags::OUT } else { PollFlags::empty() };
+        let mut watched = [PollFd::new(&self.connection, PollFlags::IN | room)];
         let _ = poll(&mut watched, Some(&timeout));
         self.connection.try_receive(MESSAGE_BYTES_MAX)
     }
@@ -216,6 +260,7 @@ impl Rpc {
         if state.reading || state.gone {
             return;
         }
+        self.flush(&mut state);
         state.reading = true;
         drop(state);
         loop {

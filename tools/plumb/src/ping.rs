@@ -5,13 +5,13 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use base_wire::{Header, Icmp, IcmpV4Type, Protocol, checksum};
+use base_wire::{Header, Icmp, IcmpV4Type, Ipv4, Protocol, checksum};
 use plumb_net::layer::{Ether, Ip4, Layer};
-use plumb_net::{Endpoints, Flow, FlowDevice, Host, Options, Sap, Transport};
+use plumb_net::{ControlError, Endpoints, Flow, FlowDevice, Host, Options, Sap, Transport};
 use rbuf_shm::monotonic_ns;
 
 use crate::cli;
-use crate::output::say;
+use crate::output::{say, tell};
 use crate::signals::Asked;
 
 type Stack = Ip4<Ether<FlowDevice>>;
@@ -22,7 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// Pings a host.
 pub fn run(arguments: &cli::Ping) -> Result<ExitCode> {
     let IpAddr::V4(host) = arguments.host else { bail!("only IPv4 hosts can be pinged yet") };
-    let asked = Asked::listen()?;
+    let asked = Asked::listen_or_die()?;
     let mut pinger = Pinger::open(&arguments.socket.socket, host)?;
     let limit = pinger.stack.payload_bytes_max() - size_of::<Icmp>();
     if usize::from(arguments.size) > limit {
@@ -40,7 +40,7 @@ pub fn run(arguments: &cli::Ping) -> Result<ExitCode> {
         let last = sent == arguments.count;
         let pause = if last { PATIENCE.max(arguments.interval) } else { arguments.interval };
         let until = begun + pause.as_nanos() as u64;
-        while let Some((sequence, at)) = pinger.answer(until)? {
+        while let Some((sequence, at)) = pinger.answer(until, &asked)? {
             // The newest request with this number: numbers have 16 bits.
             let newest = (sent - 1) as u16;
             let index = (sent - 1).checked_sub(u32::from(newest.wrapping_sub(sequence)));
@@ -132,15 +132,31 @@ impl Pinger {
         Ok(())
     }
 
-    /// The next answer before `until_ns`, and when it came.
-    fn answer(&mut self, until_ns: u64) -> Result<Option<(u16, u64)>> {
+    /// What a control message says of a request of ours, which it quotes.
+    fn trouble(&self, message: &[u8]) -> Option<ControlError> {
+        let (icmp, quote) = Icmp::split(message)?;
+        let (ip, _) = Ipv4::split(quote)?;
+        let (echo, _) = Icmp::split(quote.get(ip.header_bytes()..)?)?;
+        let ours = ip.protocol == Protocol::ICMP
+            && echo.kind == IcmpV4Type::ECHO_REQUEST
+            && echo.id.get() == self.identifier;
+        let error = ControlError::from_icmp_v4(icmp.kind, icmp.code, icmp.sequence.get());
+        error.filter(|_| ours)
+    }
+
+    /// The next answer before `until_ns`, and when it came. What others say of a request is passed on.
+    fn answer(&mut self, until_ns: u64, asked: &Asked) -> Result<Option<(u16, u64)>> {
         loop {
             if let Some(packet) = self.stack.receive()? {
                 let at = monotonic_ns();
                 let mut bytes = vec![0; packet.len()];
                 packet.read(&mut bytes);
+                let from = packet.from().map(|from| from.ip());
                 self.stack.give_back(packet)?;
                 let intact = checksum::is_valid(checksum::sum(&bytes));
+                if let (true, Some(from), Some(error)) = (intact, from, self.trouble(&bytes)) {
+                    tell!("plumb ping: {from} says: {error}");
+                }
                 if let Some((icmp, _)) = Icmp::split(&bytes)
                     && intact
                     && icmp.kind == IcmpV4Type::ECHO_REPLY
@@ -150,7 +166,7 @@ impl Pinger {
                 }
                 continue;
             }
-            if monotonic_ns() >= until_ns {
+            if monotonic_ns() >= until_ns || asked.yet() {
                 return Ok(None);
             }
             self.flow.wait(self.stack.lower().lower(), until_ns)?;

@@ -10,13 +10,12 @@ use stack_tcp::{SendBuffer as _, State as TcpState, WriteError};
 use super::buffers::Place;
 use super::exchange::Exchange;
 use super::seat::NEVER;
-use crate::Error;
 
 impl Exchange {
     /// The error that ended the connection, if one did: once; after that it is at its end.
     pub(super) fn check(&mut self) -> io::Result<()> {
-        if let Some(reason) = &self.failed {
-            return Err(Error::Lost(reason.clone()).into());
+        if let Some(ending) = &self.failed {
+            return Err(ending.clone().into());
         }
         match self.stream.connection.error() {
             Some(error) if !self.told => {

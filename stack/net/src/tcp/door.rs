@@ -31,6 +31,7 @@ use super::secret;
 use super::service::{Outcome, Served};
 use super::socket::Socket;
 use super::stream::TcpStream;
+use crate::error::Ending;
 use crate::flow::{Changes, Flow, Prepared, Reopened, Shared};
 use crate::{Error, Options};
 
@@ -81,7 +82,7 @@ struct Entrance {
     ttl: u8,
     /// The application has let go: who comes now is reset.
     closed: bool,
-    failed: Option<String>,
+    failed: Option<Ending>,
     /// Whether that was told by [`Door::take_error`].
     told: bool,
 }
@@ -200,9 +201,9 @@ impl Door {
 
     pub(super) fn take_error(&self) -> Option<io::Error> {
         self.seat.with(|entrance, _| {
-            let reason = entrance.failed.clone().filter(|_| !entrance.told)?;
+            let ending = entrance.failed.clone().filter(|_| !entrance.told)?;
             entrance.told = true;
-            Some(Error::Lost(reason).into())
+            Some(ending.into())
         })
     }
 
@@ -236,8 +237,8 @@ impl Door {
                 if let Some((stream, _)) = entrance.waiting.pop_front() {
                     return Ok(Some(Ok(stream)));
                 }
-                if let Some(reason) = &entrance.failed {
-                    return Err(Error::Lost(reason.clone()).into());
+                if let Some(ending) = &entrance.failed {
+                    return Err(ending.clone().into());
                 }
                 // Giving it a flow may take a while, which is for the service thread then.
                 let complete = if nonblocking { None } else { entrance.complete.pop_front() };
@@ -517,6 +518,10 @@ impl Work for Entrance {
 impl Entrance {
     /// The way of what is sent has changed, or a SYN has come another way.
     fn heed(&mut self, now_ns: u64, changes: Changes) {
+        if changes.is_orphaned {
+            // Nobody gives connections their flows.
+            self.fail(&Error::FlowManagerGone);
+        }
         if let Some(fib) = changes.fib {
             self.stack.reorganise(&fib);
             self.config.mtu = fib.mtu;
@@ -537,7 +542,7 @@ impl Entrance {
     }
 
     fn fail(&mut self, error: &Error) {
-        self.failed.get_or_insert_with(|| error.to_string());
+        self.failed.get_or_insert_with(|| error.into());
     }
 
     /// Whether the application has as many connections to accept as it wants.

@@ -23,6 +23,7 @@ use super::layers::{
 use super::readiness::Condition;
 use super::seat::{NEVER, Work};
 use crate::Error;
+use crate::error::Ending;
 use crate::flow::{Changes, Flow, Shared};
 use crate::options::{Options, stream_buffers};
 
@@ -61,7 +62,7 @@ pub(super) struct Exchange {
     /// Payload of these.
     queued_bytes: u32,
     /// Why the flow is of no use any more.
-    pub(super) failed: Option<String>,
+    pub(super) failed: Option<Ending>,
     /// Whether there is more to send than the driver has room for.
     starved: bool,
     /// Whether the error of the connection was told.
@@ -415,7 +416,7 @@ impl Exchange {
 
     /// The flow is of no use any more.
     pub(super) fn fail(&mut self, now_ns: u64, error: &Error) {
-        self.failed.get_or_insert_with(|| error.to_string());
+        self.failed.get_or_insert_with(|| error.into());
         self.stream.connection.abort(now_ns);
     }
 

@@ -142,6 +142,8 @@ impl Service {
             bell,
             notices: Some(host.descriptor().try_clone_to_owned()?),
             is_told: true,
+            is_abandoned: false,
+            tells: false,
             deadlines: Deadlines::default(),
             due: Vec::new(),
             listed: Vec::with_capacity(LISTED),
@@ -254,6 +256,9 @@ struct Sleeper {
     /// What is looked after in this round, and room for what is listed meanwhile.
     due: Vec<u32>,
     listed: Vec<u32>,
+    /// Whether the driver is gone, so that it rings no more, and whether that is to be told.
+    is_abandoned: bool,
+    tells: bool,
     /// When the list is looked at; `None` while the thread is dormant.
     tick_ns: Option<u64>,
 }
@@ -266,6 +271,9 @@ impl Sleeper {
         self.bell.answer();
         if std::mem::take(&mut self.is_told) {
             host.hear_notices();
+        }
+        if std::mem::take(&mut self.tells) {
+            host.check_drivers();
         }
         let now_ns = monotonic_ns();
         let mut due = std::mem::take(&mut self.due);
@@ -335,7 +343,8 @@ impl Sleeper {
                     tv_nsec: (left_ns % 1_000_000_000) as _,
                 }
             });
-            let bell = self.domain.bell().as_fd();
+            let own = self.bell.as_fd();
+            let bell = if self.is_abandoned { own } else { self.domain.bell().as_fd() };
             // Who calls the flow manager hears the answer himself, so a thread with a tick to wait for
             // looks then, and is not woken by each.
             let notices = self.notices.as_ref().filter(|_| expects || self.tick_ns.is_none());
@@ -346,9 +355,13 @@ impl Sleeper {
             ];
             let count = if notices.is_some() { 3 } else { 2 };
             let _ = poll(&mut watched[..count], timeout.as_ref());
+            let gone = PollFlags::HUP | PollFlags::ERR;
+            if !self.is_abandoned && watched[0].revents().intersects(gone) {
+                (self.is_abandoned, self.tells) = (true, true);
+            }
             let said = watched[2].revents();
             self.is_told |= !said.is_empty();
-            if said.intersects(PollFlags::HUP | PollFlags::ERR) {
+            if notices.is_some() && said.intersects(gone) {
                 self.notices = None;
             }
         }

@@ -9,10 +9,8 @@ use rbuf_shm::monotonic_ns;
 use super::door::{Desk, Door, Side};
 use super::doors::DOORS_MAX;
 use super::{Inner, NEVER, lock};
+use crate::flow::NEWS_NS;
 use crate::{Error, sleep};
-
-/// How long a sleeper waits before it asks whether the flow manager has news.
-const NEWS_NS: u64 = 500_000_000;
 
 /// So many looks a socket that never sleeps makes between a system call and the next.
 const LOOKS_DEAF: u32 = 1 << 14;
@@ -121,6 +119,7 @@ impl Inner {
             );
             if !woken {
                 self.host.hear_notices();
+                self.host.check_drivers();
             }
         }
         for door in &doors[..seen.len()] {
@@ -135,6 +134,7 @@ impl Inner {
     /// What a sleeper does when it wakes, for one that never sleeps; `false` if the deadline has passed.
     fn hear_spinning(&self, deadline_ns: u64) -> bool {
         self.host.hear_notices();
+        self.host.check_drivers();
         monotonic_ns() < deadline_ns
     }
 
