@@ -3,31 +3,37 @@
 //! The test is sufficient and simple: while the densities `slice / deadline` of all contracts sum
 //! to at most one, every guaranteed frame finishes by its deadline plus one longest frame, whatever
 //! the others do. A part of the line is kept back for the system's own flows and for slack.
+//!
+//! What is promised already, and until when, is found in [`crate::Shares`].
 
 use core::fmt;
 
 use crate::Contract;
 
-/// What a line has promised.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What a line needs of a contract.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {
-    /// Wire time of the longest frame.
+    /// What the longest frame is charged.
     frame_ns: u64,
     promisable_ppm: u64,
-    promised_ppm: u64,
 }
 
 /// Why a contract was not admitted, and what would be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refused {
+pub struct Refused {
+    /// Why.
+    pub reason: Reason,
+    /// A contract as near to it as would be admitted now; `None` if only best effort would.
+    pub offer: Option<Contract>,
+}
+
+/// Why a contract was not admitted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
     /// A period could pass without a whole frame.
     SliceTooShort {
-        /// Wire time of the longest frame: the shortest slice.
+        /// What the longest frame is charged: the shortest slice.
         frame_ns: u64,
-        /// Slice that would do, in `counter_period_ns`, for the same share of the line.
-        counter_slice_ns: u64,
-        /// Its period; 0 if it would be longer than any that can be scheduled.
-        counter_period_ns: u64,
     },
     /// The line has promised too much already.
     OverAllocation {
@@ -35,20 +41,35 @@ pub enum Refused {
         needed_ppm: u64,
         /// Density left.
         left_ppm: u64,
-        /// Longest slice that would be admitted with the same deadline and period; 0 if none.
-        counter_slice_ns: u64,
+    },
+    /// The user may not have so much of the line.
+    OverAllowance {
+        /// Density asked for, in parts per million.
+        needed_ppm: u64,
+        /// Density that the user may still have guaranteed.
+        left_ppm: u64,
     },
 }
 
 impl fmt::Display for Refused {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::SliceTooShort { frame_ns, .. } => {
-                write!(f, "slice is shorter than a full frame of {frame_ns} ns")
+        match self.reason {
+            Reason::SliceTooShort { frame_ns } => {
+                write!(f, "slice is shorter than a full frame of {frame_ns} ns")?;
             }
-            Self::OverAllocation { needed_ppm, left_ppm, .. } => {
-                write!(f, "guarantee needs {needed_ppm} ppm of the link, {left_ppm} ppm left")
+            Reason::OverAllocation { needed_ppm, left_ppm } => {
+                write!(f, "guarantee needs {needed_ppm} ppm of the link, {left_ppm} ppm left")?;
             }
+            Reason::OverAllowance { needed_ppm, left_ppm } => {
+                write!(
+                    f,
+                    "guarantee needs {needed_ppm} ppm of the link, the user may have {left_ppm} ppm more"
+                )?;
+            }
+        }
+        match self.offer {
+            Some(offer) => write!(f, ": {} would be admitted", offer.options()),
+            None => f.write_str(": only --slack would be admitted"),
         }
     }
 }
@@ -56,125 +77,57 @@ impl fmt::Display for Refused {
 impl core::error::Error for Refused {}
 
 impl Admission {
-    /// A line whose longest frame takes `frame_ns`, and which may promise `promisable_ppm`.
+    /// A line whose longest frame is charged `frame_ns`, and which may promise `promisable_ppm`.
     pub const fn new(frame_ns: u64, promisable_ppm: u64) -> Self {
-        Self { frame_ns, promisable_ppm, promised_ppm: 0 }
-    }
-
-    /// Promises `contract`, in place of `instead_of` if given.
-    ///
-    /// # Errors
-    ///
-    /// [`Refused`], with a counter-offer; nothing has changed then.
-    pub fn admit(
-        &mut self,
-        contract: &Contract,
-        instead_of: Option<&Contract>,
-    ) -> Result<(), Refused> {
-        let released = instead_of.map_or(0, Contract::density_ppm);
-        if contract.is_guaranteed() {
-            self.test(contract, released)?;
-        }
-        self.promised_ppm = self.promised_ppm - released + contract.density_ppm();
-        Ok(())
-    }
-
-    fn test(&self, contract: &Contract, released: u64) -> Result<(), Refused> {
-        if contract.slice_ns < self.frame_ns {
-            let stretched = u128::from(contract.period_ns) * u128::from(self.frame_ns);
-            let period = stretched.div_ceil(u128::from(contract.slice_ns)) as u64;
-            let fits = period <= Contract::PERIOD_NS_MAX;
-            return Err(Refused::SliceTooShort {
-                frame_ns: self.frame_ns,
-                counter_slice_ns: self.frame_ns,
-                counter_period_ns: if fits { period } else { 0 },
-            });
-        }
-        let needed_ppm = contract.density_ppm();
-        let left_ppm = self.promisable_ppm.saturating_sub(self.promised_ppm - released);
-        if needed_ppm > left_ppm {
-            let longest =
-                (u128::from(left_ppm) * u128::from(contract.deadline_ns) / 1_000_000) as u64;
-            let counter_slice_ns = if longest < self.frame_ns { 0 } else { longest };
-            return Err(Refused::OverAllocation { needed_ppm, left_ppm, counter_slice_ns });
-        }
-        Ok(())
-    }
-
-    /// Takes a promise back.
-    pub fn release(&mut self, contract: &Contract) {
-        self.promised_ppm -= contract.density_ppm();
-    }
-
-    /// Density promised, in parts per million.
-    pub const fn promised_ppm(&self) -> u64 {
-        self.promised_ppm
+        Self { frame_ns, promisable_ppm }
     }
 
     /// Density that may be promised, in parts per million.
     pub const fn promisable_ppm(&self) -> u64 {
         self.promisable_ppm
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MS: u64 = 1_000_000;
-
-    fn line() -> Admission {
-        Admission::new(123_040, 950_000)
+    /// Whether every period of `contract` holds a whole frame.
+    pub(crate) const fn has_room(&self, contract: &Contract) -> bool {
+        !contract.is_guaranteed() || contract.slice_ns >= self.frame_ns
     }
 
-    fn ms(slice: u64, period: u64) -> Contract {
-        Contract::guaranteed(slice * MS, period * MS).unwrap()
+    /// The shortest slice.
+    pub(crate) const fn frame_ns(&self) -> u64 {
+        self.frame_ns
     }
 
-    #[test]
-    fn the_counter_offer_is_admitted() {
-        let mut line = line();
-        line.admit(&ms(84, 100), None).unwrap();
-        let refused = line.admit(&ms(20, 100), None).unwrap_err();
-        let Refused::OverAllocation { needed_ppm, left_ppm, counter_slice_ns } = refused else {
-            panic!("{refused}")
+    /// What would be admitted instead of `asked`, of which the line or the user has `left_ppm` left.
+    ///
+    /// In this order: as much of the share as is left in the same period; that share with whole frames in
+    /// a longer period; a frame in the same period; a frame in the longest period there is.
+    pub(crate) fn offer(&self, asked: &Contract, left_ppm: u64) -> Option<Contract> {
+        let frame_ns = self.frame_ns.max(1);
+        let share_ppm = asked.density_ppm().min(left_ppm);
+        let slice_ns =
+            |deadline_ns: u64| (u128::from(share_ppm) * u128::from(deadline_ns) / 1_000_000) as u64;
+        let longest = u128::from(Contract::PERIOD_NS_MAX);
+        let deadline_ns = match share_ppm {
+            0 => longest + 1,
+            share => (u128::from(frame_ns) * 1_000_000).div_ceil(u128::from(share)),
         };
-        assert_eq!((needed_ppm, left_ppm, counter_slice_ns), (200_000, 110_000, 11 * MS));
-        line.admit(&Contract::guaranteed(counter_slice_ns, 100 * MS).unwrap(), None).unwrap();
-        assert_eq!(line.promised_ppm(), 950_000);
-        assert!(matches!(
-            line.admit(&ms(1, 100), None),
-            Err(Refused::OverAllocation { counter_slice_ns: 0, .. })
-        ));
-    }
-
-    #[test]
-    fn a_slice_shorter_than_a_frame_is_offered_a_longer_period() {
-        let mut line = line();
-        let refused = line.admit(&Contract::guaranteed(100_000, MS).unwrap(), None).unwrap_err();
-        let Refused::SliceTooShort { counter_slice_ns, counter_period_ns, .. } = refused else {
-            panic!("{refused}")
+        let of_a_frame = |deadline_ns: u64| Contract {
+            slice_ns: frame_ns,
+            deadline_ns,
+            period_ns: asked.period_ns.max(deadline_ns),
+            ..*asked
         };
-        assert_eq!((counter_slice_ns, counter_period_ns), (123_040, 1_230_400));
-        line.admit(&Contract::guaranteed(counter_slice_ns, counter_period_ns).unwrap(), None)
-            .unwrap();
-    }
-
-    #[test]
-    fn a_change_of_contract_releases_the_old_one() {
-        let mut line = line();
-        line.admit(&ms(80, 100), None).unwrap();
-        line.admit(&ms(90, 100), Some(&ms(80, 100))).unwrap();
-        assert!(line.admit(&ms(96, 100), Some(&ms(90, 100))).is_err());
-        assert_eq!(line.promised_ppm(), 900_000, "a refused change changes nothing");
-        line.release(&ms(90, 100));
-        assert_eq!(line.promised_ppm(), 0);
-    }
-
-    #[test]
-    fn best_effort_costs_nothing() {
-        let mut line = line();
-        line.admit(&ms(95, 100), None).unwrap();
-        line.admit(&Contract::BEST_EFFORT, None).unwrap();
+        let candidates = [
+            Some(Contract { slice_ns: slice_ns(asked.deadline_ns), ..*asked }),
+            (deadline_ns <= longest).then(|| of_a_frame(deadline_ns as u64)),
+            Some(of_a_frame(asked.deadline_ns)),
+            Some(of_a_frame(Contract::PERIOD_NS_MAX)),
+        ];
+        candidates.into_iter().flatten().find(|offer| {
+            offer.is_guaranteed()
+                && self.has_room(offer)
+                && offer.validated().is_ok()
+                && offer.density_ppm() <= left_ppm
+        })
     }
 }

@@ -101,6 +101,11 @@ impl Contract {
         self.slice_ns > 0
     }
 
+    /// This contract as the options of `plumb` say it: `--slice 6ms --period 100ms`.
+    pub const fn options(&self) -> impl fmt::Display {
+        Options(*self)
+    }
+
     /// Density `slice / deadline` in parts per million of the line, rounded up.
     ///
     /// What admission adds up; for a contract without a deadline hint it is the share of the line.
@@ -123,8 +128,26 @@ impl fmt::Display for Contract {
     }
 }
 
+/// A contract in the notation one types.
+struct Options(Contract);
+
+impl fmt::Display for Options {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(contract) = self;
+        if !contract.is_guaranteed() {
+            return f.write_str("--slack");
+        }
+        write!(f, "--slice {} --period {}", Ms(contract.slice_ns), Ms(contract.period_ns))?;
+        if contract.deadline_ns != contract.period_ns {
+            write!(f, " --deadline {}", Ms(contract.deadline_ns))?;
+        }
+        f.write_str(if contract.slack { " --slack" } else { "" })
+    }
+}
+
 /// Nanoseconds shown as milliseconds with as many decimals as they need.
-struct Ms(u64);
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ms(pub u64);
 
 impl fmt::Display for Ms {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -189,7 +212,9 @@ impl fmt::Display for InvalidContract {
                 Ms(period_ns)
             ),
             Self::Nothing => {
-                f.write_str("contract has neither a slice nor slack, so nothing could be sent")
+                f.write_str(
+                "contract has neither a slice nor slack, so nothing could be sent: give it a slice, or --slack",
+            )
             }
             Self::Weight => f.write_str("slack weight is zero"),
         }
@@ -235,5 +260,15 @@ mod tests {
         assert_eq!(contract.with_slack(true).to_string(), "4ms in 100ms + slack");
         assert_eq!(Contract::BEST_EFFORT.to_string(), "best effort");
         assert_eq!(Contract::guaranteed(1_500_000, 20 * MS).unwrap().to_string(), "1.5ms in 20ms");
+    }
+
+    #[test]
+    fn a_contract_is_offered_in_the_notation_one_types() {
+        let contract = Contract::guaranteed(1_500_000, 100 * MS).unwrap();
+        assert_eq!(contract.options().to_string(), "--slice 1.5ms --period 100ms");
+        let hint = contract.with_deadline(20 * MS).unwrap().with_slack(true);
+        let text = "--slice 1.5ms --period 100ms --deadline 20ms --slack";
+        assert_eq!(hint.options().to_string(), text);
+        assert_eq!(Contract::BEST_EFFORT.options().to_string(), "--slack");
     }
 }

@@ -21,11 +21,13 @@ mod drop;
 mod fib;
 mod flow;
 mod rate;
+mod shares;
 
-pub use admission::{Admission, Refused};
+pub use admission::{Admission, Reason, Refused};
 pub use bill::{BILL_WORDS, Bill, bill_word};
-pub use contract::{Contract, InvalidContract};
+pub use contract::{Contract, InvalidContract, Ms};
 pub use drop::DropReason;
 pub use fib::{Fib, InvalidPrefix, LinkFacts, Prefix};
 pub use flow::{Endpoints, FlowId, Sap, Transport, canonical};
 pub use rate::{InvalidRate, Rate};
+pub use shares::{Begin, Shares};

@@ -1,8 +1,12 @@
 //! Messages between an application and the flow manager (the paper's `FlowMan` interface).
 
+use std::fmt;
 use std::net::IpAddr;
 
-use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, InvalidContract, Prefix, Sap, Transport};
+use base_flow::{
+    Bill, Contract, Endpoints, Fib, FlowId, InvalidContract, Ms, Prefix, Reason, Refused, Sap,
+    Transport,
+};
 use base_wire::Mac;
 use serde::{Deserialize, Serialize};
 
@@ -175,7 +179,7 @@ pub enum Reply {
         /// How to format its packets.
         fib: Fib,
     },
-    /// The contract is admitted, and holds from the next period on.
+    /// The contract is admitted, and holds as soon as what was sent is paid for.
     Adjusted {
         /// The contract as admitted.
         contract: Contract,
@@ -237,7 +241,7 @@ pub enum Reply {
     Recontracted {
         /// Which flow.
         flow: FlowId,
-        /// The contract as admitted; it holds from the next period on.
+        /// The contract as admitted; it holds as soon as what was sent is paid for.
         contract: Contract,
     },
     /// Not an answer (tag 0): a flow was closed by the driver or the flow manager.
@@ -397,31 +401,40 @@ pub enum Refusal {
     Contract(InvalidContract),
     /// The slice is shorter than the longest frame, so a period could pass without one.
     #[error(
-        "slice of {slice_ns} ns is shorter than a full frame of {frame_ns} ns: with the same share, ask for {counter_slice_ns} ns in {counter_period_ns} ns"
+        "slice of {} is shorter than a full frame of {}: {}", Ms(*slice_ns), Ms(*frame_ns), Offer(*offer)
     )]
     SliceTooShort {
         /// Asked for.
         slice_ns: u64,
-        /// Wire time of the longest frame.
+        /// What the longest frame is charged.
         frame_ns: u64,
-        /// Slice that would do.
-        counter_slice_ns: u64,
-        /// Period that gives the same share.
-        counter_period_ns: u64,
+        /// What would be admitted.
+        offer: Option<Contract>,
     },
     /// The link has promised too much already.
     #[error(
-        "guarantee needs {needed_ppm} ppm of the link, {left_ppm} ppm are left: {counter_slice_ns} ns in {period_ns} ns would be admitted"
+        "guarantee needs {} of the link, {} are left: {}", Percent(*needed_ppm), Percent(*left_ppm), Offer(*offer)
     )]
     OverAllocation {
-        /// Density asked for.
+        /// Density asked for, in parts per million.
         needed_ppm: u64,
         /// Density left.
         left_ppm: u64,
-        /// Largest slice that would be admitted in the same period; 0 if none.
-        counter_slice_ns: u64,
-        /// The period asked for.
-        period_ns: u64,
+        /// What would be admitted.
+        offer: Option<Contract>,
+    },
+    /// Policy allows this user no such guarantee.
+    #[error(
+        "policy: guarantee needs {} of the link, this user may have {} (more): {}",
+        Percent(*needed_ppm), Percent(*left_ppm), Offer(*offer)
+    )]
+    OverAllowance {
+        /// Density asked for, in parts per million.
+        needed_ppm: u64,
+        /// What of his right the user has left.
+        left_ppm: u64,
+        /// What would be admitted.
+        offer: Option<Contract>,
     },
     /// Policy allows this user less.
     #[error("policy: {0}")]
@@ -484,4 +497,44 @@ pub enum Refusal {
     /// A quota is used up.
     #[error("quota: {0}")]
     Quota(String),
+}
+
+impl Refusal {
+    /// Why a guarantee that was asked for is not given, and what would be.
+    pub fn guarantee(asked: &Contract, refused: Refused) -> Self {
+        let offer = refused.offer;
+        match refused.reason {
+            Reason::SliceTooShort { frame_ns } => {
+                Self::SliceTooShort { slice_ns: asked.slice_ns, frame_ns, offer }
+            }
+            Reason::OverAllocation { needed_ppm, left_ppm } => {
+                Self::OverAllocation { needed_ppm, left_ppm, offer }
+            }
+            Reason::OverAllowance { needed_ppm, left_ppm } => {
+                Self::OverAllowance { needed_ppm, left_ppm, offer }
+            }
+        }
+    }
+}
+
+/// What would be admitted, in the notation one types.
+struct Offer(Option<Contract>);
+
+impl fmt::Display for Offer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Some(offer) => write!(f, "{} would be admitted", offer.options()),
+            None => f.write_str("no guarantee would be admitted now, only --slack"),
+        }
+    }
+}
+
+/// Parts per million as per cent.
+struct Percent(u64);
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let digits = format!("{}.{:04}", self.0 / 10_000, self.0 % 10_000);
+        write!(f, "{} %", digits.trim_end_matches('0').trim_end_matches('.'))
+    }
 }

@@ -63,6 +63,8 @@ pub enum ToDriver {
         contract: Contract,
         /// Driver time it may use for receiving: nanoseconds per second.
         rx_cpu_ppb: u32,
+        /// Flows, of the same user, whose earlier contracts its first budget must wait for.
+        after: Vec<FlowId>,
     },
     /// Let the flow send what `fib` describes, and receive what matches its endpoints.
     Attach {
@@ -79,12 +81,16 @@ pub enum ToDriver {
         /// Which.
         flow: FlowId,
     },
-    /// Change the contract from the flow's next period on.
+    /// Change the contract. Answered by [`FromDriver::Settled`] when the earlier one binds no longer.
     SetContract {
         /// Which.
         flow: FlowId,
         /// The admitted contract.
         contract: Contract,
+        /// Its number among those of the flow.
+        change: u32,
+        /// Flows, of the same user, whose earlier contracts its first budget must wait for.
+        after: Vec<FlowId>,
     },
     /// The addresses this host owns on the link; packets for others are dropped.
     SetAddresses {
@@ -177,12 +183,21 @@ pub enum FromDriver {
         /// Why.
         error: InstallError,
     },
-    /// A flow is gone; its place may be reused.
+    /// A flow is gone. Its place, and its share of the line, may be reused when it is settled.
     FlowRemoved {
         /// Which.
         flow: FlowId,
         /// What it used altogether.
         bill: Bill,
+        /// Whether it is settled at once: else [`FromDriver::Settled`] follows.
+        settled: bool,
+    },
+    /// What a flow has sent under earlier contracts is paid for: they bind no longer.
+    Settled {
+        /// Which.
+        flow: FlowId,
+        /// The number of the contract that it has; `None` if it was removed.
+        change: Option<u32>,
     },
     /// A domain is gone; nothing of it is mapped any more.
     DomainRemoved {

@@ -32,7 +32,7 @@ fn measure(flows: u32, frames: u64) -> (f64, f64) {
     let mut atropos = Atropos::new(line, 0);
     let mut now = 0i64;
     for flow in 0..flows {
-        atropos.add(flow, &contract);
+        atropos.add(flow, &contract, &[]);
         // Periods begin spread over one, as those of independent applications do.
         let at = i64::from(flow) * (period as i64) / i64::from(flows);
         atropos.wake(flow, cost, at);

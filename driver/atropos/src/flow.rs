@@ -40,7 +40,7 @@ pub(crate) struct Flow {
     pub(crate) cost: u32,
     next: u32,
     prev: u32,
-    /// `place:24 | state:3 | slack:1 | change:1 | missed:1` from the lowest bit.
+    /// `place:24 | state:3 | slack:1 | missed:1` from the lowest bit.
     packed: u32,
 }
 
@@ -49,8 +49,7 @@ const _: () = assert!(size_of::<Flow>() == 64);
 const PLACE: u32 = (1 << 24) - 1;
 const STATE_SHIFT: u32 = 24;
 const SLACK: u32 = 1 << 27;
-const CHANGE: u32 = 1 << 28;
-const MISSED: u32 = 1 << 29;
+const MISSED: u32 = 1 << 28;
 
 impl Flow {
     pub(crate) const VACANT: Self = Self {
@@ -68,28 +67,35 @@ impl Flow {
         packed: 0,
     };
 
-    /// A flow that starts its first period when it first has something to send.
-    pub(crate) fn new(contract: &Contract) -> Self {
-        let mut flow = Self { next_period: i64::MIN / 2, fluid_ns: i64::MIN / 2, ..Self::VACANT };
-        flow.set_contract(contract);
+    /// A flow that starts its first period when it first has something to send, but not before `begin`.
+    pub(crate) fn new(contract: &Contract, begin: i64) -> Self {
+        let slice = contract.slice_ns as u32;
+        let deadline = contract.deadline_ns as u32;
+        let ratio = match slice {
+            0 => 0,
+            slice => (u128::from(deadline) << 32).div_ceil(u128::from(slice)) as u64,
+        };
+        let mut flow = Self {
+            next_period: begin,
+            fluid_ns: begin,
+            ratio,
+            slice,
+            period: contract.period_ns as u32,
+            deadline,
+            packed: if contract.slack { SLACK } else { 0 },
+            ..Self::VACANT
+        };
         flow.set_state(State::Idle);
         flow
     }
 
-    /// Takes a contract over; budget and tags stay.
-    pub(crate) fn set_contract(&mut self, contract: &Contract) {
-        if self.is_guaranteed() {
-            self.fluid_ns = self.fluid();
+    /// When everything it has sent is paid for: `F`, rounded up. Best effort pays nothing.
+    pub(crate) fn end(&self) -> i64 {
+        if !self.is_guaranteed() {
+            return i64::MIN;
         }
-        self.slice = contract.slice_ns as u32;
-        self.period = contract.period_ns as u32;
-        self.deadline = contract.deadline_ns as u32;
-        self.ratio = if self.slice == 0 {
-            0
-        } else {
-            ((u128::from(self.deadline)) << 32).div_ceil(u128::from(self.slice)) as u64
-        };
-        self.packed = self.packed & !SLACK | if contract.slack { SLACK } else { 0 };
+        // Budgets are converted in steps of 2⁻³² ns, rounded down by less than two.
+        self.fluid() + 2
     }
 
     pub(crate) fn state(&self) -> State {
@@ -108,15 +114,6 @@ impl Flow {
 
     pub(crate) const fn takes_slack(&self) -> bool {
         self.packed & SLACK != 0
-    }
-
-    /// Whether a change of contract waits for the next period.
-    pub(crate) const fn has_change(&self) -> bool {
-        self.packed & CHANGE != 0
-    }
-
-    pub(crate) fn set_change(&mut self, change: bool) {
-        self.packed = self.packed & !CHANGE | if change { CHANGE } else { 0 };
     }
 
     /// Notes that a frame of this period was too late; `true` if it is the first.
@@ -177,7 +174,7 @@ impl Flow {
     }
 
     /// Whether a flow that wakes at `t` begins a new period rather than continuing the old one.
-    pub(crate) fn begins_period(&self, t: i64) -> bool {
+    fn begins_period(&self, t: i64) -> bool {
         t >= self.next_period || (self.is_implicit() && self.fluid() < t)
     }
 

@@ -52,19 +52,33 @@ pub trait Scheduler {
     /// 0 from a policy that does not know the difference.
     fn stall_ns(&self) -> i64;
 
-    /// Adds flow `index`, idle, with a contract that was admitted.
+    /// Adds flow `index`, idle, with a contract that was admitted: by what is left of the line, or after
+    /// the earlier contracts of the flows `after`. Then its first budget does not begin before those are
+    /// settled.
     ///
     /// # Panics
     ///
-    /// If there is such a flow.
-    fn add(&mut self, index: u32, contract: &Contract);
+    /// If there is such a flow, or its place [`binds`](Self::binds).
+    fn add(&mut self, index: u32, contract: &Contract, after: &[u32]);
 
     /// Removes flow `index`; no effect if there is none.
     fn remove(&mut self, index: u32);
 
-    /// Gives flow `index` another admitted contract from its next period on; at once if the
-    /// present one guarantees nothing, in which case a flow with frames must be woken again.
-    fn set_contract(&mut self, index: u32, contract: &Contract);
+    /// Gives flow `index` another admitted contract, admitted as in [`Self::add`]. Its first budget begins
+    /// at once, unless what was sent under earlier ones is not paid for yet.
+    fn set_contract(&mut self, index: u32, contract: &Contract, after: &[u32], now_ns: i64);
+
+    /// Whether an earlier contract at place `index` still binds: of its flow, or of one that was removed.
+    fn binds(&self, index: u32) -> bool {
+        let _ = index;
+        false
+    }
+
+    /// A place where no earlier contract binds any more: each that [`binds`](Self::binds), once.
+    fn settled(&mut self, now_ns: i64) -> Option<u32> {
+        let _ = now_ns;
+        None
+    }
 
     /// Whether the scheduler must be told, by [`Self::wake`], that flow `index` has a frame.
     fn wants_wake(&self, index: u32) -> bool;
@@ -107,16 +121,24 @@ impl<S: Scheduler + ?Sized> Scheduler for Box<S> {
         (**self).stall_ns()
     }
 
-    fn add(&mut self, index: u32, contract: &Contract) {
-        (**self).add(index, contract);
+    fn add(&mut self, index: u32, contract: &Contract, after: &[u32]) {
+        (**self).add(index, contract, after);
     }
 
     fn remove(&mut self, index: u32) {
         (**self).remove(index);
     }
 
-    fn set_contract(&mut self, index: u32, contract: &Contract) {
-        (**self).set_contract(index, contract);
+    fn set_contract(&mut self, index: u32, contract: &Contract, after: &[u32], now_ns: i64) {
+        (**self).set_contract(index, contract, after, now_ns);
+    }
+
+    fn binds(&self, index: u32) -> bool {
+        (**self).binds(index)
+    }
+
+    fn settled(&mut self, now_ns: i64) -> Option<u32> {
+        (**self).settled(now_ns)
     }
 
     fn wants_wake(&self, index: u32) -> bool {

@@ -5,6 +5,7 @@ use base_flow::Contract;
 use crate::buckets::Buckets;
 use crate::flow::{Flow, State};
 use crate::slack::Slack;
+use crate::terms::Terms;
 use crate::{Head, Line, Next, Scheduler};
 
 /// The scheduler of one line.
@@ -12,8 +13,8 @@ use crate::{Head, Line, Next, Scheduler};
 pub struct Atropos {
     line: Line,
     flows: Vec<Flow>,
-    /// Contracts that take effect with their flow's next period.
-    changes: Vec<Option<Contract>>,
+    /// Until when earlier contracts bind.
+    terms: Terms,
     run: Buckets,
     wait: Buckets,
     slack: Slack,
@@ -27,6 +28,8 @@ pub struct Atropos {
     quiet_until: i64,
     /// Cost of the last frame that went out.
     last_cost: i64,
+    /// The latest time known.
+    seen: i64,
 }
 
 /// A delay of the loop below this is not counted as a stall of the line.
@@ -38,7 +41,7 @@ impl Atropos {
         Self {
             line,
             flows: Vec::new(),
-            changes: Vec::new(),
+            terms: Terms::default(),
             run: Buckets::new(line.shift()),
             wait: Buckets::new(line.shift()),
             slack: Slack::new(line.frame_ns()),
@@ -47,21 +50,7 @@ impl Atropos {
             due: None,
             quiet_until: i64::MIN,
             last_cost: 0,
-        }
-    }
-
-    fn change(&mut self, index: u32, contract: &Contract) {
-        self.flows[index as usize].set_contract(contract);
-        self.slack.set_weight(index, contract.weight);
-    }
-
-    /// Takes a waiting change of contract over.
-    fn settle(&mut self, index: u32) {
-        if self.flows[index as usize].has_change() {
-            self.flows[index as usize].set_change(false);
-            if let Some(contract) = self.changes[index as usize].take() {
-                self.change(index, &contract);
-            }
+            seen: now_ns,
         }
     }
 
@@ -130,6 +119,19 @@ impl Atropos {
         }
     }
 
+    /// Ends the contract of a flow that is in no queue. What it has sent binds until it is paid for.
+    fn end(&mut self, index: u32) -> Flow {
+        let flow = std::mem::replace(&mut self.flows[index as usize], Flow::VACANT);
+        self.terms.bind(index, flow.end(), self.seen);
+        flow
+    }
+
+    /// When the first budget of flow `index` may begin.
+    fn begin(&self, index: u32, after: &[u32]) -> i64 {
+        let earlier = after.iter().chain([&index]);
+        earlier.map(|&index| self.terms.until(index)).max().unwrap_or(i64::MIN / 2)
+    }
+
     /// Begins the periods that are due.
     fn replenish(&mut self, t: i64) {
         if t < self.quiet_until {
@@ -149,14 +151,6 @@ impl Atropos {
                 self.flows[index as usize].set_state(State::Idle);
                 continue;
             }
-            if self.flows[index as usize].has_change() {
-                self.settle(index);
-                if !self.flows[index as usize].is_guaranteed() {
-                    self.flows[index as usize].set_state(State::Wait);
-                    self.slack.insert(index);
-                    continue;
-                }
-            }
             self.flows[index as usize].replenish();
             self.enter(index);
         }
@@ -173,21 +167,24 @@ impl Atropos {
     /// Nothing to do before `until`; if there is work then, the line would stand idle from then on.
     fn sleep(&mut self, until: Option<(i64, bool)>) -> Next {
         self.due = until.filter(|&(_, work)| work).map(|(at, _)| at.max(self.free_at));
+        // Somebody may be waiting for what is settled then.
+        let until = [until.map(|(at, _)| at), self.terms.next()].into_iter().flatten().min();
         Next::Sleep {
-            until_ns: until.map(|(at, _)| at + self.stall),
-            idle_ns: until.map_or(i64::MAX, |(at, _)| at.max(self.free_at) + self.stall),
+            until_ns: until.map(|at| at + self.stall),
+            idle_ns: until.map_or(i64::MAX, |at| at.max(self.free_at) + self.stall),
         }
     }
 
     /// The scheduler's time, which stands still while the line should have been busy and was not.
     fn observe(&mut self, now_ns: i64) -> i64 {
-        let t = now_ns - self.stall;
+        let mut t = now_ns - self.stall;
         let late = self.due.map_or(0, |due| t - due);
         if late > STALL_NS_MIN {
             self.due = None;
             self.stall += late;
-            return t - late;
+            t -= late;
         }
+        self.seen = self.seen.max(t);
         t
     }
 
@@ -205,36 +202,49 @@ impl Scheduler for Atropos {
         self.stall
     }
 
-    fn add(&mut self, index: u32, contract: &Contract) {
+    fn add(&mut self, index: u32, contract: &Contract, after: &[u32]) {
         let flows = (index as usize + 1).max(self.flows.len());
         self.flows.resize(flows, Flow::VACANT);
-        self.changes.resize(flows, None);
+        self.terms.resize(flows);
         self.slack.resize(flows);
-        let flow = &mut self.flows[index as usize];
-        assert!(flow.state() == State::Vacant, "flow {index} is added twice");
-        *flow = Flow::new(contract);
+        let vacant = self.state(index) == State::Vacant && !self.terms.binds(index);
+        assert!(vacant, "flow {index} is added twice");
+        self.flows[index as usize] = Flow::new(contract, self.begin(index, after));
         self.slack.set_weight(index, contract.weight);
     }
 
     fn remove(&mut self, index: u32) {
         if self.state(index) != State::Vacant {
             self.leave(index);
-            self.flows[index as usize] = Flow::VACANT;
-            self.changes[index as usize] = None;
+            self.end(index);
         }
     }
 
-    fn set_contract(&mut self, index: u32, contract: &Contract) {
-        let flow = &mut self.flows[index as usize];
-        if flow.is_guaranteed() {
-            flow.set_change(true);
-            self.changes[index as usize] = Some(*contract);
-        } else if flow.state() != State::Vacant {
-            self.slack.remove(index);
-            let mut fresh = Flow::new(contract);
-            std::mem::swap(&mut fresh, &mut self.flows[index as usize]);
-            self.slack.set_weight(index, contract.weight);
+    fn set_contract(&mut self, index: u32, contract: &Contract, after: &[u32], now_ns: i64) {
+        if self.state(index) == State::Vacant {
+            return;
         }
+        let t = self.observe(now_ns);
+        self.leave(index);
+        let before = self.end(index);
+        let begin = self.begin(index, after);
+        let flow = &mut self.flows[index as usize];
+        *flow = Flow::new(contract, begin);
+        flow.cost = before.cost;
+        self.slack.set_weight(index, contract.weight);
+        if before.cost > 0 {
+            self.start(index, t);
+        }
+    }
+
+    fn binds(&self, index: u32) -> bool {
+        self.terms.binds(index)
+    }
+
+    fn settled(&mut self, now_ns: i64) -> Option<u32> {
+        self.terms.next()?;
+        let t = self.observe(now_ns);
+        self.terms.settled(t)
     }
 
     fn wants_wake(&self, index: u32) -> bool {
@@ -259,9 +269,6 @@ impl Scheduler for Atropos {
                 self.slack.insert(index);
             }
             return;
-        }
-        if flow.is_guaranteed() && flow.begins_period(t) {
-            self.settle(index);
         }
         self.start(index, t);
     }

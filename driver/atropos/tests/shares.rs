@@ -29,7 +29,7 @@ impl Flood {
     fn join(&mut self, contract: Contract) {
         let index = self.sent.len() as u32;
         self.sent.push(0);
-        self.atropos.add(index, &contract);
+        self.atropos.add(index, &contract, &[]);
         self.atropos.wake(index, FRAME, self.now);
     }
 
@@ -38,6 +38,7 @@ impl Flood {
         let before = self.sent.clone();
         let end = self.now + (ms * MS) as i64;
         while self.now < end {
+            while self.atropos.settled(self.now).is_some() {}
             match self.atropos.next(self.now) {
                 Next::Serve { flow, slack, .. } => {
                     self.atropos.served(
@@ -129,7 +130,7 @@ fn a_steady_sender_with_gaps_keeps_its_latency() {
     // would take the whole line: the original's rule made this wait for the next period.
     let mut flood = Flood::new(&[ms(80, 100), Contract::BEST_EFFORT]);
     let cost = flood.atropos.line().cost_ns(200);
-    flood.atropos.add(2, &ms(1, 10));
+    flood.atropos.add(2, &ms(1, 10), &[]);
     let (mut worst, mut next_at, mut pending) = (0, MS as i64, None);
     for _ in 0..20_000 {
         if flood.now >= next_at && pending.is_none() {
@@ -164,7 +165,7 @@ fn a_steady_sender_with_gaps_keeps_its_latency() {
 fn a_change_of_contract_holds_from_the_next_period() {
     let mut flood = Flood::new(&[ms(10, 100), ms(20, 100)]);
     flood.run(1_000);
-    flood.atropos.set_contract(0, &ms(30, 100));
+    flood.atropos.set_contract(0, &ms(30, 100), &[], flood.now);
     flood.run(100);
     let sent = flood.run(2_000);
     assert!((sent[0] as i64 - frames(30 * 20 * MS)).abs() <= 1, "{sent:?}");
@@ -260,8 +261,63 @@ fn a_removed_flow_leaves_no_trace() {
     flood.atropos.remove(9);
     let sent = flood.run(1_000);
     assert_eq!((sent[0], sent[2]), (0, 0));
-    flood.atropos.add(0, &ms(30, 100));
+    flood.atropos.add(0, &ms(30, 100), &[]);
     flood.atropos.wake(0, FRAME, flood.now);
     let sent = flood.run(1_000);
     assert!((sent[0] as i64 - frames(300 * MS)).abs() <= frames(30 * MS), "{sent:?}");
+}
+
+#[test]
+fn who_closes_and_opens_whenever_a_slice_is_used_up_has_one_share_of_the_line() {
+    let all = ms(45, 100);
+    let mut flood = Flood::new(&[all, Contract::BEST_EFFORT]);
+    flood.sent.resize(40, 0);
+    flood.atropos.remove(1);
+    let (mut mine, mut place) = (0, 0);
+    for _ in 0..2_000 {
+        mine += flood.run(1)[place as usize];
+        // The next one is admitted after the last, as long as that is not settled.
+        let next = (place + 1) % 40;
+        if !flood.atropos.binds(next) {
+            flood.atropos.remove(place);
+            flood.atropos.add(next, &all, &[place]);
+            flood.atropos.wake(next, FRAME, flood.now);
+            place = next;
+        }
+    }
+    let share = frames(45 * 20 * MS);
+    assert!((mine as i64 - share).abs() <= frames(45 * MS), "{mine} frames, not {share}");
+}
+
+#[test]
+fn a_contract_is_settled_when_what_was_sent_is_paid_for_and_not_before() {
+    let mut flood = Flood::new(&[ms(40, 100)]);
+    flood.atropos.add(2, &ms(20, 100), &[]);
+    flood.run(5);
+    // 5 of 40 ms, which is 12.5 of 100.
+    let (sent, asked) = (flood.sent[0], flood.now);
+    flood.atropos.remove(0);
+    flood.atropos.remove(2);
+    assert!(!flood.atropos.binds(2), "it has sent nothing");
+    flood.atropos.next(asked);
+    let paid = (sent * FRAME * 100 / 40) as i64;
+    assert!(paid > asked, "{paid}");
+    assert_eq!(flood.atropos.settled(paid - 2), None);
+    assert_eq!(flood.atropos.settled(paid + 4), Some(0));
+    assert_eq!(flood.atropos.settled(paid + 4), None, "it is said once");
+}
+
+#[test]
+fn contracts_that_were_ended_are_settled_in_the_order_in_which_they_began() {
+    let mut flood = Flood::new(&[ms(40, 100)]);
+    flood.run(10);
+    flood.atropos.remove(0);
+    // Ended before it began: it is over when the first one is.
+    flood.atropos.add(1, &ms(40, 100), &[0]);
+    flood.atropos.remove(1);
+    flood.atropos.add(2, &ms(40, 100), &[1]);
+    let Next::Sleep { until_ns: Some(at), .. } = flood.atropos.next(flood.now) else { panic!() };
+    assert_eq!(flood.atropos.settled(at + 10), Some(0));
+    assert_eq!(flood.atropos.settled(at + 10), Some(1));
+    assert_eq!(flood.atropos.settled(at + 10), None);
 }

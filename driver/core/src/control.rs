@@ -1,7 +1,7 @@
 //! What the flow manager has installed: domains, flows, filters, contracts (the paper's `Netif`).
 
 use base_flow::{Bill, Contract, DropReason, Endpoints, Fib, FlowId, Prefix};
-use base_rpc::{DomainId, FlowLayout, InstallError};
+use base_rpc::{DomainId, FlowLayout, FromDriver, InstallError};
 use driver_atropos::Scheduler;
 use driver_filter::{Rights, Template};
 use driver_link::Link;
@@ -64,6 +64,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         layout: &FlowLayout,
         contract: &Contract,
         rx_cpu_ppb: u32,
+        after: &[FlowId],
     ) -> Result<(), InstallError> {
         if id.index >= self.limits.flows_max {
             return Err(InstallError::Full);
@@ -74,8 +75,10 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         let owner = owner.ok_or_else(unknown)?;
         if self.flows.len() <= id.index as usize {
             self.flows.resize_with(id.index as usize + 1, || None);
+            self.names.resize(self.flows.len(), (id, 0));
         }
-        if self.flows[id.index as usize].is_some() {
+        // Or the last one who had the place may still be paying for what it sent.
+        if self.flows[id.index as usize].is_some() || self.scheduler.binds(id.index) {
             return Err(InstallError::InUse(format!("flow {}", id.index)));
         }
         match owner.slots.get_mut(layout.slot as usize) {
@@ -100,7 +103,9 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             }
         }
         self.bills.clear(id.index);
-        self.scheduler.add(id.index, contract);
+        let after = self.places(after);
+        self.names[id.index as usize] = (id, 0);
+        self.scheduler.add(id.index, contract, &after);
         Ok(())
     }
 
@@ -170,12 +175,24 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         bill
     }
 
-    /// Changes a contract from the flow's next period on.
-    pub fn set_contract(&mut self, id: FlowId, contract: &Contract, now_ns: u64) {
-        if let Some(index) = self.find(id) {
-            self.scheduler.set_contract(index, contract);
-            self.activate(index, now_ns);
+    /// Changes a contract, to the one numbered `change`, as soon as what was sent under the earlier one
+    /// is paid for.
+    pub fn set_contract(
+        &mut self,
+        id: FlowId,
+        contract: &Contract,
+        change: u32,
+        after: &[FlowId],
+        now_ns: u64,
+    ) {
+        let Some(index) = self.find(id) else { return };
+        let after = self.places(after);
+        self.names[index as usize].1 = change;
+        self.scheduler.set_contract(index, contract, &after, now_ns as i64);
+        if !self.scheduler.binds(index) {
+            self.settled.push(FromDriver::Settled { flow: id, change: Some(change) });
         }
+        self.activate(index, now_ns);
     }
 
     /// Gives what is between `endpoints` to the last resort, whoever listens there, until it is taken

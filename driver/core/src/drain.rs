@@ -48,7 +48,8 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             Some(index) => self.drain(index, now_ns),
             None => {
                 let bill = base_flow::Bill::default();
-                self.draining.removed.push(FromDriver::FlowRemoved { flow: id, bill });
+                let removed = FromDriver::FlowRemoved { flow: id, bill, settled: true };
+                self.draining.removed.push(removed);
             }
         }
     }
@@ -119,7 +120,8 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         let (flow, domain, drained) = (flow.id, flow.domain, flow.drain_words.is_some());
         self.draining.count -= usize::from(drained);
         let bill = self.remove(index);
-        self.draining.removed.push(FromDriver::FlowRemoved { flow, bill });
+        let settled = !self.scheduler.binds(index);
+        self.draining.removed.push(FromDriver::FlowRemoved { flow, bill, settled });
         self.let_domain_go(domain as usize);
     }
 

@@ -85,6 +85,10 @@ pub struct Driver<L, A: Arenas, W, S = Atropos> {
     pub(crate) in_flight: InFlight,
     /// Flows whose owners are to be told of something at the end of the round.
     pub(crate) touched: Vec<u32>,
+    /// Who has, or had last, each place of the table, and the number of its contract.
+    pub(crate) names: Vec<(FlowId, u32)>,
+    /// Flows whose contract was changed, and bound no longer, at once.
+    pub(crate) settled: Vec<FromDriver>,
     /// Flows whose owners lied in this round.
     pub(crate) faults: Vec<(FlowId, Fault)>,
     pub(crate) draining: Draining,
@@ -151,6 +155,8 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             demux: Demux::new(facts.station, facts.vlan, secret),
             scheduler: schedule(line),
             flows: Vec::new(),
+            names: Vec::new(),
+            settled: Vec::new(),
             domains: Vec::new(),
             bills: Bills::new(counters, limits.flows_max)?,
             last_resort: NO_FLOW,
@@ -294,9 +300,28 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         self.faults.drain(..).map(told).collect()
     }
 
+    /// Contracts that bind no longer, since the last call; a round's worth, if they are many.
+    pub fn take_settled(&mut self, now_ns: u64) -> Vec<FromDriver> {
+        let mut all = std::mem::take(&mut self.settled);
+        for _ in 0..SETTLED_PER_ROUND {
+            let Some(index) = self.scheduler.settled(now_ns as i64) else { break };
+            let (flow, change) = self.names[index as usize];
+            let change = self.find(flow).map(|_| change);
+            all.push(FromDriver::Settled { flow, change });
+        }
+        all
+    }
+
     /// Whether [`Self::take_faults`] has something to tell.
     pub const fn has_faults(&self) -> bool {
         !self.faults.is_empty()
+    }
+
+    /// The places of the flows `after`, whether they are still there or not.
+    pub(crate) fn places(&self, after: &[FlowId]) -> Vec<u32> {
+        let is =
+            |flow: &FlowId| self.names.get(flow.index as usize).is_some_and(|name| name.0 == *flow);
+        after.iter().filter(|flow| is(flow)).map(|flow| flow.index).collect()
     }
 
     /// The table index of `flow`, unless the place has another user by now.
@@ -383,6 +408,9 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         }
     }
 }
+
+/// Contracts whose end is told in one round: each is a message.
+const SETTLED_PER_ROUND: usize = 16;
 
 /// The longest that a unit may keep the wire from others: what a flow hands over at once is not
 /// interrupted. Slow lines take frames only.

@@ -20,7 +20,7 @@ fn fill(app: &mut App, count: u8) -> Vec<Vec<u8>> {
 /// The last bill of `flow`, if the driver has said that it is gone.
 fn last_bill(rig: &mut Rig, flow: FlowId) -> Option<Bill> {
     rig.driver.take_removed().into_iter().find_map(|removed| match removed {
-        FromDriver::FlowRemoved { flow: gone, bill } if gone == flow => Some(bill),
+        FromDriver::FlowRemoved { flow: gone, bill, .. } if gone == flow => Some(bill),
         _ => None,
     })
 }

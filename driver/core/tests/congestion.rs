@@ -77,7 +77,7 @@ fn a_device_without_room_is_tried_again_and_loses_nothing() {
         rx_data: region,
     };
     let flow = base_flow::FlowId { index: 0, generation: 0 };
-    driver.add_flow(flow, DomainId(1), &layout, &rig::ms(50, 100), 1).unwrap();
+    driver.add_flow(flow, DomainId(1), &layout, &rig::ms(50, 100), 1, &[]).unwrap();
     let fib = rig::fib(flow, rig::OURS, 4000, Some((rig::THEIRS, 4000)), Some(rig::PEER));
     driver.attach(&fib, 0).unwrap();
     let words = |words: Option<HeapWords>| words.unwrap();

@@ -2,7 +2,7 @@
 
 mod rig;
 
-use base_flow::{Contract, DropReason, Prefix};
+use base_flow::{Contract, DropReason, FlowId, Prefix};
 use base_rpc::{FromDriver, InstallError};
 use base_wire::Mac;
 use driver_link::sim::Side;
@@ -282,7 +282,7 @@ fn a_flood_to_one_flow_stops_at_its_budget() {
         tx_data: base_rpc::Region { offset: 0, bytes: 4096 },
         rx_data: base_rpc::Region { offset: 0, bytes: 32 * BUFFER },
     };
-    rig.driver.add_flow(poor.flow, poor.domain, &layout, &ms(10, 100), 2_000_000).unwrap();
+    rig.driver.add_flow(poor.flow, poor.domain, &layout, &ms(10, 100), 2_000_000, &[]).unwrap();
     poor.fib = fib(poor.flow, OURS, 6000, None, None);
     rig.driver.attach(&poor.fib, rig.now).unwrap();
     poor.offer(30);
@@ -354,12 +354,14 @@ fn layouts_outside_the_arenas_are_refused_and_leave_nothing_behind() {
     ];
     for layout in bad {
         assert!(
-            rig.driver.add_flow(app.flow, app.domain, &layout, &ms(1, 10), 1).is_err(),
+            rig.driver.add_flow(app.flow, app.domain, &layout, &ms(1, 10), 1, &[]).is_err(),
             "{layout:?}"
         );
     }
-    assert!(rig.driver.add_flow(app.flow, base_rpc::DomainId(99), &good, &ms(1, 10), 1).is_err());
-    rig.driver.add_flow(app.flow, app.domain, &good, &ms(1, 10), 1).unwrap();
+    assert!(
+        rig.driver.add_flow(app.flow, base_rpc::DomainId(99), &good, &ms(1, 10), 1, &[]).is_err()
+    );
+    rig.driver.add_flow(app.flow, app.domain, &good, &ms(1, 10), 1, &[]).unwrap();
 }
 
 #[test]
@@ -377,10 +379,47 @@ fn a_contract_can_change_while_the_flow_sends() {
         rig.driver.flow_bill(app.flow).unwrap().tx_frames - before
     };
     let slow = second(&mut rig, &mut app);
-    rig.driver.set_contract(app.flow, &ms(30, 100), rig.now);
+    rig.driver.set_contract(app.flow, &ms(30, 100), 2, &[], rig.now);
     rig.run(rig.now + 100 * MS);
     let fast = second(&mut rig, &mut app);
     assert!(fast.abs_diff(3 * slow) <= 3, "{slow} then {fast}");
+    let settled = FromDriver::Settled { flow: app.flow, change: Some(2) };
+    assert_eq!(
+        rig.settled,
+        [settled],
+        "the flow manager hears when the earlier one binds no longer"
+    );
+}
+
+#[test]
+fn a_flow_is_settled_and_its_place_free_when_what_it_sent_is_paid_for() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(10, 100));
+    let frame = app.frame(&[0; 1472]);
+    let frames = std::iter::from_fn(|| app.send(&frame).then_some(())).count() as u64;
+    rig.run(8 * MS);
+    let flow = app.flow;
+    rig.driver.remove_flow(flow, rig.now);
+    let removed = rig.driver.take_removed();
+    assert!(matches!(removed[..], [FromDriver::FlowRemoved { settled: false, .. }]), "{removed:?}");
+    let layout = base_rpc::FlowLayout {
+        slot: 1,
+        control_offset: (rbuf_channel::fifo_words(4) as u64 * 8).next_multiple_of(64),
+        tx_words: rig::WORDS,
+        rx_words: rig::WORDS,
+        tx_data: base_rpc::Region { offset: 0, bytes: 4096 },
+        rx_data: base_rpc::Region { offset: 0, bytes: 4096 },
+    };
+    let again = FlowId { generation: flow.generation + 1, ..flow };
+    let add = |rig: &mut Rig| rig.driver.add_flow(again, app.domain, &layout, &ms(10, 100), 1, &[]);
+    assert!(matches!(add(&mut rig), Err(InstallError::InUse(_))));
+    let paid = frames * 123_040 * 10;
+    assert!(paid > 10 * MS, "{frames} frames are more than its share of 8 ms");
+    rig.run(paid - 10_000);
+    assert_eq!(rig.settled, []);
+    rig.run(paid + 10_000);
+    assert_eq!(rig.settled, [FromDriver::Settled { flow, change: None }]);
+    add(&mut rig).unwrap();
 }
 
 #[test]

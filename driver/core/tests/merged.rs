@@ -102,7 +102,9 @@ impl Rig {
             rx_data: region,
         };
         let flow = FlowId { index: 0, generation: 0 };
-        driver.add_flow(flow, DomainId(1), &layout, &Contract::BEST_EFFORT, 1_000_000_000).unwrap();
+        driver
+            .add_flow(flow, DomainId(1), &layout, &Contract::BEST_EFFORT, 1_000_000_000, &[])
+            .unwrap();
         let mut fib = rig::fib(flow, OURS, PORT, None, None);
         match transport {
             Some(transport) => {

@@ -96,7 +96,7 @@ impl Bench {
         let layout: FlowLayout = self.domain.lay_out(&shape).unwrap();
         let flow = FlowId { index, generation: 0 };
         self.driver
-            .add_flow(flow, DomainId(1), &layout, &Contract::BEST_EFFORT, 1_000_000_000)
+            .add_flow(flow, DomainId(1), &layout, &Contract::BEST_EFFORT, 1_000_000_000, &[])
             .unwrap();
         let address = |last: u32| std::net::Ipv4Addr::from_bits(0x0a00_0000 + last);
         let (ours, theirs) = (address(1), address(2 + index));

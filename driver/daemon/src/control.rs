@@ -108,8 +108,9 @@ impl Control {
                 driver.remove_domain(domain, now_ns);
                 bells.forget(domain);
             }
-            ToDriver::AddFlow { flow, domain, layout, contract, rx_cpu_ppb } => {
-                if let Err(error) = driver.add_flow(flow, domain, &layout, &contract, rx_cpu_ppb) {
+            ToDriver::AddFlow { flow, domain, layout, contract, rx_cpu_ppb, after } => {
+                let added = driver.add_flow(flow, domain, &layout, &contract, rx_cpu_ppb, &after);
+                if let Err(error) = added {
                     self.tell(&FromDriver::FlowFailed { flow, error }, Vec::new());
                 }
             }
@@ -123,8 +124,8 @@ impl Control {
                 driver.remove_flow(flow, now_ns);
                 self.report_removed(driver);
             }
-            ToDriver::SetContract { flow, contract } => {
-                driver.set_contract(flow, &contract, now_ns)
+            ToDriver::SetContract { flow, contract, change, after } => {
+                driver.set_contract(flow, &contract, change, &after, now_ns)
             }
             ToDriver::SetAddresses { addresses } => driver.set_addresses(&addresses),
             ToDriver::SetLastResort { flow } => {

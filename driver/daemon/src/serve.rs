@@ -209,7 +209,7 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
             if !worked {
                 self.bill_idle(now);
             }
-            self.report();
+            self.report(now);
             let wait_ns = until.map(|at| at.saturating_sub(now));
             if worked {
                 worked_at = now;
@@ -247,18 +247,26 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         self.billed_ns = used;
     }
 
-    fn report(&mut self) {
+    /// Tells the flow manager what it has to know of the round.
+    fn report(&mut self, now_ns: u64) {
         match &mut self.control {
             Some(control) => control.report_removed(&mut self.driver),
             None if self.driver.has_removed() => drop(self.driver.take_removed()),
             None => {}
         }
+        for settled in self.driver.take_settled(now_ns) {
+            self.tell(&settled);
+        }
         if self.driver.has_faults() {
             for fault in self.driver.take_faults() {
-                if let Some(control) = &mut self.control {
-                    control.tell(&fault, Vec::new());
-                }
+                self.tell(&fault);
             }
+        }
+    }
+
+    fn tell(&mut self, news: &FromDriver) {
+        if let Some(control) = &mut self.control {
+            control.tell(news, Vec::new());
         }
     }
 
@@ -329,8 +337,8 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         let Some(mtu) = self.watch.as_mut().and_then(Watch::changed) else { return };
         // More than a packet can have is more than anybody sends.
         let news = self.driver.set_mtu(u16::try_from(mtu).unwrap_or(u16::MAX));
-        if let (Some(news), Some(control)) = (news, &mut self.control) {
-            control.tell(&news, Vec::new());
+        if let Some(news) = news {
+            self.tell(&news);
         }
     }
 

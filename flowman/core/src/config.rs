@@ -50,7 +50,7 @@ pub struct Policy {
     pub promisable_ppm: u64,
     /// Rights of users not listed.
     pub default: Rights,
-    /// Rights by numeric user id; user 0 has all rights unless listed.
+    /// Rights by numeric user id; what is not said is as in `default`. User 0 has all rights unless listed.
     pub user: HashMap<String, Rights>,
 }
 
@@ -139,8 +139,12 @@ impl Config {
     ///
     /// Where it is wrong, and how.
     pub fn parse(text: &str) -> Result<Self, ConfigError> {
-        let config: Self =
-            toml::from_str(text).map_err(|error| ConfigError::Syntax(error.to_string()))?;
+        let syntax = |error: toml::de::Error| ConfigError::Syntax(error.to_string());
+        // As it stands, so that errors say where.
+        let _: Self = toml::from_str(text).map_err(syntax)?;
+        let mut table: toml::Table = toml::from_str(text).map_err(syntax)?;
+        inherit(&mut table);
+        let config: Self = table.try_into().map_err(syntax)?;
         config.validated()
     }
 
@@ -170,12 +174,33 @@ impl Config {
         if self.policy.promisable_ppm > 1_000_000 {
             return wrong("policy: promisable_ppm is more than the whole line, 1000000".into());
         }
+        let users = self.policy.user.iter().map(|(user, rights)| (format!("user.{user}"), rights));
+        for (whose, rights) in users.chain([("default".into(), &self.policy.default)]) {
+            if rights.guarantee_ppm_max > 1_000_000 {
+                return wrong(format!(
+                    "policy.{whose}: guarantee_ppm_max is more than the whole line, 1000000"
+                ));
+            }
+        }
         if let Some(user) = self.policy.user.keys().find(|user| user.parse::<u32>().is_err()) {
             return wrong(format!(
                 "policy.user.{user}: users are numeric, as in [policy.user.1000]"
             ));
         }
         Ok(self)
+    }
+}
+
+/// A user has what the administrator says of that user, and for the rest what is said of all.
+fn inherit(config: &mut toml::Table) {
+    let Some(policy) = config.get_mut("policy").and_then(toml::Value::as_table_mut) else { return };
+    let default = policy.get("default").and_then(toml::Value::as_table).cloned();
+    let users = policy.get_mut("user").and_then(toml::Value::as_table_mut);
+    let (Some(default), Some(users)) = (default, users) else { return };
+    for rights in users.iter_mut().filter_map(|(_, rights)| rights.as_table_mut()) {
+        for (name, value) in &default {
+            rights.entry(name.as_str()).or_insert_with(|| value.clone());
+        }
     }
 }
 
@@ -209,6 +234,7 @@ mod tests {
         assert!(
             config.policy.rights(1000).reserved_ports && !config.policy.rights(5).reserved_ports
         );
+        assert_eq!(config.policy.rights(1000).guarantee_ppm_max, 100_000, "as everybody");
         assert_eq!(config.policy.rights(0), Rights::ALL);
     }
 
@@ -226,6 +252,8 @@ mod tests {
             ("[[lnk]]", "lnk"),
             ("[policy.user.bob]\n", "numeric"),
             ("[policy]\npromisable_ppm = 2000000", "whole line"),
+            ("[policy.default]\nguarantee_ppm_max = 3000000", "policy.default: guarantee_ppm_max"),
+            ("[policy.user.5]\nguarantee_ppm_max = 1000001", "policy.user.5: guarantee_ppm_max"),
         ] {
             let error = Config::parse(text).unwrap_err().to_string();
             assert!(error.contains(says), "{text}: {error}");

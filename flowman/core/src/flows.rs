@@ -121,6 +121,13 @@ impl Flows {
     }
 
     pub(crate) fn remove(&mut self, id: FlowId) -> Option<Flow> {
+        let flow = self.retire(id)?;
+        self.give_place(id);
+        Some(flow)
+    }
+
+    /// Removes a flow whose place is not free yet: [`Self::give_place`] frees it.
+    pub(crate) fn retire(&mut self, id: FlowId) -> Option<Flow> {
         self.set_endpoints(id, None);
         let (generation, place) = self.places.get_mut(id.index as usize)?;
         if place.as_ref().is_none_or(|flow| flow.id != id) {
@@ -128,9 +135,13 @@ impl Flows {
         }
         let flow = place.take();
         *generation = generation.wrapping_add(1);
-        self.free.push_back(id.index);
         self.count -= 1;
         flow
+    }
+
+    /// Others may have the place of a flow that was retired.
+    pub(crate) fn give_place(&mut self, id: FlowId) {
+        self.free.push_back(id.index);
     }
 
     /// How packets of the flows of a link are formatted.

@@ -18,7 +18,8 @@
 //!
 //! 1. Of the flows that match a frame exactly one is most specific: access points are reserved to
 //!    one client, and no two flows have equal ends.
-//! 2. A contract is admitted before it is given, and its share is free again when the flow is gone.
+//! 2. A contract is admitted before it is given, and its share is free again when the flow is gone and has
+//!    paid for what it sent (`base_flow::Shares`).
 //! 3. Whatever a client held is given back when it leaves: ports, flows, shares, waiting requests.
 //! 4. What a client or the wire says is an allegation; nothing they say makes this code panic, and
 //!    every table it can fill has a limit.
@@ -35,6 +36,7 @@ mod manager;
 mod neighbours;
 mod paths;
 mod ports;
+mod promises;
 mod requests;
 mod routes;
 mod segment;

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use base_flow::{Admission, Contract, FlowId, LinkFacts, Prefix};
+use base_flow::{Contract, FlowId, LinkFacts, Prefix, Shares};
 use base_rpc::DomainId;
 
 use crate::config::LinkConfig;
@@ -22,7 +22,7 @@ pub(crate) struct Link {
 #[derive(Debug)]
 pub(crate) struct Driver {
     pub(crate) facts: LinkFacts,
-    pub(crate) admission: Admission,
+    pub(crate) shares: Shares,
     /// The flow manager's own domain and flow.
     pub(crate) own_domain: DomainId,
     pub(crate) own_flow: FlowId,

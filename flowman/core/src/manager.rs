@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
-use base_flow::{Admission, Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Sap, Transport};
+use base_flow::{
+    Admission, Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Sap, Shares, Transport,
+};
 use base_rpc::{
     Answer, DomainId, FromDriver, InstallError, Refusal, Reply, StatusInfo, TimeWait, ToDriver,
 };
@@ -174,9 +176,8 @@ pub struct FlowManager {
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     pub(crate) connections: u32,
+    /// Those included that are closed and not settled.
     pub(crate) flows: u32,
-    /// Guarantees on each link, in parts per million.
-    pub(crate) guaranteed_ppm: BTreeMap<LinkId, u64>,
 }
 
 impl FlowManager {
@@ -278,7 +279,7 @@ impl FlowManager {
     }
 
     /// Users who have nothing cost nothing.
-    fn forget_account(&mut self, uid: u32) {
+    pub(crate) fn forget_account(&mut self, uid: u32) {
         let used = |account: &Account| account.connections > 0 || account.flows > 0;
         if self.accounts.get(&uid).is_some_and(|account| !used(account)) {
             self.accounts.remove(&uid);
@@ -318,9 +319,10 @@ impl FlowManager {
         let own_flow = self.flows.add(None, 0, id, contract)?;
         let own_domain = self.new_domain();
         let admission = Admission::new(longest_frame_ns(&facts), self.policy.promisable_ppm);
+        let shares = Shares::new(admission);
         let link = &mut self.links[usize::from(id.0)];
         link.driver =
-            Some(Driver { facts, admission, own_domain, own_flow, open: false, defended_at: None });
+            Some(Driver { facts, shares, own_domain, own_flow, open: false, defended_at: None });
         let addresses = link.config.addresses.clone();
         self.tell_driver(id, ToDriver::SetAddresses { addresses });
         self.outputs.push_back(Output::JoinOwn { link: id, domain: own_domain });
@@ -329,10 +331,11 @@ impl FlowManager {
 
     /// A driver is gone: so are the flows of its link.
     pub fn driver_left(&mut self, link: LinkId) {
+        self.settle_all(link);
         let lost: Vec<FlowId> =
             self.flows.iter_from(0).filter(|flow| flow.link == link).map(|flow| flow.id).collect();
         for id in lost {
-            self.forget_flow(id, Some("the driver of its link is gone"));
+            self.forget_flow(id, "the driver of its link is gone");
         }
         let joined = |(&id, client): (&ClientId, &mut Client)| {
             Some((id, client.domains.remove(&link)?.joining?))
@@ -361,7 +364,10 @@ impl FlowManager {
                     self.close(flow, None);
                 }
             }
-            FromDriver::FlowRemoved { flow, bill } => self.flow_removed(flow, bill),
+            FromDriver::FlowRemoved { flow, bill, settled } => {
+                self.flow_removed(flow, bill, settled);
+            }
+            FromDriver::Settled { flow, change } => self.settled(flow, link, change),
             FromDriver::Carries { mtu, unit_bytes } => self.carries(link, mtu, unit_bytes),
             FromDriver::Fault { flow, fault } => {
                 let reason = format!("the application broke the rules of the channel: {fault}");
@@ -416,12 +422,18 @@ impl FlowManager {
         }
     }
 
-    fn flow_removed(&mut self, id: FlowId, bill: Bill) {
-        let Some(flow) = self.flows.get(id) else { return };
+    fn flow_removed(&mut self, id: FlowId, bill: Bill, settled: bool) {
+        let Some(flow) = self.flows.retire(id) else { return };
+        if let Some(Closing { local: Some((transport, local)), .. }) = flow.closing {
+            self.ports.closed(flow.uid, transport, local);
+        }
         if let (Some(client), Some(Closing { tag: Some(tag), .. })) = (flow.client, flow.closing) {
             self.tell(client, tag, Reply::Closed { bill });
         }
-        self.forget_flow(id, None);
+        self.leave(id, flow.link);
+        if settled {
+            self.settled(id, flow.link, None);
+        }
     }
 
     /// Says on every network that our addresses are at our station.
@@ -436,9 +448,9 @@ impl FlowManager {
         }
     }
 
-    /// Starts closing a flow: it receives nothing any more, and its ends are free for its user. Its share,
-    /// its place, and its ends for others are free when it has sent what it had accepted, which its driver
-    /// sees to, for a while.
+    /// Starts closing a flow: it receives nothing any more, and its ends are free for its user. Its ends
+    /// for others are free when it has sent what it had accepted, which its driver sees to, for a while; its
+    /// place and its share of the line when that is paid for, too.
     pub(crate) fn close(&mut self, id: FlowId, tag: Option<u32>) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         if flow.closing.is_some() {
@@ -458,30 +470,26 @@ impl FlowManager {
         self.tell_driver(link, ToDriver::RemoveFlow { flow: id });
     }
 
-    /// Removes a flow from the table without asking the driver; tells its owner if there is a
-    /// reason.
-    fn forget_flow(&mut self, id: FlowId, reason: Option<&str>) {
+    /// Removes a flow whose driver is gone from the table, and tells its owner.
+    fn forget_flow(&mut self, id: FlowId, reason: &str) {
         self.release_endpoints(id);
         self.drop_waiters(id);
         let Some(flow) = self.flows.remove(id) else { return };
-        if flow.client.is_some() {
-            self.unadmit(flow.link, flow.uid, &flow.contract);
-            self.forget_account(flow.uid);
-        }
         if let Some(Closing { local: Some((transport, local)), .. }) = flow.closing {
             self.ports.closed(flow.uid, transport, local);
         }
         let Some(client) = flow.client else { return };
+        self.count_flow_out(flow.uid);
         if let Some(owner) = self.clients.get_mut(&client) {
             owner.flows.remove(&id);
-            match (reason, flow.closing) {
-                (Some(_), Some(Closing { tag: Some(tag), .. })) => {
-                    self.tell(client, tag, Reply::Closed { bill: Bill::default() })
+            match flow.closing {
+                Some(Closing { tag: Some(tag), .. }) => {
+                    self.tell(client, tag, Reply::Closed { bill: Bill::default() });
                 }
-                (Some(reason), None) => {
+                Some(_) => {}
+                None => {
                     self.tell(client, 0, Reply::Lost { flow: id, reason: reason.to_string() });
                 }
-                _ => {}
             }
         }
     }

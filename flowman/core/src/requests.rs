@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use base_flow::{Contract, Endpoints, FlowId, Refused, Sap, Transport, canonical};
+use base_flow::{Begin, Contract, Endpoints, FlowId, Sap, Transport, canonical};
 use base_rpc::{
     Call, FlowInfo, FlowLayout, JoinOffer, LinkInfo, NeighbourInfo, Query, QueryReply, Refusal,
     Reply, Request, RouteInfo, StatusInfo, ToDriver,
@@ -227,14 +227,21 @@ impl FlowManager {
                 "user {uid} has {flows} flows open, no more are allowed"
             )));
         }
-        self.admit(client, link, &contract, None)?;
         let Some(flow) = self.flows.add(Some(client), uid, link, contract) else {
-            self.unadmit(link, uid, &contract);
             return Err(Refusal::Quota("the flow manager's table is full".into()));
         };
+        let after = match self.admit(flow, link, uid, &contract) {
+            Ok(Begin { after, .. }) => after,
+            Err(refusal) => {
+                self.flows.remove(flow);
+                return Err(refusal);
+            }
+        };
+        self.accounts.entry(uid).or_default().flows += 1;
         self.client(client)?.flows.insert(flow);
         let rx_cpu_ppb = rights.receive_ns_per_s;
-        self.tell_driver(link, ToDriver::AddFlow { flow, domain, layout, contract, rx_cpu_ppb });
+        let add = ToDriver::AddFlow { flow, domain, layout, contract, rx_cpu_ppb, after };
+        self.tell_driver(link, add);
         let Some(endpoints) = endpoints else {
             self.finish_open(client, tag, flow, None);
             return Ok(None);
@@ -445,82 +452,17 @@ impl FlowManager {
     ) -> Result<Reply, Refusal> {
         let contract = contract.validated().map_err(Refusal::Contract)?;
         let (owner, link) = self.adjustable_flow(client, flow)?;
-        let before = self.flows.get(flow).map(|found| found.contract);
         // It is the owner's share of the line that is used.
-        self.admit(owner, link, &contract, before.as_ref())?;
+        let uid = self.flows.get(flow).map_or(0, |found| found.uid);
+        let Begin { change, after } = self.admit(flow, link, uid, &contract)?;
         if let Some(found) = self.flows.get_mut(flow) {
             found.contract = contract;
         }
-        self.tell_driver(link, ToDriver::SetContract { flow, contract });
+        self.tell_driver(link, ToDriver::SetContract { flow, contract, change, after });
         if owner != client {
             self.tell(owner, 0, Reply::Recontracted { flow, contract });
         }
         Ok(Reply::Adjusted { contract, tardiness_ns: self.tardiness_ns(link) })
-    }
-
-    /// Admits a contract by the user's rights and by what the line has left.
-    fn admit(
-        &mut self,
-        client: ClientId,
-        link: LinkId,
-        contract: &Contract,
-        instead_of: Option<&Contract>,
-    ) -> Result<(), Refusal> {
-        let (rights, uid) = (self.rights(client), self.client(client)?.uid);
-        let released = instead_of.map_or(0, Contract::density_ppm);
-        let account = self.accounts.get(&uid);
-        let held =
-            account.and_then(|account| account.guaranteed_ppm.get(&link)).copied().unwrap_or(0);
-        let wanted = held.saturating_sub(released) + contract.density_ppm();
-        // A right to the whole line needs no check of its own: admission is stricter.
-        let limited = rights.guarantee_ppm_max < 1_000_000;
-        if limited && wanted > rights.guarantee_ppm_max && contract.is_guaranteed() {
-            return Err(Refusal::Policy(format!(
-                "user {uid} would have {wanted} ppm of the link guaranteed, {} are allowed",
-                rights.guarantee_ppm_max
-            )));
-        }
-        let driver = self.links[usize::from(link.0)]
-            .driver
-            .as_mut()
-            .ok_or(Refusal::NoLink { link: link.0 })?;
-        let admitted =
-            driver.admission.admit(contract, instead_of).map_err(|refused| match refused {
-                Refused::SliceTooShort { frame_ns, counter_slice_ns, counter_period_ns } => {
-                    Refusal::SliceTooShort {
-                        slice_ns: contract.slice_ns,
-                        frame_ns,
-                        counter_slice_ns,
-                        counter_period_ns,
-                    }
-                }
-                Refused::OverAllocation { needed_ppm, left_ppm, counter_slice_ns } => {
-                    Refusal::OverAllocation {
-                        needed_ppm,
-                        left_ppm,
-                        counter_slice_ns,
-                        period_ns: contract.period_ns,
-                    }
-                }
-            });
-        admitted?;
-        let account = self.accounts.entry(uid).or_default();
-        account.flows += u32::from(instead_of.is_none());
-        account.guaranteed_ppm.insert(link, wanted);
-        Ok(())
-    }
-
-    /// Takes back what was admitted for a flow.
-    pub(crate) fn unadmit(&mut self, link: LinkId, uid: u32, contract: &Contract) {
-        if let Some(driver) = &mut self.links[usize::from(link.0)].driver {
-            driver.admission.release(contract);
-        }
-        if let Some(account) = self.accounts.get_mut(&uid) {
-            account.flows = account.flows.saturating_sub(1);
-            if let Some(held) = account.guaranteed_ppm.get_mut(&link) {
-                *held = held.saturating_sub(contract.density_ppm());
-            }
-        }
     }
 
     fn resolve(
@@ -588,8 +530,8 @@ impl FlowManager {
                 link: index as u16,
                 facts: driver.facts.clone(),
                 addresses: link.config.addresses.clone(),
-                promised_ppm: driver.admission.promised_ppm(),
-                promisable_ppm: driver.admission.promisable_ppm(),
+                promised_ppm: driver.shares.promised_ppm(),
+                promisable_ppm: driver.shares.promisable_ppm(),
                 bill,
                 stall_ns,
                 driver_ns,

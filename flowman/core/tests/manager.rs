@@ -183,7 +183,9 @@ fn a_closed_flow_is_answered_when_the_driver_has_let_go() {
         "closing already"
     );
     let bill = Bill { tx_frames: 7, ..Bill::default() };
-    script.manager.driver_message(LINK, FromDriver::FlowRemoved { flow, bill: bill.clone() });
+    script
+        .manager
+        .driver_message(LINK, FromDriver::FlowRemoved { flow, bill: bill.clone(), settled: true });
     script.drain();
     assert_eq!(script.answer(client), Some(Reply::Closed { bill }));
 }
@@ -212,7 +214,7 @@ fn users_have_the_rights_of_the_policy() {
     ));
     assert!(matches!(
         refused(user.open(client, ms(11, 100), Sap::new(OURS.into(), 8080), None)),
-        Refusal::Policy(_)
+        Refusal::OverAllowance { .. }
     ));
     // What was admitted for the flow that found no port is given back when its driver says so.
     user.removed();
@@ -222,7 +224,10 @@ fn users_have_the_rights_of_the_policy() {
     ));
     let other = user.client(1000);
     let again = user.open(other, ms(1, 100), Sap::new(OURS.into(), 8081), None);
-    assert!(matches!(refused(again), Refusal::Policy(_)), "the user's, not the process's");
+    assert!(
+        matches!(refused(again), Refusal::OverAllowance { offer: None, .. }),
+        "the user's, not the process's"
+    );
 }
 
 #[test]
@@ -256,11 +261,57 @@ fn a_change_of_contract_is_admitted_like_a_new_one() {
         Refusal::OverAllocation { .. }
     ));
     assert!(matches!(script.ask(client, adjust(ms(95, 100))), Some(Reply::Adjusted { .. })));
-    assert!(script.told.contains(&ToDriver::SetContract { flow, contract: ms(95, 100) }));
+    let after = Vec::new();
+    assert!(script.told.contains(&ToDriver::SetContract {
+        flow,
+        contract: ms(95, 100),
+        change: 2,
+        after
+    }));
     assert!(matches!(script.ask(client, adjust(ms(1, 100))), Some(Reply::Adjusted { .. })));
-    script
-        .open(client, ms(94, 100), Sap::new(OURS.into(), 81), None)
-        .expect("what was given back is free");
+    let stranger = script.client(0);
+    let other =
+        |script: &mut Script| script.open(stranger, ms(94, 100), Sap::new(OURS.into(), 81), None);
+    script.manager.driver_message(LINK, FromDriver::Settled { flow, change: Some(2) });
+    // That was the first change; the second may not be settled.
+    assert!(matches!(script.ask(client, adjust(ms(95, 100))), Some(Reply::Adjusted { .. })));
+    assert!(matches!(script.ask(client, adjust(ms(1, 100))), Some(Reply::Adjusted { .. })));
+    script.manager.driver_message(LINK, FromDriver::Settled { flow, change: Some(5) });
+    assert!(
+        matches!(other(&mut script), Some(Reply::Opened { .. })),
+        "what was given back is free"
+    );
+}
+
+#[test]
+fn a_share_is_not_free_before_the_driver_says_that_what_was_sent_is_paid_for() {
+    let mut script = Script::new();
+    let (user, other) = (script.client(0), script.client(1));
+    let at = |port| Sap::new(OURS.into(), port);
+    let Some(Reply::Opened { flow, .. }) = script.open(user, ms(60, 100), at(80), None) else {
+        panic!("not opened")
+    };
+    script.ask(user, Request::Close { flow, time_wait: None });
+    let bill = Bill::default();
+    script.manager.driver_message(LINK, FromDriver::FlowRemoved { flow, bill, settled: false });
+    script.drain();
+    assert!(matches!(script.answer(user), Some(Reply::Closed { .. })), "closing takes no time");
+    let refusal = refused(script.open(other, ms(50, 100), at(8080), None));
+    let Refusal::OverAllocation { offer, .. } = refusal else { panic!("{refusal}") };
+    assert_eq!(offer, Some(ms(35, 100)));
+    // Its own user need not wait: his next flow does.
+    script.told.clear();
+    assert!(matches!(script.open(user, ms(60, 100), at(80), None), Some(Reply::Opened { .. })));
+    let waits =
+        |told: &ToDriver| matches!(told, ToDriver::AddFlow { after, .. } if after.len() == 1);
+    assert!(script.told.iter().any(waits), "{:?}", script.told);
+    script.manager.driver_message(LINK, FromDriver::Settled { flow, change: None });
+    assert!(script.open(other, ms(50, 100), at(8080), None).is_some_and(is_refused));
+    assert!(matches!(script.open(other, ms(35, 100), at(8080), None), Some(Reply::Opened { .. })));
+}
+
+fn is_refused(reply: Reply) -> bool {
+    matches!(reply, Reply::Refused(_))
 }
 
 #[test]
@@ -275,13 +326,14 @@ fn a_contract_is_changed_by_its_user_and_by_root_and_its_owner_hears_of_it() {
     };
     let adjust = |contract| Request::AdjustQos { flow, contract };
     assert!(matches!(refused(script.ask(other, adjust(ms(20, 100)))), Refusal::Policy(_)));
-    assert!(!script.told.contains(&ToDriver::SetContract { flow, contract: ms(20, 100) }));
+    assert_eq!(script.told(|told| matches!(told, ToDriver::SetContract { .. })), 0);
     for (client, contract) in [(same, ms(30, 100)), (root, ms(40, 100))] {
         assert!(matches!(script.ask(client, adjust(contract)), Some(Reply::Adjusted { .. })));
         assert_eq!(script.answer(owner), Some(Reply::Recontracted { flow, contract }));
     }
     // Half of the line is what an ordinary user may have, whoever asks for it.
-    assert!(matches!(refused(script.ask(root, adjust(ms(60, 100)))), Refusal::Policy(_)));
+    let refusal = refused(script.ask(root, adjust(ms(60, 100)))).to_string();
+    assert!(refusal.contains("--slice 50ms --period 100ms would be admitted"), "{refusal}");
 }
 
 #[test]
@@ -442,7 +494,7 @@ fn what_a_dead_process_still_sends_counts_for_its_user_until_it_has() {
     let next = script.client(1000);
     let open =
         |script: &mut Script| script.open(next, ms(30, 100), Sap::new(OURS.into(), 4001), None);
-    assert!(matches!(refused(open(&mut script)), Refusal::Policy(_)));
+    assert!(matches!(refused(open(&mut script)), Refusal::OverAllowance { .. }));
     script.removed();
     assert!(matches!(open(&mut script), Some(Reply::Opened { .. })));
 }

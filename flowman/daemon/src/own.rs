@@ -47,7 +47,14 @@ impl OwnFlow {
                 break;
             }
         }
-        let add = ToDriver::AddFlow { flow, domain: domain_id, layout, contract, rx_cpu_ppb };
+        let add = ToDriver::AddFlow {
+            flow,
+            domain: domain_id,
+            layout,
+            contract,
+            rx_cpu_ppb,
+            after: Vec::new(),
+        };
         Ok((own, [add, ToDriver::SetLastResort { flow }]))
     }
 

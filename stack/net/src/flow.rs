@@ -396,7 +396,7 @@ impl Flow {
         }
     }
 
-    /// Asks for another contract; it holds from the next period on.
+    /// Asks for another contract; it holds as soon as what was sent is paid for.
     ///
     /// # Errors
     ///

@@ -478,8 +478,8 @@ impl Host {
         }
     }
 
-    /// Gives a running flow another contract, one's own or, for who may, another's; it holds from the
-    /// flow's next period on. [`Flow::adjust`] is the way for a flow that this process opened.
+    /// Gives a running flow another contract, one's own or, for who may, another's; it holds as
+    /// soon as what was sent is paid for. [`Flow::adjust`] is the way for a flow that this process opened.
     ///
     /// # Errors
     ///

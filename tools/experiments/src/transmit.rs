@@ -119,7 +119,7 @@ pub fn run<S: Scheduler>(plan: &Plan, schedule: impl FnOnce(Line) -> S) -> Trace
     while now < plan.length_ns {
         for (index, queue) in queues.iter_mut().enumerate() {
             if !queue.joined && queue.next_at <= now {
-                scheduler.add(index as u32, &queue.contract);
+                scheduler.add(index as u32, &queue.contract, &[]);
                 queue.joined = true;
             }
             if queue.joined && queue.fill(now) && scheduler.wants_wake(index as u32) {

@@ -110,7 +110,7 @@ fn without_the_stall_rule_figure_5b_catches_up_at_the_others_cost() {
         text: "        if late > STALL_NS_MIN {
             self.due = None;
             self.stall += late;
-            return t - late;
+            t -= late;
         }
 ",
         instead: "",

@@ -407,7 +407,7 @@ pub struct Flows {
 
 #[derive(Debug, Subcommand)]
 pub enum FlowsChange {
-    /// Change the contract of a running flow, from its next period on.
+    /// Change the contract of a running flow, as soon as what it has sent is paid for.
     Set(FlowsSet),
 }
 
@@ -417,7 +417,7 @@ pub struct FlowsSet {
     pub socket: Socket,
     /// The flow, as `plumb flows` names it.
     pub flow: FlowId,
-    /// Link time in every period, as in `6ms`; `0ms` for none.
+    /// Link time in every period, as in `6ms`; `0ms` for none: best effort.
     #[arg(long, value_parser = duration, requires = "period")]
     pub slice: Option<Duration>,
     /// The period, as in `100ms`.

@@ -48,6 +48,8 @@ fn change(set: &cli::FlowsSet) -> Result<ExitCode> {
     if let (Some(slice), Some(period)) = (set.slice, set.period) {
         (contract.slice_ns, contract.period_ns) = (ns(slice), ns(period));
         contract.deadline_ns = contract.period_ns;
+        // What has no slice can only be best effort.
+        contract.slack |= slice.is_zero();
     }
     contract.deadline_ns = set.deadline.map_or(contract.deadline_ns, ns);
     contract.slack = set.slack.unwrap_or(contract.slack);
@@ -56,7 +58,7 @@ fn change(set: &cli::FlowsSet) -> Result<ExitCode> {
         bail!("nothing is to change: give --slice and --period, as in --slice 6ms --period 100ms");
     }
     let admitted = host.adjust(set.flow, contract.validated()?)?;
-    say!("flow {}: {before}, from its next period on {admitted}", set.flow)?;
+    say!("flow {}: {before}, now {admitted}", set.flow)?;
     Ok(ExitCode::SUCCESS)
 }
 

@@ -309,6 +309,9 @@ impl World {
         self.carry_out();
         let until = self.driver.transmit(self.now);
         self.hear_removed();
+        for settled in self.driver.take_settled(self.now) {
+            self.manager.driver_message(LINK, settled);
+        }
         self.carry_out();
         let sending = (self.tally().1 - sent_before.1) * self.costs.send_ns;
         self.driver.bill(sending);
@@ -414,9 +417,9 @@ impl World {
                 self.driver.remove_domain(domain, self.now);
                 None
             }
-            ToDriver::AddFlow { flow, domain, layout, contract, rx_cpu_ppb } => self
+            ToDriver::AddFlow { flow, domain, layout, contract, rx_cpu_ppb, after } => self
                 .driver
-                .add_flow(flow, domain, &layout, &contract, rx_cpu_ppb)
+                .add_flow(flow, domain, &layout, &contract, rx_cpu_ppb, &after)
                 .err()
                 .map(|error| (flow, error)),
             ToDriver::Attach { fib } => {
@@ -430,8 +433,8 @@ impl World {
                 self.driver.remove_flow(flow, self.now);
                 None
             }
-            ToDriver::SetContract { flow, contract } => {
-                self.driver.set_contract(flow, &contract, self.now);
+            ToDriver::SetContract { flow, contract, change, after } => {
+                self.driver.set_contract(flow, &contract, change, &after, self.now);
                 None
             }
             ToDriver::SetAddresses { addresses } => {
@@ -518,6 +521,7 @@ impl World {
             layout,
             contract: *contract,
             rx_cpu_ppb,
+            after: Vec::new(),
         });
         self.tell_driver(ToDriver::SetLastResort { flow });
     }

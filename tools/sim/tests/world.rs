@@ -66,10 +66,8 @@ fn what_the_line_has_not_left_is_not_promised() {
     let mut world = World::new(Rate::mbit(100), 1);
     world.connect(ms(90, 100), 5000).unwrap();
     let refused = world.connect(ms(10, 100), 5001).unwrap_err();
-    let Refusal::OverAllocation { left_ppm, counter_slice_ns, .. } = refused else {
-        panic!("{refused}")
-    };
-    assert_eq!((left_ppm, counter_slice_ns), (50_000, 5_000_000));
+    let Refusal::OverAllocation { left_ppm, offer, .. } = refused else { panic!("{refused}") };
+    assert_eq!((left_ppm, offer), (50_000, Some(ms(5, 100))));
     world.connect(ms(5, 100), 5002).unwrap();
 }
 

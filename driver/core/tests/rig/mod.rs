@@ -4,7 +4,7 @@
 use std::net::Ipv4Addr;
 
 use base_flow::{Contract, Endpoints, Fib, FlowId, Rate, Sap, Transport};
-use base_rpc::{DomainId, FlowLayout, Region};
+use base_rpc::{DomainId, FlowLayout, FromDriver, Region};
 use base_wire::Mac;
 use driver_core::{Driver, HeapArenas, Limits, bill_words};
 use driver_link::sim::{Side, SimLink, Wire};
@@ -25,6 +25,8 @@ pub struct Rig {
     pub wire: Wire,
     pub driver: Driver<SimLink, HeapArenas, HeapWords>,
     pub now: u64,
+    /// What the flow manager would have heard of contracts that bind no longer.
+    pub settled: Vec<FromDriver>,
     next_index: u32,
 }
 
@@ -43,7 +45,7 @@ impl Rig {
         )
         .unwrap();
         driver.set_addresses(&["10.77.0.1/24".parse().unwrap()]);
-        Self { wire, driver, now: 0, next_index: 0 }
+        Self { wire, driver, now: 0, settled: Vec::new(), next_index: 0 }
     }
 
     /// An application with one flow, UDP from `port` to the peer's `port`.
@@ -72,7 +74,7 @@ impl Rig {
             rx_data: Region { offset: 0, bytes: 32 * BUFFER },
         };
         let flow = FlowId { index, generation: 0 };
-        self.driver.add_flow(flow, domain, &layout, &contract, 1_000_000_000).unwrap();
+        self.driver.add_flow(flow, domain, &layout, &contract, 1_000_000_000, &[]).unwrap();
         App::new(flow, domain, arenas, &layout)
     }
 
@@ -87,6 +89,7 @@ impl Rig {
         self.wire.advance(self.now);
         let received = self.driver.receive(self.now);
         let again = self.driver.transmit(self.now);
+        self.settled.extend(self.driver.take_settled(self.now));
         self.driver.bill(1000);
         let arrival = self.wire.next_arrival(Side::Left).unwrap_or(u64::MAX);
         let next = again.unwrap_or(u64::MAX).min(arrival).min(until);

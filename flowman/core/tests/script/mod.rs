@@ -170,8 +170,9 @@ impl Script {
     pub fn removed(&mut self) {
         for message in std::mem::take(&mut self.told) {
             if let ToDriver::RemoveFlow { flow } = message {
-                self.manager
-                    .driver_message(LINK, FromDriver::FlowRemoved { flow, bill: Bill::default() });
+                let removed =
+                    FromDriver::FlowRemoved { flow, bill: Bill::default(), settled: true };
+                self.manager.driver_message(LINK, removed);
             }
         }
         self.drain();

@@ -186,7 +186,7 @@ impl TcpStream {
         seat.shared.contract()
     }
 
-    /// Asks for another contract; it holds from the next period on.
+    /// Asks for another contract; it holds as soon as what was sent is paid for.
     ///
     /// # Errors
     ///

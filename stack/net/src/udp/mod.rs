@@ -138,7 +138,8 @@ impl Udp {
         self.inner.doors().main().shared.contract()
     }
 
-    /// Asks for another contract, on each link; it holds from the next period on.
+    /// Asks for another contract, on each link; it holds as soon as what was sent
+    /// is paid for.
     ///
     /// # Errors
     ///

@@ -4,21 +4,32 @@
 //! An exact model runs beside the scheduler (`book.rs`), one flow at a time, without queues. It
 //! knows when each guaranteed frame must have left the
 //! wire; the wire is exact; the sources switch on and off around the moments where budgets and
-//! periods end, send frames that straddle periods, and the smallest there are.
+//! periods end, send frames that straddle periods, and the smallest there are. In three sets of four they
+//! also close, open and change their contracts at random and whenever a budget is used up, admitted by the
+//! account that the flow manager keeps.
 
-use base_flow::{Contract, Rate};
+use base_flow::{Admission, Begin, Contract, FlowId, Rate, Refused, Shares};
 use driver_atropos::{Atropos, Head, Line, Next, Scheduler};
 use fastrand::Rng;
 
-use super::book::Book;
+use super::book::{Book, NEVER};
 use super::live_adversary;
 use crate::outcome::{Band, Metric, Outcome, Part};
 use crate::policy::Policy;
 use crate::transmit::{self, FRAME_BYTES, Plan};
 
 struct Source {
+    id: FlowId,
+    /// Whose it is: sources of a user take each other's shares over.
+    user: u32,
+    /// Whether there is a flow at present.
+    open: bool,
     contract: Contract,
+    /// The number of the contract among those of the flow.
+    change: u32,
     book: Book,
+    /// When what was sent under earlier contracts is paid for: exactly, and in the scheduler's rounding.
+    bound: (i128, i128),
     queue: u32,
     frame_bytes: usize,
     /// When the source next changes its mind.
@@ -29,35 +40,221 @@ struct Source {
     together: bool,
 }
 
+impl Source {
+    fn new(index: u32, contract: Contract, habit: u64, together: bool) -> Self {
+        Self {
+            id: FlowId { index, generation: 0 },
+            user: index % 2,
+            open: true,
+            change: 0,
+            book: Book::new(&contract, NEVER),
+            contract,
+            bound: (NEVER, NEVER),
+            queue: 0,
+            frame_bytes: FRAME_BYTES,
+            next_at: 0,
+            habit,
+            together,
+        }
+    }
+
+    /// The contract ends: what it has sent binds until it is paid for.
+    fn end(&mut self) {
+        let end = self.book.end();
+        self.bound = (self.bound.0.max(end.0), self.bound.1.max(end.1));
+    }
+}
+
 /// What one task set came to.
 struct Found {
     frames: u64,
     /// Latest beyond its key that a guaranteed frame was.
     worst_ns: i128,
-    /// Frames that were later than the bound, or sent without a claim.
+    /// Frames that were later than the bound, or sent without a claim; contracts that were settled before
+    /// they were paid for; counter-offers that were refused.
     violations: u64,
+    /// Contracts that were ended, and of those, begun after others of the user.
+    changes: u64,
+    inherited: u64,
+}
+
+/// Flows that are opened, closed, and given other contracts at the worst moments, admitted as the flow
+/// manager admits them.
+struct Churn {
+    shares: Shares,
+    /// What can be asked for.
+    contracts: Vec<Contract>,
+}
+
+impl Churn {
+    /// The source wants another contract for its flow, or for a new one in its place; what it gets.
+    fn admit(
+        &mut self,
+        source: &Source,
+        id: FlowId,
+        wanted: Contract,
+        found: &mut Found,
+    ) -> Option<(Contract, Begin)> {
+        let mut admit = |contract| self.shares.admit(id, source.user, &contract, None);
+        match admit(wanted) {
+            Ok(begin) => Some((wanted, begin)),
+            Err(Refused { offer: None, .. }) => None,
+            Err(Refused { offer: Some(offer), .. }) => match admit(offer) {
+                Ok(begin) => Some((offer, begin)),
+                Err(_) => {
+                    found.violations += 1;
+                    None
+                }
+            },
+        }
+    }
+
+    /// A source closes its flow, gives it another contract, or opens one; in half of the cases it moves
+    /// what it had to another of its user at once.
+    fn act(
+        &mut self,
+        sources: &mut [Source],
+        index: usize,
+        now: i64,
+        atropos: &mut Atropos,
+        chance: &mut Rng,
+        found: &mut Found,
+    ) {
+        let had = sources[index].contract;
+        let any = self.contracts[chance.usize(0..self.contracts.len())];
+        let moves = sources[index].user == MOVER;
+        match if moves { chance.u64(2..5) } else { chance.u64(0..8) } {
+            0..3 if sources[index].open => self.close(&mut sources[index], atropos, found),
+            3 => self.give(sources, index, Contract::BEST_EFFORT, now, atropos, found),
+            4 => self.give(sources, index, had, now, atropos, found),
+            _ => return self.give(sources, index, any, now, atropos, found),
+        }
+        let user = sources[index].user;
+        let mut others = (index + 1..sources.len()).chain(0..index).filter(|&other| {
+            let other = &sources[other];
+            let free = other.open || !atropos.binds(other.id.index);
+            other.user == user && free && !other.contract.is_guaranteed()
+        });
+        let other = others.next();
+        if let Some(other) = other.filter(|_| moves || chance.u64(0..4) > 0) {
+            self.give(sources, other, had, now, atropos, found);
+        }
+    }
+
+    fn close(&mut self, source: &mut Source, atropos: &mut Atropos, found: &mut Found) {
+        let place = source.id.index;
+        source.end();
+        (source.open, source.queue) = (false, 0);
+        found.changes += u64::from(source.contract.is_guaranteed());
+        source.contract = Contract::BEST_EFFORT;
+        source.book = Book::new(&source.contract, NEVER);
+        atropos.remove(place);
+        self.shares.leave(source.id);
+        if !atropos.binds(place) {
+            self.shares.settled(source.id, None);
+        }
+    }
+
+    /// Opens a flow with the contract `wanted`, or gives it to the one there is.
+    fn give(
+        &mut self,
+        sources: &mut [Source],
+        index: usize,
+        wanted: Contract,
+        now: i64,
+        atropos: &mut Atropos,
+        found: &mut Found,
+    ) {
+        let (place, source) = (index as u32, &sources[index]);
+        if !source.open && atropos.binds(place) {
+            return;
+        }
+        let next = FlowId { generation: source.id.generation + 1, ..source.id };
+        let id = if source.open { source.id } else { next };
+        let Some((contract, begin)) = self.admit(source, id, wanted, found) else { return };
+        let after: Vec<u32> = begin.after.iter().map(|flow| flow.index).collect();
+        found.inherited += after.len() as u64;
+        let source = &mut sources[index];
+        if source.open {
+            source.end();
+            found.changes += u64::from(source.contract.is_guaranteed());
+            atropos.set_contract(place, &contract, &after, now);
+            if !atropos.binds(place) {
+                self.shares.settled(id, Some(begin.change));
+            }
+        } else {
+            source.open = true;
+            atropos.add(place, &contract, &after);
+        }
+        let after = after.into_iter().chain([place]);
+        let binding = after.filter(|&index| atropos.binds(index));
+        let start = binding.map(|index| sources[index as usize].bound.1).max().unwrap_or(NEVER);
+        let source = &mut sources[index];
+        (source.id, source.contract, source.change) = (id, contract, begin.change);
+        source.book = Book::new(&contract, start);
+        // It has not come for nothing.
+        source.next_at = now;
+        if source.queue > 0 && contract.is_guaranteed() {
+            source.book.wake(now.into());
+        }
+    }
+
+    /// Hears what the scheduler says is settled.
+    fn settle(&mut self, sources: &[Source], now: i64, atropos: &mut Atropos, found: &mut Found) {
+        while let Some(index) = atropos.settled(now) {
+            let source = &sources[index as usize];
+            found.violations += u64::from(i128::from(now) < source.bound.0);
+            self.shares.settled(source.id, source.open.then_some(source.change));
+        }
+        let promised = self.shares.promised_ppm();
+        found.violations += u64::from(promised > self.shares.promisable_ppm());
+    }
 }
 
 /// Runs one task set for `frames` frames against the bound.
 fn run(seed: u64, frames: u64, bound_ns: i128) -> Found {
     let mut chance = Rng::with_seed(seed);
-    let line = Line::new(Rate::mbit(100), 1514, 0);
+    let line = Line::new(Rate::mbit(100), FRAME_BYTES, 0);
     let mut atropos = Atropos::new(line, 0);
     let flows = 1 + chance.u64(0..40) as u32;
     let density_ppm =
         if chance.u64(0..2) == 0 { 1_000_000 } else { 300_000 + chance.u64(0..700_001) };
     let mut sources = task_set(&mut chance, &line, flows, density_ppm);
-    for (index, source) in sources.iter().enumerate() {
-        atropos.add(index as u32, &source.contract);
+    // No more than they have at first, so that who wants another must use what others have not paid for.
+    let contracts: Vec<Contract> = sources.iter().map(|source| source.contract).collect();
+    let promisable = contracts.iter().map(Contract::density_ppm).sum::<u64>().min(1_000_000);
+    let mut churn =
+        Churn { shares: Shares::new(Admission::new(line.frame_ns(), promisable)), contracts };
+    let mover = sources.iter().any(|source| source.user == MOVER);
+    let mut stays = mover || chance.u64(0..4) == 0;
+    for (index, source) in sources.iter_mut().enumerate() {
+        atropos.add(index as u32, &source.contract, &[]);
+        match churn.shares.admit(source.id, source.user, &source.contract, None) {
+            Ok(begin) => source.change = begin.change,
+            // They fill the line to a rounding error: nothing else fits.
+            Err(_) => stays = true,
+        }
     }
     let mut now = 0i64;
-    let mut found = Found { frames: 0, worst_ns: i128::MIN, violations: 0 };
+    let mut found =
+        Found { frames: 0, worst_ns: i128::MIN, violations: 0, changes: 0, inherited: 0 };
     while found.frames < frames {
         for (index, source) in sources.iter_mut().enumerate() {
             source.arrive(index as u32, now, &line, &mut atropos, &mut chance);
         }
         for source in &mut sources {
             source.book.replenish(now.into(), source.queue > 0);
+        }
+        churn.settle(&sources, now, &mut atropos, &mut found);
+        let mover = sources.iter().position(|source| source.user == MOVER && source.book.waiting);
+        if let Some(index) = mover {
+            churn.act(&mut sources, index, now, &mut atropos, &mut chance, &mut found);
+        } else if !stays && chance.u64(0..16) == 0 {
+            // Most often one that has just used up what it had.
+            let index = chance.usize(0..sources.len());
+            let used_up = sources.iter().position(|source| source.book.waiting);
+            let index = if chance.u64(0..2) == 0 { used_up.unwrap_or(index) } else { index };
+            churn.act(&mut sources, index, now, &mut atropos, &mut chance, &mut found);
         }
         match atropos.next(now) {
             Next::Serve { flow, slack, .. } => {
@@ -87,8 +284,11 @@ fn run(seed: u64, frames: u64, bound_ns: i128) -> Found {
                 now += cost as i64;
             }
             Next::Sleep { until_ns, .. } => {
-                let arrival = sources.iter().map(|source| source.next_at).min().unwrap_or(i64::MAX);
-                now = until_ns.unwrap_or(i64::MAX).min(arrival).max(now + 1);
+                let open = sources.iter().filter(|source| source.open);
+                let arrival = open.map(|source| source.next_at).min().unwrap_or(i64::MAX);
+                // If nobody has a flow, somebody will open one.
+                let soon = if stays { i64::MAX } else { now + 1_000_000 };
+                now = until_ns.unwrap_or(i64::MAX).min(arrival).min(soon).max(now + 1);
             }
         }
     }
@@ -102,22 +302,38 @@ fn run(seed: u64, frames: u64, bound_ns: i128) -> Found {
 fn straddling(line: &Line, flows: u32) -> Vec<Source> {
     let slice_ns = line.frame_ns() * 3 / 2;
     let contract = super::guaranteed(slice_ns, slice_ns * u64::from(flows));
-    let source = |_| Source {
-        book: Book::new(&contract),
-        contract,
-        queue: 0,
-        frame_bytes: FRAME_BYTES,
-        next_at: 0,
-        habit: 0,
-        together: true,
-    };
-    (0..flows).map(source).collect()
+    (0..flows).map(|index| Source::new(index, contract, 0, true)).collect()
 }
+
+/// Floods that have a part of the line, and one user who has all of the rest and moves it, whenever it is
+/// used up, to the next of his flows.
+fn moving(line: &Line, chance: &mut Rng) -> Vec<Source> {
+    let (percent, flows) = (20 + chance.u64(0..50), 1 + chance.u64(0..8));
+    let period_ns = 10_000_000 + chance.u64(0..40_000_000);
+    let slice_ns = (period_ns * (100 - percent) / 100 / flows).max(line.frame_ns());
+    let flood = super::guaranteed(slice_ns, slice_ns * flows * 100 / (100 - percent));
+    // Less by what densities are rounded up.
+    let all = super::guaranteed(percent * 1_000_000 - 1_000, 100_000_000);
+    let movers = [all].into_iter().chain([Contract::BEST_EFFORT; 7].map(|it| it.with_slack(true)));
+    let floods = (0..flows).map(|_| (flood, 0));
+    let all = floods.chain(movers.map(|contract| (contract, MOVER)));
+    let source =
+        |((contract, user), index)| Source { user, ..Source::new(index, contract, FLOODS, false) };
+    all.zip(0..).map(source).collect()
+}
+
+/// The user who moves his share.
+const MOVER: u32 = 7;
+
+/// The habit of having more than can be sent.
+const FLOODS: u64 = 9;
 
 /// Random contracts that fill `density_ppm` of the line, half of them with a deadline hint.
 fn task_set(chance: &mut Rng, line: &Line, flows: u32, density_ppm: u64) -> Vec<Source> {
-    if chance.u64(0..8) == 0 {
-        return straddling(line, flows);
+    match chance.u64(0..8) {
+        0 => return straddling(line, flows),
+        1 => return moving(line, chance),
+        _ => {}
     }
     let mut left = density_ppm;
     let mut sources = Vec::new();
@@ -151,14 +367,9 @@ fn task_set(chance: &mut Rng, line: &Line, flows: u32, density_ppm: u64) -> Vec<
     let together = chance.u64(0..2) == 0;
     sources
         .into_iter()
-        .map(|contract| Source {
-            book: Book::new(&contract),
-            contract: contract.validated().unwrap(),
-            queue: 0,
-            frame_bytes: 1514,
-            next_at: 0,
-            habit: chance.u64(0..5),
-            together,
+        .zip(0..)
+        .map(|(contract, index)| {
+            Source::new(index, contract.validated().unwrap(), chance.u64(0..5), together)
         })
         .collect()
 }
@@ -166,7 +377,7 @@ fn task_set(chance: &mut Rng, line: &Line, flows: u32, density_ppm: u64) -> Vec<
 impl Source {
     fn size(&self, chance: &mut Rng) -> usize {
         match self.habit {
-            0 => 1514,
+            0 | FLOODS => 1514,
             1 => 60,
             // Sizes that leave an odd rest of the slice, so that frames straddle periods.
             2 => 200 + chance.u64(0..1315) as usize,
@@ -183,12 +394,13 @@ impl Source {
         atropos: &mut Atropos,
         chance: &mut Rng,
     ) {
-        if now < self.next_at {
+        if !self.open || now < self.next_at {
             return;
         }
         let was_empty = self.queue == 0;
         let (p, s) = (self.contract.period_ns as i64, self.contract.slice_ns.max(1) as i64);
         let (frames, pause) = match chance.u64(0..6) {
+            _ if self.habit == FLOODS => (2000, 1_000_000),
             0 => (1 + chance.u64(0..400) as u32, p * 3),
             1 => (1, s),
             2 => (1 + (s / 123_040) as u32, p - 1),
@@ -200,7 +412,7 @@ impl Source {
         self.next_at = now + pause.max(1);
         if !self.contract.is_guaranteed() {
             self.next_at = now + 1_000_000;
-        } else if self.together {
+        } else if self.together && self.habit != FLOODS {
             self.next_at = (now / 90_000_000 + 1) * 90_000_000 + 1;
         }
         if was_empty {
@@ -223,11 +435,14 @@ pub(super) fn simulate(outcome: &mut Outcome, seed: u64) {
     let line = Line::new(Rate::mbit(100), FRAME_BYTES, 0);
     let bound_ns = i128::from(line.tardiness_ns());
     let (mut frames, mut worst, mut violations) = (0, i128::MIN, 0);
+    let (mut changes, mut inherited) = (0, 0);
     for set in 0..SETS {
         let found = run(seed.wrapping_mul(1_000_003).wrapping_add(set), FRAMES, bound_ns);
         frames += found.frames;
         violations += found.violations;
         worst = worst.max(found.worst_ns);
+        changes += found.changes;
+        inherited += found.inherited;
     }
     let subject = Policy::Atx.name();
     let metric = |name: &str, value: f64, unit| Metric::new(subject, "all sets", name, value, unit);
@@ -239,6 +454,8 @@ pub(super) fn simulate(outcome: &mut Outcome, seed: u64) {
         metric("worst lateness", worst as f64 / 1e3, "µs"),
         metric("bound", bound_ns as f64 / 1e3, "µs"),
         metric("frames", frames as f64, ""),
+        metric("contracts ended", changes as f64, "").within(Some(Band::AtLeast(1000.0))),
+        metric("shares taken over", inherited as f64, "").within(Some(Band::AtLeast(1000.0))),
     ];
     outcome.add(Part { metrics, ..Part::default() });
     let plan = Plan {
@@ -250,6 +467,6 @@ pub(super) fn simulate(outcome: &mut Outcome, seed: u64) {
     let trace = transmit::run(&plan, |line| Atropos::new(line, 0));
     outcome.add(live_adversary::judge(&trace, false));
     outcome.note(format!(
-        "{SETS} random sets of contracts, half of them filling the line, against an exact model of the rules."
+        "{SETS} random sets of contracts, half of them filling the line, against an exact model of the rules; in three of four, flows are closed, opened and changed all the time."
     ));
 }

@@ -3,6 +3,9 @@
 
 use base_flow::Contract;
 
+/// Long ago.
+pub(super) const NEVER: i128 = -(1 << 62);
+
 /// One flow. Times are multiplied by `s` where `F` is concerned, so all is exact.
 pub(super) struct Book {
     pub(super) s: i128,
@@ -17,19 +20,24 @@ pub(super) struct Book {
 }
 
 impl Book {
-    pub(super) fn new(contract: &Contract) -> Self {
-        let (s, p, l) =
+    /// The contract's first budget begins at `begin` or later.
+    pub(super) fn new(contract: &Contract, begin: i128) -> Self {
+        let (s, p, l): (i128, i128, i128) =
             (contract.slice_ns.into(), contract.period_ns.into(), contract.deadline_ns.into());
-        Self {
-            s,
-            p,
-            l,
-            r: 0,
-            fluid: i128::MIN / 4,
-            next_period: i128::MIN / 4,
-            ready: false,
-            waiting: false,
+        Self { s, p, l, r: 0, fluid: begin * s, next_period: begin, ready: false, waiting: false }
+    }
+
+    /// When what was sent is paid for, exactly, and as the scheduler rounds it: never down.
+    pub(super) fn end(&self) -> (i128, i128) {
+        if self.s == 0 {
+            return (NEVER, NEVER);
         }
+        let exact = self.fluid.div_euclid(self.s);
+        if self.l != self.p {
+            return (exact, exact + 2);
+        }
+        let ratio = ((self.l << 32) + self.s - 1).div_euclid(self.s);
+        (exact, self.next_period - (self.r * ratio + u32::MAX as i128).div_euclid(1 << 32) + 2)
     }
 
     /// `key · s` of a frame of cost `c`.

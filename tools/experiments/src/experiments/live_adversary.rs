@@ -54,7 +54,7 @@ pub fn senders() -> Vec<Sender> {
 
 /// By how much each frame of a lane was later than the book says it had to be; negative if earlier.
 fn lateness_ns(lane: &Lane, line: &ExactLine) -> Vec<i128> {
-    let mut book = Book::new(&lane.contract);
+    let mut book = Book::new(&lane.contract, super::book::NEVER);
     let mut all = Vec::with_capacity(lane.frames.len());
     let mut out_ns = 0;
     for frame in &lane.frames {

@@ -48,7 +48,7 @@ impl Crowd {
     }
 
     fn join(&mut self, flow: u32) {
-        self.scheduler.add(flow, &self.contract);
+        self.scheduler.add(flow, &self.contract, &[]);
         self.scheduler.wake(flow, self.cost_ns, self.now);
     }
 

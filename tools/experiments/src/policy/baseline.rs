@@ -96,7 +96,7 @@ impl<R: Rule> Scheduler for Baseline<R> {
         0
     }
 
-    fn add(&mut self, index: u32, contract: &Contract) {
+    fn add(&mut self, index: u32, contract: &Contract, _after: &[u32]) {
         let (place, flows) = (index as usize, &mut self.wire.flows);
         if flows.len() <= place {
             flows.resize_with(place + 1, || None);
@@ -113,7 +113,7 @@ impl<R: Rule> Scheduler for Baseline<R> {
         }
     }
 
-    fn set_contract(&mut self, index: u32, contract: &Contract) {
+    fn set_contract(&mut self, index: u32, contract: &Contract, _after: &[u32], _now_ns: i64) {
         if let Some(Some(flow)) = self.wire.flows.get_mut(index as usize) {
             flow.contract = *contract;
         }
