@@ -33,7 +33,7 @@ pub trait Park {
     /// of `seen`. `false` if the deadline has passed. May return early.
     fn sleep(&self, word: &AtomicU64, seen: u64) -> bool;
 
-    /// Wakes whoever sleeps on `word`.
+    /// Wakes one thread that sleeps on `word`: of several, it is for that one to wake the others.
     fn wake(&self, word: &AtomicU64);
 
     /// Lets another thread run, between two looks.

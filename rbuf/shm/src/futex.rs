@@ -29,6 +29,13 @@ impl Futex {
     }
 }
 
+impl Futex {
+    /// Wakes every thread that sleeps on `word`: for threads of one's own.
+    pub fn wake_all(word: &AtomicU64) {
+        let _ = futex::wake(low_half(word), futex::Flags::empty(), i32::MAX as u32);
+    }
+}
+
 /// The half of a count that the kernel compares.
 fn low_half(word: &AtomicU64) -> &AtomicU32 {
     let word: *const AtomicU64 = word;
@@ -60,8 +67,9 @@ impl Park for Futex {
     }
 
     fn wake(&self, word: &AtomicU64) {
-        // Fails only for addresses that are not mapped, which a reference is not.
-        let _ = futex::wake(low_half(word), futex::Flags::empty(), i32::MAX as u32);
+        // One only: how many sleep is up to the other domain, and each would cost us. Fails only for addresses
+        // that are not mapped, which a reference is not.
+        let _ = futex::wake(low_half(word), futex::Flags::empty(), 1);
     }
 
     fn relax(&self) {

@@ -1,7 +1,7 @@
 //! A flow: its channels, its name, and what the flow manager has to say about it.
 
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, Rate};
@@ -12,8 +12,9 @@ use rbuf_shm::{ShmData, ShmWords, monotonic_ns};
 use stack_layer::{Device, Layer as _};
 
 use crate::host::unexpected;
+use crate::sleep::{self, Cause, Sleepers};
 use crate::tcp::Service;
-use crate::{Error, Host, Options, sleep};
+use crate::{Error, Host, Options};
 
 /// How long a sleeper waits before it asks whether the daemons have news.
 pub(crate) const NEWS_NS: u64 = 500_000_000;
@@ -44,9 +45,7 @@ pub(crate) struct Shared {
     /// Counts the driver writes, on which threads of this application sleep.
     pub(crate) tx_words: ShmWords,
     pub(crate) rx_words: ShmWords,
-    /// Counts calls to those that sleep. Who will sleep reads it before it looks whether it has to, so that no
-    /// call is lost between looking and sleeping.
-    calls: AtomicU32,
+    sleepers: Sleepers,
     /// Whether there is news.
     news: AtomicBool,
     latest: Mutex<Latest>,
@@ -257,7 +256,7 @@ impl Prepared {
             id,
             tx_words,
             rx_words,
-            calls: AtomicU32::new(0),
+            sleepers: Sleepers::default(),
             news: AtomicBool::new(false),
             latest: Mutex::new(latest),
             closed: AtomicBool::new(false),
@@ -543,24 +542,24 @@ impl Shared {
 
     /// Calls so far: see [`Self::sleep`].
     pub(crate) fn calls(&self) -> u32 {
-        self.calls.load(Ordering::Acquire)
-    }
-
-    /// The word on which [`Self::call`] wakes.
-    pub(crate) const fn caller(&self) -> &AtomicU32 {
-        &self.calls
+        self.sleepers.calls()
     }
 
     /// Wakes whoever sleeps or is about to.
     pub(crate) fn call(&self) {
-        self.calls.fetch_add(1, Ordering::AcqRel);
-        sleep::wake(&self.calls, [&self.tx_words[0], &self.rx_words[0]]);
+        self.sleepers.call(&[&self.tx_words[0], &self.rx_words[0]]);
+    }
+
+    /// What ends a sleep for the driver's count `words`, of which `seen` was seen, with so many calls.
+    pub(crate) fn cause<'a>(&'a self, words: &'a ShmWords, seen: u64, call: u32) -> Cause<'a> {
+        let side = usize::from(std::ptr::eq(words, &raw const self.rx_words));
+        Cause { sleepers: &self.sleepers, side, count: &words[0], seen, call }
     }
 
     /// Sleeps until the driver's count `words` is not `seen`, the calls are more than `call`, or the monotonic
     /// clock shows `until_ns`; `false` if it does.
     pub(crate) fn sleep(&self, words: &ShmWords, seen: u64, call: u32, until_ns: u64) -> bool {
-        sleep::until(&words[0], seen, &self.calls, call, until_ns)
+        sleep::until(&[self.cause(words, seen, call)], until_ns)
     }
 
     /// The latest news, if there is any; losing the flow is an error from then on.

@@ -4,6 +4,9 @@
 //! it to wake somebody: a wake-up that comes between a thread's last look and its sleep would be lost. So a
 //! sleeper waits for two words, the driver's and one of ours, and the kernel compares both.
 //!
+//! The driver wakes one thread, however many sleep: what it costs to wake a domain must not be for the domain
+//! to say. So who is woken by the driver calls the others, for they may wait for the same.
+//!
 //! Kernels before 5.16 can wait for one word only. There a lost call costs up to [`BLIND_NS`].
 
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
@@ -34,61 +37,99 @@ fn word(pointer: *mut u32, value: u32) -> Wait {
     word
 }
 
-/// Sleeps until `count` is not `seen`, `calls` is not `call`, or the monotonic clock shows `until_ns`; `false`
-/// if it does.
-pub(crate) fn until(
-    count: &AtomicU64,
-    seen: u64,
-    calls: &AtomicU32,
-    call: u32,
-    until_ns: u64,
-) -> bool {
-    until_any(&[(count, seen)], &[(calls, call)], until_ns)
+/// Threads that sleep for the counts of one flow.
+#[derive(Debug, Default)]
+pub(crate) struct Sleepers {
+    /// Counts calls. Who will sleep reads it before it looks whether it has to, so that no call is lost
+    /// between looking and sleeping.
+    calls: AtomicU32,
+    /// How many sleep or are about to, for either count.
+    asleep: [AtomicU32; 2],
 }
 
-/// As [`until`], for any of several counts and callers; the kernel looks at 128 in all.
-pub(crate) fn until_any(
-    counts: &[(&AtomicU64, u64)],
-    callers: &[(&AtomicU32, u32)],
-    until_ns: u64,
-) -> bool {
+impl Sleepers {
+    /// Calls so far: see [`Cause`].
+    pub(crate) fn calls(&self) -> u32 {
+        self.calls.load(Ordering::Acquire)
+    }
+
+    /// Wakes whoever sleeps or is about to; on a kernel where that is not enough, by `counts`.
+    pub(crate) fn call(&self, counts: &[&AtomicU64]) {
+        self.calls.fetch_add(1, Ordering::AcqRel);
+        let _ = futex::wake(&self.calls, futex::Flags::empty(), i32::MAX as u32);
+        if BLIND.load(Ordering::Relaxed) {
+            counts.iter().for_each(|count| Futex::wake_all(count));
+        }
+    }
+}
+
+/// What ends a thread's sleep: `count`, which is that of `side`, is not `seen`, or the calls of those who sleep
+/// for it are not `call`.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Cause<'a> {
+    pub sleepers: &'a Sleepers,
+    pub side: usize,
+    pub count: &'a AtomicU64,
+    pub seen: u64,
+    pub call: u32,
+}
+
+impl Cause<'_> {
+    fn fall_asleep(&self) {
+        self.sleepers.asleep[self.side].fetch_add(1, Ordering::SeqCst);
+    }
+
+    /// Passes it on to the others if the driver has advanced the count.
+    fn wake_up(&self) {
+        let others = self.sleepers.asleep[self.side].fetch_sub(1, Ordering::SeqCst) > 1;
+        // If the calls have changed, somebody else has passed it on, to this thread too. Who sleeps by then and is
+        // not counted has yet to compare the count with what he saw.
+        let advanced = self.count.load(Ordering::Acquire) != self.seen;
+        if others && advanced && self.sleepers.calls() == self.call {
+            self.sleepers.call(&[self.count]);
+        }
+    }
+}
+
+/// Sleeps until one of `causes` ends it, or the monotonic clock shows `until_ns`; `false` if it does. The kernel
+/// looks at half as many causes as words.
+pub(crate) fn until(causes: &[Cause<'_>], until_ns: u64) -> bool {
+    causes.iter().for_each(Cause::fall_asleep);
+    let woken = wait(causes, until_ns);
+    causes.iter().for_each(Cause::wake_up);
+    woken
+}
+
+fn wait(causes: &[Cause<'_>], until_ns: u64) -> bool {
     if !BLIND.load(Ordering::Relaxed) {
-        let counts = counts.iter().map(|(count, seen)| word(count.as_ptr().cast(), *seen as u32));
-        let callers = callers.iter().map(|(calls, call)| word(calls.as_ptr(), *call));
         let mut words = [Wait::new(); WORDS_MAX];
         let mut used = 0;
-        for (place, word) in words.iter_mut().zip(counts.chain(callers)) {
-            *place = word;
-            used += 1;
+        for (pair, cause) in words.chunks_exact_mut(2).zip(causes) {
+            pair[0] = word(cause.count.as_ptr().cast(), cause.seen as u32);
+            pair[1] = word(cause.sleepers.calls.as_ptr(), cause.call);
+            used += 2;
         }
-        let words = &words[..used];
         let until = Timespec {
             tv_sec: (until_ns / 1_000_000_000) as _,
             tv_nsec: (until_ns % 1_000_000_000) as _,
         };
+        let words = &words[..used];
         match futex::waitv(words, WaitvFlags::empty(), Some(&until), ClockId::Monotonic) {
             Err(Errno::NOSYS | Errno::PERM) => BLIND.store(true, Ordering::Relaxed),
             slept => return slept != Err(Errno::TIMEDOUT),
         }
     }
-    if callers.iter().any(|(calls, call)| calls.load(Ordering::Acquire) != *call) {
+    if causes.iter().any(|cause| cause.sleepers.calls() != cause.call) {
         return true;
     }
     let soon_ns = monotonic_ns() + BLIND_NS;
-    let Some((count, seen)) = counts.first() else { return false };
-    Futex::until(until_ns.min(soon_ns)).sleep(count, *seen) || until_ns > soon_ns
-}
-
-/// Wakes who sleeps for `calls`, or on a kernel that cannot wait for it for one of `counts`.
-pub(crate) fn wake(calls: &AtomicU32, counts: [&AtomicU64; 2]) {
-    let _ = futex::wake(calls, futex::Flags::empty(), i32::MAX as u32);
-    if BLIND.load(Ordering::Relaxed) {
-        counts.into_iter().for_each(|count| Futex::patient().wake(count));
-    }
+    let Some(first) = causes.first() else { return false };
+    Futex::until(until_ns.min(soon_ns)).sleep(first.count, first.seen) || until_ns > soon_ns
 }
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
     use std::thread;
 
     use super::*;
@@ -96,31 +137,72 @@ mod tests {
     /// Sleeps at most so long: what fails to wake shows as this.
     const LONG_NS: u64 = 20_000_000_000;
 
+    fn sleep(sleepers: &Sleepers, count: &AtomicU64, seen: u64, call: u32, until_ns: u64) -> bool {
+        until(&[Cause { sleepers, side: 0, count, seen, call }], until_ns)
+    }
+
     #[test]
     fn a_call_between_looking_and_sleeping_is_not_lost() {
-        let (count, calls) = (AtomicU64::new(7), AtomicU32::new(0));
-        let call = calls.fetch_add(1, Ordering::AcqRel);
-        wake(&calls, [&count, &count]);
+        let (count, sleepers) = (AtomicU64::new(7), Sleepers::default());
+        let call = sleepers.calls();
+        sleepers.call(&[&count]);
         let begun_ns = monotonic_ns();
-        assert!(until(&count, 7, &calls, call, begun_ns + LONG_NS));
+        assert!(sleep(&sleepers, &count, 7, call, begun_ns + LONG_NS));
         assert!(monotonic_ns() - begun_ns < LONG_NS / 2);
     }
 
     #[test]
     fn either_word_wakes_and_the_clock_ends_it() {
-        let (count, calls) = (AtomicU64::new(1 << 32 | 7), AtomicU32::new(3));
+        let (count, sleepers) = (AtomicU64::new(1 << 32 | 7), Sleepers::default());
         thread::scope(|scope| {
-            let sleeper = || until(&count, 1 << 32 | 7, &calls, 3, monotonic_ns() + LONG_NS);
-            let (one, two) = (scope.spawn(sleeper), scope.spawn(sleeper));
-            calls.fetch_add(1, Ordering::AcqRel);
-            wake(&calls, [&count, &count]);
+            let sleeper =
+                |call| sleep(&sleepers, &count, 1 << 32 | 7, call, monotonic_ns() + LONG_NS);
+            let (one, two) = (scope.spawn(move || sleeper(0)), scope.spawn(move || sleeper(0)));
+            sleepers.call(&[&count]);
             assert!(one.join().unwrap() && two.join().unwrap());
-            let third =
-                scope.spawn(|| until(&count, 1 << 32 | 7, &calls, 4, monotonic_ns() + LONG_NS));
+            let third = scope.spawn(move || sleeper(1));
             count.fetch_add(1, Ordering::AcqRel);
             Futex::patient().wake(&count);
             assert!(third.join().unwrap());
         });
-        assert!(!until(&count, 1 << 32 | 8, &calls, 4, monotonic_ns() + 1_000_000));
+        let call = sleepers.calls();
+        assert!(!sleep(&sleepers, &count, 1 << 32 | 8, call, monotonic_ns() + 1_000_000));
+    }
+
+    #[test]
+    fn the_driver_wakes_one_and_every_other_hears_of_it() {
+        const THREADS: usize = 16;
+        const ROUNDS: u64 = 200;
+        let (count, sleepers) = (AtomicU64::new(0), Sleepers::default());
+        let round = Barrier::new(THREADS + 1);
+        let missed = AtomicU32::new(0);
+        thread::scope(|scope| {
+            for _ in 0..THREADS {
+                scope.spawn(|| {
+                    for seen in 0..ROUNDS {
+                        loop {
+                            let call = sleepers.calls();
+                            if count.load(Ordering::Acquire) != seen {
+                                break;
+                            }
+                            let until_ns = monotonic_ns() + LONG_NS / 10;
+                            let woken = sleep(&sleepers, &count, seen, call, until_ns);
+                            missed.fetch_add(u32::from(!woken), Ordering::Relaxed);
+                        }
+                        round.wait();
+                    }
+                });
+            }
+            for seen in 0..ROUNDS {
+                // Most are asleep by then; who is not must not be missed either.
+                while seen % 2 == 0 && sleepers.asleep[0].load(Ordering::SeqCst) < THREADS as u32 {
+                    thread::yield_now();
+                }
+                count.fetch_add(1, Ordering::AcqRel);
+                Futex::patient().wake(&count);
+                round.wait();
+            }
+        });
+        assert_eq!(missed.into_inner(), 0, "who was woken passed it on");
     }
 }

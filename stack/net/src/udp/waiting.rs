@@ -106,17 +106,12 @@ impl Inner {
         let mut woken = true;
         if seen.len() == doors.len() {
             let until_ns = deadline_ns.min(monotonic_ns().saturating_add(NEWS_NS));
-            let words = doors.iter().zip(&seen).map(|(door, &seen)| {
+            let causes = doors.iter().zip(&seen).zip(calls).map(|((door, &seen), &call)| {
                 let shared = &door.shared;
                 let words = if side == Side::Send { &shared.tx_words } else { &shared.rx_words };
-                (&words[0], seen)
+                shared.cause(words, seen, call)
             });
-            let callers = doors.iter().zip(calls).map(|(door, &call)| (door.shared.caller(), call));
-            woken = sleep::until_any(
-                &words.collect::<Vec<_>>(),
-                &callers.collect::<Vec<_>>(),
-                until_ns,
-            );
+            woken = sleep::until(&causes.collect::<Vec<_>>(), until_ns);
             if !woken {
                 self.host.hear_notices();
                 self.host.check_drivers();
