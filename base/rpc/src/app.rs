@@ -154,6 +154,8 @@ pub enum Reply {
     Welcome {
         /// Links to choose from.
         links: Vec<LinkInfo>,
+        /// Flows that its user may have open.
+        flows_max: u32,
     },
     /// The driver has made what they share. Descriptors: control-out, control-in, transmit data and receive
     /// data arenas, the application's doorbell, the driver's bell.

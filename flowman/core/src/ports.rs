@@ -30,6 +30,8 @@ pub(crate) struct Ports {
     holdings: HashMap<(Transport, u16), Vec<Holding>>,
     /// Access points of flows that were closed and have not sent everything, and whose they were.
     closing: HashMap<(Transport, u16), Vec<(IpAddr, u32)>>,
+    /// How often a port became free.
+    freed: u64,
     count: usize,
     held: HashMap<ClientId, usize>,
     dynamic: DynamicPorts,
@@ -53,6 +55,7 @@ impl Ports {
         Self {
             holdings: HashMap::new(),
             closing: HashMap::new(),
+            freed: 0,
             count: 0,
             held: HashMap::new(),
             dynamic,
@@ -76,7 +79,7 @@ impl Ports {
         transport: Transport,
         sap: Sap,
     ) -> Result<Sap, Taken> {
-        let sap = self.choose((client, uid), transport, sap, None, |_| true)?;
+        let sap = self.choose((client, uid), transport, sap, None, 0, |_| true)?;
         if self.find(client, transport, sap).is_some_and(|holding| holding.bound) {
             return Err(Taken::InUse);
         }
@@ -85,7 +88,7 @@ impl Ports {
     }
 
     /// Reserves `sap` for a flow of `client` to `remote`; shares the client's own reservation if there is
-    /// one. Port 0 finds a free one that is `usable`.
+    /// one. Port 0 finds a free one that is `usable`; that more are has happened `again` times.
     ///
     /// RFC 9293 MUST-41: succeeds or changes nothing.
     pub(crate) fn use_for_flow(
@@ -94,9 +97,10 @@ impl Ports {
         transport: Transport,
         sap: Sap,
         remote: Option<Sap>,
+        again: u64,
         usable: impl Fn(u16) -> bool,
     ) -> Result<Sap, Taken> {
-        let sap = self.choose((client, uid), transport, sap, remote, usable)?;
+        let sap = self.choose((client, uid), transport, sap, remote, again, usable)?;
         self.holding(client, transport, sap)?.flows += 1;
         Ok(sap)
     }
@@ -123,6 +127,7 @@ impl Ports {
         }
         if closing.is_empty() {
             self.closing.remove(&place);
+            self.freed += 1;
         }
     }
 
@@ -147,6 +152,7 @@ impl Ports {
             !holdings.is_empty()
         });
         self.count -= self.held.remove(&client).unwrap_or(0);
+        self.freed += 1;
     }
 
     fn choose(
@@ -155,6 +161,7 @@ impl Ports {
         transport: Transport,
         sap: Sap,
         remote: Option<Sap>,
+        again: u64,
         usable: impl Fn(u16) -> bool,
     ) -> Result<Sap, Taken> {
         if sap.port != 0 {
@@ -168,7 +175,8 @@ impl Ports {
             holdings.contains_key(&place) || closing.contains_key(&place)
         };
         let free = |port| !is_held(port) && usable(port);
-        let port = self.dynamic.find((transport, sap.address, remote), free);
+        let freed = self.freed + again;
+        let port = self.dynamic.find((transport, sap.address, remote), freed, free);
         port.map(|port| Sap { port, ..sap }).ok_or(Taken::NoFreePort)
     }
 
@@ -228,6 +236,7 @@ impl Ports {
             });
             if holdings.is_empty() {
                 self.holdings.remove(&(transport, port));
+                self.freed += 1;
             }
         }
     }
@@ -263,14 +272,14 @@ mod tests {
     fn a_port_is_free_when_its_last_use_is_gone() {
         let mut ports = Ports::new([7; 16]);
         let at = sap("10.0.0.1:4000");
-        ports.use_for_flow(A, UDP, at, None, |_| true).unwrap();
-        ports.use_for_flow(A, UDP, at, None, |_| true).unwrap();
+        ports.use_for_flow(A, UDP, at, None, 0, |_| true).unwrap();
+        ports.use_for_flow(A, UDP, at, None, 0, |_| true).unwrap();
         ports.release_from_flow(A.0, UDP, at);
-        assert_eq!(ports.use_for_flow(B, UDP, at, None, |_| true), Err(Taken::InUse));
+        assert_eq!(ports.use_for_flow(B, UDP, at, None, 0, |_| true), Err(Taken::InUse));
         ports.release_from_flow(A.0, UDP, at);
         assert_eq!(ports.len(), 0);
         ports.bind(B, UDP, at).unwrap();
-        ports.use_for_flow(B, UDP, at, None, |_| true).unwrap();
+        ports.use_for_flow(B, UDP, at, None, 0, |_| true).unwrap();
         assert!(ports.unbind(B.0, UDP, at) && !ports.unbind(B.0, UDP, at));
         assert_eq!(ports.len(), 1, "a flow keeps it");
         ports.release_from_flow(B.0, UDP, at);
@@ -281,17 +290,17 @@ mod tests {
     fn while_a_closed_flow_still_sends_its_port_is_its_users_and_nobody_elses() {
         let mut ports = Ports::new([7; 16]);
         let (at, again) = (sap("10.0.0.1:4000"), (ClientId(3), A.1));
-        ports.use_for_flow(A, UDP, at, None, |_| true).unwrap();
+        ports.use_for_flow(A, UDP, at, None, 0, |_| true).unwrap();
         ports.release_from_flow(A.0, UDP, at);
         ports.closing(A.1, UDP, at);
         assert_eq!(ports.len(), 0);
-        assert_eq!(ports.use_for_flow(B, UDP, at, None, |_| true), Err(Taken::InUse));
+        assert_eq!(ports.use_for_flow(B, UDP, at, None, 0, |_| true), Err(Taken::InUse));
         assert_eq!(ports.bind(B, UDP, sap("0.0.0.0:4000")), Err(Taken::InUse));
         ports.bind(B, UDP, sap("10.0.0.2:4000")).unwrap();
-        ports.use_for_flow(again, UDP, at, None, |_| true).unwrap();
+        ports.use_for_flow(again, UDP, at, None, 0, |_| true).unwrap();
         ports.release_from_flow(again.0, UDP, at);
         ports.closed(A.1, UDP, at);
-        ports.use_for_flow(B, UDP, at, None, |_| true).unwrap();
+        ports.use_for_flow(B, UDP, at, None, 0, |_| true).unwrap();
     }
 
     #[test]

@@ -74,7 +74,8 @@ impl FlowManager {
         match request {
             Request::Hello => {
                 self.client(client)?.greeted = true;
-                Ok(Some(Reply::Welcome { links: self.link_infos(counters) }))
+                let flows_max = self.rights(client).flows_max;
+                Ok(Some(Reply::Welcome { links: self.link_infos(counters), flows_max }))
             }
             Request::Join(offer) => self.join(client, tag, offer).map(|()| None),
             Request::Bind { transport, local } => {
@@ -315,6 +316,7 @@ impl FlowManager {
         }
         // The last connection between the same ends may not be over yet.
         let waits = &self.time_waits;
+        let given_up = waits.given_up();
         let usable = |port| {
             let local = Sap { port, ..local };
             transport != Transport::Tcp || remote.is_none_or(|remote| !waits.has(local, remote))
@@ -322,7 +324,7 @@ impl FlowManager {
         let whose = (client, self.client_uid(client).unwrap_or_default());
         let local = self
             .ports
-            .use_for_flow(whose, transport, local, remote, usable)
+            .use_for_flow(whose, transport, local, remote, given_up, usable)
             .map_err(taken(transport, local))?;
         let endpoints = Endpoints { transport, local, remote };
         if !self.flows.set_endpoints(flow, Some(endpoints)) {

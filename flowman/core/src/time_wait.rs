@@ -57,6 +57,7 @@ struct Waiting {
 /// Connections that are over for their applications, and not for the network.
 #[derive(Debug, Default)]
 pub(crate) struct TimeWaits {
+    given_up: u64,
     table: HashMap<Ends, Waiting>,
     /// Those that wait for a clock.
     fresh: Vec<Ends>,
@@ -108,8 +109,14 @@ impl TimeWaits {
     }
 
     /// Forgets a connection.
+    /// How many ends were given up so far: as long as it is the same, no more are free.
+    pub(crate) const fn given_up(&self) -> u64 {
+        self.given_up
+    }
+
     pub(crate) fn remove(&mut self, ends: Ends) -> Option<LinkId> {
         let waiting = self.table.remove(&ends)?;
+        self.given_up += 1;
         self.queue.remove(&(waiting.until_ns, ends));
         if let Some(count) = self.users.get_mut(&waiting.uid) {
             *count -= 1;

@@ -251,6 +251,11 @@ impl Domain {
         plan.give(&wanted, [layout.control_offset, layout.tx_data.offset, layout.rx_data.offset]);
     }
 
+    /// How many more flows it can have.
+    pub fn slots_left(&self) -> usize {
+        lock(&self.plan).slots.len()
+    }
+
     /// Whether most of what the arenas can hold is not in use.
     pub fn is_roomy(&self) -> bool {
         let [control, tx_data, rx_data] = self.in_use();

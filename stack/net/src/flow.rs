@@ -467,6 +467,11 @@ impl Shared {
         }
     }
 
+    /// How many more flows there can be where it is.
+    pub(crate) fn slots_left(&self) -> usize {
+        self.domain.slots_left()
+    }
+
     /// The link it is on.
     pub(crate) const fn link(&self) -> u16 {
         self.link

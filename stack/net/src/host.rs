@@ -28,8 +28,8 @@ pub const DEFAULT_SOCKET: &str = "/run/plumb/plumb.sock";
 /// The environment variable that says otherwise.
 pub const SOCKET_VARIABLE: &str = "PLUMB_SOCKET";
 
-/// Flows an application can have open at a time, unless it asks for more.
-const FLOWS_MAX: u32 = 1024;
+/// Flows an application can have open at a time, if its user may and unless it asks for another number.
+const FLOWS_MAX: u32 = 8192;
 
 /// A connection to a flow manager; clones are the same connection.
 #[derive(Debug, Clone)]
@@ -123,7 +123,7 @@ impl Host {
     ///
     /// [`Error::NoFlowManager`], or what it says.
     pub fn connect(socket: &Path) -> Result<Self, Error> {
-        Self::connect_for(socket, FLOWS_MAX)
+        Self::connect_with(socket, |allowed| allowed.clamp(1, FLOWS_MAX))
     }
 
     /// As [`Self::connect`], for up to `flows_max` flows at a time on each link.
@@ -132,18 +132,23 @@ impl Host {
     ///
     /// As [`Self::connect`].
     pub fn connect_for(socket: &Path, flows_max: u32) -> Result<Self, Error> {
+        Self::connect_with(socket, |_| flows_max)
+    }
+
+    /// With as many flows as `choose` wants, which hears how many are allowed.
+    fn connect_with(socket: &Path, choose: impl FnOnce(u32) -> u32) -> Result<Self, Error> {
         let connection = Connection::connect(socket)
             .map_err(|source| Error::NoFlowManager { path: socket.to_path_buf(), source })?;
         let rpc = Rpc::new(connection);
         let hello = rpc.ask(Request::Hello);
         let (reply, _) = rpc.answer(hello, monotonic_ns() + ANSWER_NS, &|_| ())?;
-        let Reply::Welcome { links } = reply else {
+        let Reply::Welcome { links, flows_max } = reply else {
             return Err(Error::Protocol("no welcome".into()));
         };
         let inner = Inner {
             rpc,
             links,
-            flows_max,
+            flows_max: choose(flows_max),
             domains: Mutex::default(),
             is_orphaned: AtomicBool::new(false),
             flows: Mutex::default(),

@@ -604,43 +604,55 @@ fn sockets_at_rest_wake_nobody() {
     });
 }
 
-/// A connection of the kernel to us, unless we reset it at once.
-fn unless_reset(port: u16) -> Option<KernelStream> {
-    let read = |kernel: &KernelStream| {
-        kernel.set_read_timeout(Some(Duration::from_millis(300))).unwrap();
-        (&mut &*kernel).read(&mut [0]).unwrap_err()
-    };
-    let kind = |error: std::io::Error| error.kind();
-    match kernel_connect(port) {
-        Ok(kernel) if kind(read(&kernel)) == ErrorKind::WouldBlock => Some(kernel),
-        Ok(_) => None,
-        Err(error) => {
-            assert_eq!(kind(error), ErrorKind::ConnectionReset);
-            None
-        }
-    }
-}
-
 #[test]
-fn a_connection_that_can_have_no_flow_is_reset_and_the_next_one_is_had() {
-    let name = "a_connection_that_can_have_no_flow_is_reset_and_the_next_one_is_had";
+fn a_connection_beyond_the_limit_is_not_answered_and_is_had_when_there_is_room() {
+    let name = "a_connection_beyond_the_limit_is_not_answered_and_is_had_when_there_is_room";
     in_lab(name, &RATE, || {
         // One flow for the listener, one for a connection.
         let host = Host::connect_for(&in_lab::socket(), 2).unwrap();
         let listener = Options::new().host(&host).listen((OURS, 7000)).unwrap();
         let first = kernel_connect(7000).unwrap();
         let (ours, _) = listener.accept().unwrap();
-        // While nobody accepts, and while somebody does.
-        assert!(unless_reset(7000).is_none());
-        let accepts = thread::spawn(move || listener.accept().unwrap());
-        assert!(unless_reset(7000).is_none());
+        let second = thread::spawn(|| kernel_connect(7000));
+        // It asks again, for nobody has answered.
+        eventually("it has asked twice", || listener.counts().syns >= 3);
+        assert!(!second.is_finished());
         drop((ours, first));
-        let mut had = None;
-        eventually("the first one's flow is free", || {
-            had = unless_reset(7000);
-            had.is_some()
+        let (stream, from) = listener.accept().unwrap();
+        let second = second.join().unwrap().unwrap();
+        assert_eq!(from, second.local_addr().unwrap());
+        assert_eq!((listener.counts().refused, listener.turned_away()), (0, (0, None)));
+        drop(stream);
+    });
+}
+
+#[test]
+fn more_than_a_thousand_connections_are_had_at_a_time() {
+    in_lab("more_than_a_thousand_connections_are_had_at_a_time", &["--rate", "1gbit"], || {
+        const COUNT: usize = 1200;
+        rbuf_shm::raise_descriptor_limit();
+        let listener = options().backlog(COUNT as u32).listen((OURS, 7000)).unwrap();
+        let accepts = thread::spawn(move || {
+            (0..COUNT).map(|_| listener.accept().unwrap().0).collect::<Vec<_>>()
         });
-        let (_stream, from) = accepts.join().unwrap();
-        assert_eq!(from, had.unwrap().local_addr().unwrap());
+        let connect = |_| KernelStream::connect((OURS, 7000)).unwrap();
+        let kernels: Vec<_> = on_peer(|| (0..COUNT).map(connect).collect());
+        let ours = accepts.join().unwrap();
+        for (number, stream) in ours.iter().enumerate() {
+            (&mut &*stream).write_all(&(number as u32).to_be_bytes()).unwrap();
+        }
+        let mut numbers: Vec<u32> = kernels
+            .iter()
+            .map(|kernel| {
+                let mut bytes = [0; 4];
+                kernel.set_read_timeout(SOON).unwrap();
+                (&mut &*kernel).read_exact(&mut bytes).unwrap();
+                u32::from_be_bytes(bytes)
+            })
+            .collect();
+        numbers.sort_unstable();
+        assert!(numbers.into_iter().eq(0..COUNT as u32));
+        // Who lets go first of so many is held up.
+        drop(kernels);
     });
 }

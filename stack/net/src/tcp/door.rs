@@ -83,6 +83,10 @@ struct Entrance {
     /// The application has let go: who comes now is reset.
     closed: bool,
     failed: Option<Ending>,
+    /// Nobody is asked for a flow before, and nobody let in: there was none to be had.
+    pause_ns: u64,
+    /// Connections that could have none, and why the last one could not.
+    turned_away: (u64, Option<String>),
     /// Whether that was told by [`Door::take_error`].
     told: bool,
 }
@@ -93,6 +97,8 @@ struct Complete {
     remote: SocketAddr,
     station: Mac,
     place: Place,
+    /// How often it could not be given a flow.
+    refused: u8,
 }
 
 /// One of those that the application lets wait.
@@ -130,6 +136,11 @@ const OPENING_SEGMENTS_MAX: usize = 64;
 /// takes no other thread's help.
 const BACK_NS: u64 = 1_000_000;
 
+/// How often a flow is asked for in vain before the connection is reset, and the pause between: five seconds in
+/// all.
+const REFUSED_MAX: u8 = 50;
+const PAUSE_NS: u64 = 100_000_000;
+
 /// How soon to look again whether there is room for a flow, while others are being closed.
 const ROOM_NS: u64 = 1_000_000;
 
@@ -166,6 +177,8 @@ impl Door {
             ttl: TTL,
             closed: false,
             failed: None,
+            pause_ns: 0,
+            turned_away: (0, None),
             told: false,
         };
         let seat = Seat::new(entrance, shared, options.wait).map_err(Error::Thread)?;
@@ -233,7 +246,7 @@ impl Door {
 
     fn take(&self, nonblocking: bool) -> io::Result<TcpStream> {
         loop {
-            let found = self.seat.wait_for(NEVER, nonblocking, |entrance, _| {
+            let found = self.seat.wait_for(NEVER, nonblocking, |entrance, now_ns| {
                 if let Some((stream, _)) = entrance.waiting.pop_front() {
                     return Ok(Some(Ok(stream)));
                 }
@@ -241,7 +254,10 @@ impl Door {
                     return Err(ending.clone().into());
                 }
                 // Giving it a flow may take a while, which is for the service thread then.
-                let complete = if nonblocking { None } else { entrance.complete.pop_front() };
+                let complete = match now_ns < entrance.pause_ns {
+                    false if !nonblocking => entrance.complete.pop_front(),
+                    _ => None,
+                };
                 Ok(complete.map(Err))
             })?;
             match found {
@@ -269,8 +285,8 @@ impl Door {
     fn give_flow(&self, complete: Box<Complete>) -> Option<(TcpStream, Place)> {
         match open(&self.options, self.ends(complete.remote), NEVER) {
             Ok((flow, stack)) => self.join(complete, flow, stack),
-            Err(_) => {
-                self.turn_away(complete);
+            Err(error) => {
+                self.refuse(complete, &error);
                 None
             }
         }
@@ -313,7 +329,7 @@ impl Door {
                     self.seat.with(|entrance, _| entrance.forward.remove(&remote));
                 }
             }
-            Err(_) => self.turn_away(complete),
+            Err(error) => self.refuse(complete, &error),
         }
     }
 
@@ -352,6 +368,31 @@ impl Door {
             None
         });
         late.into_iter().for_each(reset);
+    }
+
+    /// A connection cannot be given a flow. If one may be had later it waits, and who comes meanwhile is not
+    /// answered, as where a queue is full; or else it is reset. The reason is kept.
+    fn refuse(&self, mut complete: Box<Complete>, error: &Error) {
+        complete.refused += 1;
+        let may_pass =
+            matches!(error, Error::TimedOut | Error::Memory(_) | Error::Refused(Refusal::Quota(_)));
+        let again = may_pass && complete.refused < REFUSED_MAX;
+        let left = self.seat.with(|entrance, now_ns| {
+            entrance.pause_ns = now_ns + if may_pass { PAUSE_NS } else { 0 };
+            if again && !entrance.closed {
+                entrance.complete.push_front(complete);
+                return None;
+            }
+            entrance.turned_away.0 += 1;
+            entrance.turned_away.1 = Some(error.to_string());
+            Some(complete)
+        });
+        left.into_iter().for_each(|complete| self.turn_away(complete));
+    }
+
+    /// How many connections could be given no flow, and why the last one could not.
+    pub(super) fn turned_away(&self) -> (u64, Option<String>) {
+        self.seat.peek(|entrance| entrance.turned_away.clone())
     }
 
     /// Resets a connection that cannot be had.
@@ -427,6 +468,10 @@ impl Served for Door {
                     by(back_ns)
                 };
             }
+            let (pause_ns, now_ns) = (self.seat.peek(|entrance| entrance.pause_ns), monotonic_ns());
+            if now_ns < pause_ns {
+                return by(pause_ns);
+            }
             // Aside: who sits down lists the seat again, for ever.
             let first = self.seat.aside(|entrance, _| entrance.complete.pop_front());
             let Some(complete) = first else { break };
@@ -498,8 +543,10 @@ impl Work for Entrance {
         !self.waiting.is_empty() || !self.complete.is_empty() || self.failed.is_some()
     }
 
-    fn due_ns(&self, _now_ns: u64) -> u64 {
-        self.listener.next_deadline().unwrap_or(NEVER)
+    fn due_ns(&self, now_ns: u64) -> u64 {
+        let listener_ns = self.listener.next_deadline().unwrap_or(NEVER);
+        let asks_again = !self.complete.is_empty() && now_ns < self.pause_ns;
+        if asks_again { listener_ns.min(self.pause_ns) } else { listener_ns }
     }
 
     fn is_done(&self) -> bool {
@@ -536,7 +583,7 @@ impl Entrance {
 
     fn reopen(&mut self, now_ns: u64, knock: Knock) {
         let Knock { syn, remote, station, number } = knock;
-        let full = self.is_full();
+        let full = self.is_full(now_ns);
         self.forward.remove(&remote);
         self.listener.reopen(now_ns, (remote, station), &syn, full, number);
     }
@@ -545,9 +592,11 @@ impl Entrance {
         self.failed.get_or_insert_with(|| error.into());
     }
 
-    /// Whether the application has as many connections to accept as it wants.
-    fn is_full(&self) -> bool {
+    /// Whether the application has as many connections to accept as it wants, or another one would have no flow.
+    fn is_full(&self, now_ns: u64) -> bool {
         self.crowd.load(Ordering::Relaxed) >= self.backlog
+            || now_ns < self.pause_ns
+            || self.flow.shared.slots_left() <= self.complete.len()
     }
 
     /// Takes a segment in, and returns the connection it was passed on to, if it was.
@@ -570,13 +619,13 @@ impl Entrance {
         if let Some(socket) = &to {
             socket.hand_over(&segment, &bytes());
         } else if !opening {
-            let full = self.is_full();
+            let full = self.is_full(now_ns);
             let complete = self.listener.on_segment(now_ns, (from, station), &segment, full);
             if let Some(connection) = complete {
                 self.make_room_to_forward();
                 self.forward.insert(from, Forward::Opening(vec![(segment, bytes())]));
                 let place = Place::take(&self.crowd);
-                let complete = Complete { connection, remote: from, station, place };
+                let complete = Complete { connection, remote: from, station, place, refused: 0 };
                 self.complete.push_back(Box::new(complete));
             }
         }

@@ -119,6 +119,14 @@ impl TcpListener {
         self.handle.doors().map(Door::counts).fold(ListenCounts::default(), add)
     }
 
+    /// How many connections whose handshake was complete were reset because they could have no flow, and why the
+    /// last one could not. A limit that is known before, as [`Host::connect_for`]'s, is met by answering no
+    /// more SYNs; one that may pass, by waiting five seconds.
+    pub fn turned_away(&self) -> (u64, Option<String>) {
+        let add = |a: (u64, Option<String>), b: (u64, Option<String>)| (a.0 + b.0, b.1.or(a.1));
+        self.handle.doors().map(Door::turned_away).fold((0, None), add)
+    }
+
     /// Another handle on the same listener.
     ///
     /// # Errors
