@@ -7,6 +7,20 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct DomainId(pub u32);
 
+/// Who a domain belongs to, and what all domains of that user share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainUser {
+    /// The kernel's number of the user; `None` for the flow manager itself.
+    pub uid: Option<u32>,
+    /// Driver time that the user's flows may use for receiving, all together: nanoseconds per second.
+    pub rx_cpu_ppb: u32,
+}
+
+impl DomainUser {
+    /// The flow manager: only the budgets of its flows limit it.
+    pub const FLOW_MANAGER: Self = Self { uid: None, rx_cpu_ppb: 0 };
+}
+
 /// A range of bytes in an arena.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Region {
@@ -45,6 +59,8 @@ pub enum ToDriver {
         domain: DomainId,
         /// How many flows it may have at a time; sizes its event FIFOs.
         flows_max: u32,
+        /// Whose it is.
+        user: DomainUser,
     },
     /// A domain left: remove its flows and unmap its arenas.
     RemoveDomain {

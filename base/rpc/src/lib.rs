@@ -22,4 +22,4 @@ pub use app::{
     Refusal, Reply, Request, RouteInfo, StatusInfo, TimeWait,
 };
 pub use codec::{DecodeError, MAGIC, MESSAGE_BYTES_MAX, VERSION, decode, encode};
-pub use driver::{DomainId, FlowLayout, FromDriver, InstallError, Region, ToDriver};
+pub use driver::{DomainId, DomainUser, FlowLayout, FromDriver, InstallError, Region, ToDriver};

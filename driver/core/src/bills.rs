@@ -12,28 +12,46 @@ pub const fn bill_words(flows_max: u32) -> usize {
     (flows_max as usize + 1) * BILL_WORDS
 }
 
-/// Which direction processor time is charged to.
+/// What processor time was spent on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Side {
+    /// Sending, and hearing the domain.
     Tx,
+    /// Receiving.
     Rx,
+    /// Waking who waits for what was received.
+    Wake,
 }
 
-/// Work done since the last [`Bills::settle`]: whose, and how heavy.
+/// A piece of work: for whom, and how heavy.
 #[derive(Debug, Clone, Copy)]
-struct Work {
-    flow: u32,
+pub(crate) struct Work {
+    pub(crate) flow: u32,
+    /// Index of the domain that pays.
+    pub(crate) domain: u32,
     weight: u32,
-    side: Side,
+    pub(crate) frames: u32,
+    pub(crate) side: Side,
 }
+
+/// Who pays for what is nobody's.
+pub(crate) const NO_DOMAIN: u32 = u32::MAX;
 
 #[derive(Debug)]
 pub(crate) struct Bills<W> {
     words: W,
     flows_max: u32,
+    /// Processor time of the loop until which everything is billed or loose.
+    read_at: u64,
+    /// Work since the last [`Bills::settle_round`], and its weight.
     work: Vec<Work>,
     weight: u64,
-    /// Work that was billed last, and its weight.
+    /// Where the present stretch of work begins: it is all for one domain, and not yet billed.
+    stretch: usize,
+    stretch_weight: u64,
+    /// Time of the round that was spent on no single domain.
+    loose_ns: u64,
+    /// Work of the last round that had any, and its weight.
     settled: Vec<Work>,
     settled_weight: u64,
     /// Whether nothing was billed since as what came of that work.
@@ -45,7 +63,7 @@ const WORK_MAX: usize = 1024;
 
 /// Most that a frame can take of its flow's budget: what is beyond that is the machine's doing. It is
 /// billed, but not held against the flow.
-const FRAME_NS_MAX: u64 = 20_000;
+pub(crate) const FRAME_NS_MAX: u64 = 20_000;
 
 /// Weight of handling a frame, in units of copying a byte: what was measured for the null link.
 const FRAME_WEIGHT: u32 = 1000;
@@ -55,8 +73,12 @@ impl<W: Words> Bills<W> {
         (words.len() >= bill_words(flows_max)).then(|| Self {
             words,
             flows_max,
+            read_at: 0,
             work: Vec::with_capacity(WORK_MAX),
             weight: 0,
+            stretch: 0,
+            stretch_weight: 0,
+            loose_ns: 0,
             settled: Vec::with_capacity(WORK_MAX),
             settled_weight: 0,
             has_caused: false,
@@ -97,43 +119,80 @@ impl<W: Words> Bills<W> {
         }
     }
 
-    /// Notes that a frame of which `copied` bytes were copied was handled for `flow`.
-    pub(crate) fn note(&mut self, flow: u32, side: Side, copied: usize) {
-        if self.work.len() < WORK_MAX {
-            let weight = FRAME_WEIGHT + copied as u32;
-            self.work.push(Work { flow, weight, side });
-            self.weight += u64::from(weight);
+    /// Notes that a frame of which `copied` bytes were copied was handled for `flow`, or something as
+    /// heavy was done for it.
+    pub(crate) fn note(&mut self, flow: u32, domain: u32, side: Side, copied: usize) {
+        let weight = FRAME_WEIGHT + copied as u32;
+        let has_room = self.work.len() < WORK_MAX;
+        match self.work[self.stretch..].last_mut() {
+            Some(last) if (last.flow, last.side) == (flow, side) => {
+                last.weight += weight;
+                last.frames += 1;
+            }
+            _ if has_room => {
+                self.work.push(Work { flow, domain, weight, frames: 1, side });
+            }
+            _ => return,
         }
+        self.weight += u64::from(weight);
+        self.stretch_weight += u64::from(weight);
     }
 
-    /// Shares `elapsed_ns` among those for whom work was noted, by weight; `false`, and nothing is
-    /// billed, if there was none. `paid` hears what each flow paid for receiving.
-    pub(crate) fn settle(&mut self, elapsed_ns: u64, paid: impl FnMut(u32, u64)) -> bool {
+    /// Whether there is work that was not billed.
+    pub(crate) const fn is_in_stretch(&self) -> bool {
+        self.work.len() > self.stretch
+    }
+
+    fn elapsed(&mut self, used_ns: u64) -> u64 {
+        let elapsed = used_ns.saturating_sub(self.read_at);
+        self.read_at += elapsed;
+        elapsed
+    }
+
+    /// What was used until `used_ns` was for no single domain: the round shares it.
+    pub(crate) fn loosen(&mut self, used_ns: u64) {
+        self.loose_ns += self.elapsed(used_ns);
+    }
+
+    /// A stretch of work ends: what was used until `used_ns` is shared by weight among those for whom
+    /// work was noted in it. `paid` hears of each part.
+    pub(crate) fn settle(&mut self, used_ns: u64, paid: impl FnMut(Work, u64)) {
+        if !self.is_in_stretch() {
+            return self.loosen(used_ns);
+        }
+        let elapsed = self.elapsed(used_ns);
+        let weight = std::mem::take(&mut self.stretch_weight);
+        let first = std::mem::replace(&mut self.stretch, self.work.len());
+        self.share(&self.work[first..], weight, elapsed, paid);
+    }
+
+    /// Shares what was used until `used_ns` and for no single domain among those for whom work was
+    /// noted since the last such settlement; `false`, and nothing is billed, if there was none.
+    pub(crate) fn settle_round(&mut self, used_ns: u64, paid: impl FnMut(Work, u64)) -> bool {
+        self.loosen(used_ns);
         if self.work.is_empty() {
             return false;
         }
         std::mem::swap(&mut self.work, &mut self.settled);
         self.settled_weight = std::mem::take(&mut self.weight);
         self.work.clear();
+        (self.stretch, self.stretch_weight) = (0, 0);
         self.has_caused = true;
-        self.share(elapsed_ns, paid);
+        let loose = std::mem::take(&mut self.loose_ns);
+        self.share(&self.settled, self.settled_weight, loose, paid);
         true
     }
 
-    /// Bills `elapsed_ns` in which no work was noted: once, what the loop does before it finds that
+    /// Bills what was used until `used_ns` without any work: once, what the loop does before it finds that
     /// there is nothing more, to those for whom it worked last; after that it is the link's.
-    pub(crate) fn settle_idle(&mut self, elapsed_ns: u64) {
+    pub(crate) fn settle_idle(&mut self, used_ns: u64, paid: impl FnMut(Work, u64)) {
+        self.loosen(used_ns);
+        let loose = std::mem::take(&mut self.loose_ns);
         if std::mem::take(&mut self.has_caused) {
-            // Their budgets have paid for the frames.
-            self.share(elapsed_ns, |_, _| ());
+            self.share(&self.settled, self.settled_weight, loose, paid);
         } else {
-            self.add(self.link(), bill_word::RX_CPU_NS, elapsed_ns);
+            self.add(self.link(), bill_word::RX_CPU_NS, loose);
         }
-    }
-
-    /// Bills `elapsed_ns` to the link: what the loop did for the flow manager.
-    pub(crate) fn settle_control(&self, elapsed_ns: u64) {
-        self.add(self.link(), bill_word::RX_CPU_NS, elapsed_ns);
     }
 
     /// The place of `flow` has no user any more: the next one is not billed for this one's work.
@@ -146,20 +205,30 @@ impl<W: Words> Bills<W> {
         }
     }
 
-    fn share(&self, elapsed_ns: u64, mut paid: impl FnMut(u32, u64)) {
-        let mut left = elapsed_ns;
-        for &Work { flow, weight, side } in &self.settled {
-            let share =
-                u128::from(elapsed_ns) * u128::from(weight) / u128::from(self.settled_weight);
+    /// Nor does the next user of the place of `domain` pay for it.
+    pub(crate) fn forget_domain(&mut self, domain: u32) {
+        for work in self.work.iter_mut().chain(&mut self.settled) {
+            if work.domain == domain {
+                work.domain = NO_DOMAIN;
+            }
+        }
+    }
+
+    fn share(&self, all: &[Work], weight: u64, elapsed: u64, mut paid: impl FnMut(Work, u64)) {
+        if elapsed == 0 {
+            return;
+        }
+        let mut left = elapsed;
+        for &work in all {
+            let share = u128::from(elapsed) * u128::from(work.weight) / u128::from(weight);
             let share = share as u64;
             left -= share;
-            match side {
-                Side::Tx => self.add(flow, bill_word::TX_CPU_NS, share),
-                Side::Rx => {
-                    self.add(flow, bill_word::RX_CPU_NS, share);
-                    paid(flow, share.min(FRAME_NS_MAX));
-                }
-            }
+            let word = match work.side {
+                Side::Tx => bill_word::TX_CPU_NS,
+                Side::Rx | Side::Wake => bill_word::RX_CPU_NS,
+            };
+            self.add(work.flow, word, share);
+            paid(work, share);
         }
         self.add(self.link(), bill_word::RX_CPU_NS, left);
     }

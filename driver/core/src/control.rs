@@ -1,7 +1,7 @@
 //! What the flow manager has installed: domains, flows, filters, contracts (the paper's `Netif`).
 
 use base_flow::{Bill, Contract, DropReason, Endpoints, Fib, FlowId, Prefix};
-use base_rpc::{DomainId, FlowLayout, FromDriver, InstallError};
+use base_rpc::{DomainId, DomainUser, FlowLayout, FromDriver, InstallError};
 use driver_atropos::Scheduler;
 use driver_filter::{Rights, Template};
 use driver_link::Link;
@@ -10,16 +10,18 @@ use rbuf_channel::{
     rx_block_offset,
 };
 
+use crate::account::{Accounts, Receiver};
 use crate::arenas::Arenas;
 use crate::domain::Domain;
 use crate::driver::Driver;
-use crate::flow::{Budget, Flow, NO_FLOW};
+use crate::flow::{Flow, NO_FLOW};
 
 /// Flows a domain may have at most, whatever it asks for.
 const DOMAIN_FLOWS_MAX: u32 = 1 << 16;
 
 impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
-    /// Lets a domain open flows in its arenas.
+    /// Lets a domain open flows in its arenas. `user` says whose it is, and how long the user's flows
+    /// may receive.
     ///
     /// # Errors
     ///
@@ -29,6 +31,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         id: DomainId,
         arenas: A,
         flows_max: u32,
+        user: DomainUser,
     ) -> Result<(), InstallError> {
         if flows_max == 0 || flows_max > DOMAIN_FLOWS_MAX {
             return Err(InstallError::Layout(format!(
@@ -38,18 +41,19 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         if self.domain_index(id).is_some() {
             return Err(InstallError::InUse(format!("domain {}", id.0)));
         }
-        let Some(domain) = Domain::new(id, arenas, flows_max) else {
+        let open = || self.accounts.open(user.uid, user.rx_cpu_ppb);
+        let Some(domain) = Domain::new(id, arenas, flows_max, open) else {
             return Err(InstallError::Region { region: "event FIFO".into() });
         };
-        match self.domains.iter().position(Option::is_none) {
-            Some(free) => self.domains[free] = Some(domain),
-            None => self.domains.push(Some(domain)),
-        }
+        let free = self.domains.iter().position(Option::is_none).unwrap_or(self.domains.len());
+        self.domains.resize_with(self.domains.len().max(free + 1), || None);
+        self.domains[free] = Some(domain);
+        self.domain_at.insert(id, free as u32);
         Ok(())
     }
 
     pub(crate) fn domain_index(&self, id: DomainId) -> Option<usize> {
-        self.domains.iter().position(|domain| domain.as_ref().is_some_and(|domain| domain.id == id))
+        self.domain_at.get(&id).map(|&index| index as usize)
     }
 
     /// Sets up a flow's channels. It is silent and deaf until it is attached.
@@ -81,8 +85,8 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         if self.flows[id.index as usize].is_some() || self.scheduler.binds(id.index) {
             return Err(InstallError::InUse(format!("flow {}", id.index)));
         }
-        match owner.slots.get_mut(layout.slot as usize) {
-            Some(slot) if *slot == NO_FLOW => *slot = id.index,
+        match owner.slots.get(layout.slot as usize) {
+            Some(slot) if slot.flow == NO_FLOW => {}
             Some(_) => return Err(InstallError::InUse(format!("slot {}", layout.slot))),
             None => {
                 return Err(InstallError::Layout(format!(
@@ -92,16 +96,11 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
                 )));
             }
         }
-        match Flow::new(id, domain_index as u32, layout, &owner.arenas, rx_cpu_ppb) {
-            Ok(flow) => {
-                owner.flows += 1;
-                self.flows[id.index as usize] = Some(Box::new(flow));
-            }
-            Err(error) => {
-                owner.slots[layout.slot as usize] = NO_FLOW;
-                return Err(error);
-            }
-        }
+        let receiver = Accounts::receiver(&owner.account, rx_cpu_ppb);
+        let flow = Flow::new(id, domain_index as u32, layout, &owner.arenas, contract, receiver)?;
+        self.flows[id.index as usize] = Some(Box::new(flow));
+        owner.enter(layout.slot, id.index);
+        self.accounts.reserve(&mut owner.account, None, Some(contract));
         self.bills.clear(id.index);
         let after = self.places(after);
         self.names[id.index as usize] = (id, 0);
@@ -159,11 +158,9 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
                 unsent += 1;
             }
             self.bills.count_drop(index, DropReason::Closed, unsent);
-            if let Some(Some(domain)) = self.domains.get_mut(flow.domain as usize)
-                && let Some(slot) = domain.slots.get_mut(flow.slot as usize)
-            {
-                *slot = NO_FLOW;
-                domain.flows -= 1;
+            if let Some(Some(domain)) = self.domains.get_mut(flow.domain as usize) {
+                domain.leave(flow.slot, flow.event_due);
+                self.accounts.reserve(&mut domain.account, Some(&flow.contract), None);
             }
             // The next user of the place finds counts of zero.
             flow.tx.clear();
@@ -186,6 +183,11 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         now_ns: u64,
     ) {
         let Some(index) = self.find(id) else { return };
+        let Some(Some(flow)) = self.flows.get_mut(index as usize) else { return };
+        if let Some(Some(domain)) = self.domains.get_mut(flow.domain as usize) {
+            self.accounts.reserve(&mut domain.account, Some(&flow.contract), Some(contract));
+        }
+        flow.contract = *contract;
         let after = self.places(after);
         self.names[index as usize].1 = change;
         self.scheduler.set_contract(index, contract, &after, now_ns as i64);
@@ -230,7 +232,6 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     /// Treats a frame from the flow manager as if it had just arrived.
     pub fn inject_frame(&mut self, frame: &[u8], now_ns: u64) {
         self.inject(frame, now_ns);
-        self.announce();
     }
 }
 
@@ -240,7 +241,8 @@ impl<A: Arenas> Flow<A> {
         domain: u32,
         layout: &FlowLayout,
         arenas: &A,
-        rx_cpu_ppb: u32,
+        contract: &Contract,
+        receiver: Receiver,
     ) -> Result<Self, InstallError> {
         let depth = |words: u32| {
             words.is_power_of_two() && (RING_WORDS_MIN..=RING_WORDS_MAX).contains(&words)
@@ -284,7 +286,8 @@ impl<A: Arenas> Flow<A> {
             owed_words: 0,
             template: None,
             endpoints: None,
-            receive_budget: Budget::new(rx_cpu_ppb),
+            receiver,
+            contract: *contract,
             touched: 0,
             drain_words: None,
             faulted: false,

@@ -24,7 +24,6 @@ use rbuf_channel::Words;
 
 use crate::arenas::Arenas;
 use crate::driver::Driver;
-use crate::flow::NO_FLOW;
 
 /// Longest that a flow is kept for what it has not sent. A full channel of a line of 64 kbit/s needs less
 /// than half of it.
@@ -62,10 +61,9 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         };
         let Some(domain) = &mut self.domains[index] else { return };
         domain.leaving = true;
-        for flow in domain.slots.clone() {
-            if flow != NO_FLOW {
-                self.drain(flow, now_ns);
-            }
+        let flows: Vec<u32> = domain.open_flows().collect();
+        for flow in flows {
+            self.drain(flow, now_ns);
         }
         self.let_domain_go(index);
     }
@@ -137,6 +135,9 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         if let Some(place) = self.domains.get_mut(index)
             && let Some(domain) = place.take_if(|domain| domain.leaving && domain.flows == 0)
         {
+            self.accounts.close(&domain.account);
+            self.domain_at.remove(&domain.id);
+            self.bills.forget_domain(index as u32);
             self.draining.removed.push(FromDriver::DomainRemoved { domain: domain.id });
         }
     }

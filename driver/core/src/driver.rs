@@ -1,14 +1,17 @@
 //! The driver itself: its tables, its loop, its bells.
 
+use std::collections::HashMap;
+
 use base_flow::{Bill, FlowId, LinkFacts, Rate, bill_word};
-use base_rpc::FromDriver;
+use base_rpc::{DomainId, FromDriver};
 use driver_atropos::{Atropos, Line, Scheduler};
 use driver_filter::{Demux, HEADER_BYTES_MAX};
 use driver_link::{Facts, Link};
-use rbuf_channel::{Fault, IoRec, Words};
+use rbuf_channel::{AtomicU64, Fault, IoRec, Words};
 
+use crate::account::Accounts;
 use crate::arenas::Arenas;
-use crate::bills::Bills;
+use crate::bills::{Bills, FRAME_NS_MAX, NO_DOMAIN, Side, Work};
 use crate::domain::Domain;
 use crate::drain::Draining;
 use crate::flow::{Flow, NO_FLOW, touched};
@@ -20,7 +23,7 @@ pub struct Limits {
     pub flows_max: u32,
     /// Frames received, and frames sent, in one round of the loop.
     pub burst: usize,
-    /// Events read from one domain in one round.
+    /// Events read in one round of the loop.
     pub events: usize,
     /// Least that a frame is charged, in nanoseconds: the driver's own time for it, so that contracts
     /// hold where that and not the wire is what runs out.
@@ -80,6 +83,12 @@ pub struct Driver<L, A: Arenas, W, S = Atropos> {
     pub(crate) scheduler: S,
     pub(crate) flows: Vec<Option<Box<Flow<A>>>>,
     pub(crate) domains: Vec<Option<Domain<A>>>,
+    /// Place of each domain in the table.
+    pub(crate) domain_at: HashMap<DomainId, u32>,
+    /// The domain whose events are read first in the next round.
+    pub(crate) cursor: usize,
+    /// What domains and users may take of the loop's time.
+    pub(crate) accounts: Accounts,
     pub(crate) bills: Bills<W>,
     pub(crate) last_resort: u32,
     pub(crate) in_flight: InFlight,
@@ -158,6 +167,9 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             names: Vec::new(),
             settled: Vec::new(),
             domains: Vec::new(),
+            domain_at: HashMap::new(),
+            cursor: 0,
+            accounts: Accounts::new(rate, limits.frame_cost_ns),
             bills: Bills::new(counters, limits.flows_max)?,
             last_resort: NO_FLOW,
             in_flight: InFlight::new(),
@@ -245,25 +257,71 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         }
     }
 
-    /// Shares the processor time of the work just done among those it was done for; `false`, and nothing
-    /// is billed, if none was done.
-    pub fn bill(&mut self, elapsed_ns: u64) -> bool {
-        let Self { bills, flows, .. } = self;
-        bills.settle(elapsed_ns, |index, paid| {
-            if let Some(Some(flow)) = flows.get_mut(index as usize) {
-                flow.receive_budget.pay(paid);
-            }
-        })
+    /// Shares what the loop's thread has used until `used_ns` and was for no single domain among those for
+    /// whom it worked since the last call; `false`, and nothing is billed, if it did not.
+    pub fn bill(&mut self, used_ns: u64) -> bool {
+        self.settle(used_ns);
+        let Self { bills, flows, domains, accounts, .. } = self;
+        let worked =
+            bills.settle_round(used_ns, |work, ns| charge(flows, domains, accounts, work, ns));
+        accounts.next_round();
+        worked
     }
 
     /// Bills a round of the loop in which nothing was done.
-    pub fn bill_idle(&mut self, elapsed_ns: u64) {
-        self.bills.settle_idle(elapsed_ns);
+    pub fn bill_idle(&mut self, used_ns: u64) {
+        let Self { bills, flows, domains, accounts, .. } = self;
+        bills.settle_idle(used_ns, |work, ns| {
+            // The budgets for receiving have paid for the frames.
+            if work.side != Side::Rx {
+                charge(flows, domains, accounts, work, ns);
+            }
+        });
     }
 
-    /// Bills what the loop did for the flow manager: to the link.
-    pub fn bill_control(&mut self, elapsed_ns: u64) {
-        self.bills.settle_control(elapsed_ns);
+    /// Bills what the loop did at the word of the flow manager, to `domain`, for which it spoke, or
+    /// to the link.
+    pub fn bill_control(&mut self, used_ns: u64, domain: Option<DomainId>) {
+        let domain = domain.and_then(|id| self.domain_index(id));
+        self.note_domain(domain.map_or(NO_DOMAIN, |index| index as u32));
+        self.settle(used_ns);
+    }
+
+    /// Bills what woke the loop to the `domains` that rang for it, in equal parts.
+    pub fn bill_rings(&mut self, used_ns: u64, domains: impl IntoIterator<Item = DomainId>) {
+        for domain in domains {
+            if let Some(index) = self.domain_index(domain) {
+                self.note_domain(index as u32);
+            }
+        }
+        self.settle(used_ns);
+    }
+
+    /// The domain that `flow` belongs to.
+    pub fn domain_of(&self, flow: FlowId) -> Option<DomainId> {
+        let flow = self.flows[self.find(flow)? as usize].as_ref()?;
+        Some(self.domains.get(flow.domain as usize)?.as_ref()?.id)
+    }
+
+    /// Whether anything is done for `domain` at `now_ns`; if not, its bell need not be heard.
+    pub fn is_open(&mut self, domain: DomainId, now_ns: u64) -> bool {
+        self.accounts.at(now_ns);
+        let Some(index) = self.domain_index(domain) else { return true };
+        let Some(Some(domain)) = self.domains.get_mut(index) else { return true };
+        self.accounts.is_open(&mut domain.account)
+    }
+
+    /// Notes work that was done for a domain and for no single flow of it.
+    pub(crate) fn note_domain(&mut self, index: u32) {
+        let domain = self.domains.get(index as usize).and_then(Option::as_ref);
+        let bearer = domain.map(|domain| domain.bearer).filter(|&flow| flow != NO_FLOW);
+        self.bills.note(bearer.unwrap_or(self.bills.link()), index, Side::Tx, 0);
+    }
+
+    /// A stretch of work for one domain ends.
+    pub(crate) fn settle(&mut self, used_ns: u64) {
+        let Self { bills, flows, domains, accounts, .. } = self;
+        bills.settle(used_ns, |work, ns| charge(flows, domains, accounts, work, ns));
     }
 
     /// Publishes what only the loop knows: processor time of its thread.
@@ -272,18 +330,26 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         self.bills.set_link(bill_word::LINK_STALL_NS, self.scheduler.stall_ns() as u64);
     }
 
-    /// Announces that the loop is about to sleep; `false`, and still awake, if a domain has posted
-    /// an event that was not read.
-    pub fn doze(&mut self) -> bool {
-        let domains = || self.domains.iter().flatten().filter(|domain| domain.is_heard());
-        for domain in domains() {
-            domain.posts.set_asleep(true);
+    /// Announces at `now_ns` that the loop is about to sleep, and returns until when it may, [`u64::MAX`] for
+    /// as long as it likes; `None`, and still awake, if a domain has posted an event that is to be read.
+    pub fn doze(&mut self, now_ns: u64) -> Option<u64> {
+        let Self { domains, accounts, .. } = self;
+        accounts.at(now_ns);
+        let mut until = u64::MAX;
+        for domain in domains.iter_mut().flatten().filter(|domain| domain.is_heard()) {
+            if accounts.is_open(&mut domain.account) {
+                domain.posts.set_asleep(true);
+            } else {
+                until = until.min(accounts.opens_at(&domain.account));
+            }
         }
-        let idle = !domains().any(|domain| domain.events.has_news());
-        if !idle {
+        let mut awake =
+            domains.iter().flatten().filter(|it| it.is_heard() && !it.account.is_shut());
+        if awake.any(|domain| domain.events.has_news()) {
             self.awake();
+            return None;
         }
-        idle
+        Some(until)
     }
 
     /// The loop has slept.
@@ -344,23 +410,38 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         }
     }
 
-    /// Tells owners what they asked to be told: once per flow and round, whatever happened.
-    pub(crate) fn announce(&mut self) {
+    /// Tells owners what they asked to be told: once per flow and round, whatever happened. Who can be told
+    /// only with a system call pays for it, and waits if his account is empty.
+    pub(crate) fn announce(&mut self, clock: &mut impl FnMut() -> u64) {
         let mut touched = std::mem::take(&mut self.touched);
-        for index in touched.drain(..) {
-            let Some(Some(flow)) = self.flows.get_mut(index as usize) else { continue };
+        touched.retain(|&index| {
+            let Self { flows, domains, bills, accounts, .. } = self;
+            let Some(Some(flow)) = flows.get_mut(index as usize) else { return false };
+            let Some(Some(domain)) = domains.get_mut(flow.domain as usize) else { return false };
+            if !domain.leaving && !accounts.is_open(&mut domain.account) {
+                return true;
+            }
             let moved = std::mem::take(&mut flow.touched);
-            let Some(Some(domain)) = self.domains.get_mut(flow.domain as usize) else { continue };
+            let mut woken = false;
+            let mut wake = |arenas: &A, bills: &mut Bills<W>, word: Option<&AtomicU64>| {
+                if !std::mem::replace(&mut woken, true) {
+                    bills.loosen(clock());
+                }
+                match word {
+                    Some(word) => arenas.wake(word),
+                    None => arenas.ring(),
+                }
+            };
             for (bit, end) in [(touched::RX, &mut flow.rx), (touched::TX, &mut flow.tx)] {
                 if moved & bit == 0 {
                     continue;
                 }
                 let notice = end.notice();
                 if notice.wake_published {
-                    domain.arenas.wake(end.published_word());
+                    wake(&domain.arenas, bills, Some(end.published_word()));
                 }
                 if notice.wake_taken {
-                    domain.arenas.wake(end.taken_word());
+                    wake(&domain.arenas, bills, Some(end.taken_word()));
                 }
                 if notice.post {
                     domain.posts.post(flow.slot);
@@ -370,10 +451,16 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             if domain.posted {
                 domain.posted = false;
                 if domain.events.peer_asleep() {
-                    domain.arenas.ring();
+                    wake(&domain.arenas, bills, None);
                 }
             }
-        }
+            if woken {
+                let side = if moved & touched::RX != 0 { Side::Wake } else { Side::Tx };
+                bills.note(index, flow.domain, side, 0);
+                bills.settle(clock(), |work, ns| charge(flows, domains, accounts, work, ns));
+            }
+            false
+        });
         self.touched = touched;
     }
 
@@ -411,6 +498,31 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
 
 /// Contracts whose end is told in one round: each is a message.
 const SETTLED_PER_ROUND: usize = 16;
+
+/// Takes the time that `work` took from what pays for it.
+pub(crate) fn charge<A: Arenas>(
+    flows: &mut [Option<Box<Flow<A>>>],
+    domains: &mut [Option<Domain<A>>],
+    accounts: &mut Accounts,
+    work: Work,
+    spent_ns: u64,
+) {
+    match work.side {
+        Side::Rx => {
+            if let Some(Some(flow)) = flows.get_mut(work.flow as usize) {
+                accounts.pay_receiver(
+                    &mut flow.receiver,
+                    spent_ns.min(FRAME_NS_MAX * u64::from(work.frames)),
+                );
+            }
+        }
+        Side::Tx | Side::Wake => {
+            if let Some(Some(domain)) = domains.get_mut(work.domain as usize) {
+                accounts.pay(&mut domain.account, spent_ns);
+            }
+        }
+    }
+}
 
 /// The longest that a unit may keep the wire from others: what a flow hands over at once is not
 /// interrupted. Slow lines take frames only.

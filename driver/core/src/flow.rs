@@ -1,9 +1,10 @@
 //! What the driver keeps of a flow.
 
-use base_flow::{Endpoints, FlowId};
+use base_flow::{Contract, Endpoints, FlowId};
 use driver_filter::Template;
 use rbuf_channel::{End, IoRec};
 
+use crate::account::Receiver;
 use crate::arenas::Arenas;
 
 /// Which channel of a flow moved.
@@ -38,7 +39,10 @@ pub(crate) struct Flow<A: Arenas> {
     /// What it may send; nothing before it is attached.
     pub(crate) template: Option<Template>,
     pub(crate) endpoints: Option<Endpoints>,
-    pub(crate) receive_budget: Budget,
+    /// What it may receive.
+    pub(crate) receiver: Receiver,
+    /// Its contract, for which the domain's account earns.
+    pub(crate) contract: Contract,
     /// Channels whose other side is to be told of something at the end of the round: bits of
     /// [`touched`].
     pub(crate) touched: u8,
@@ -46,63 +50,4 @@ pub(crate) struct Flow<A: Arenas> {
     pub(crate) drain_words: Option<u64>,
     /// Whether its owner lied: it has no channels any more.
     pub(crate) faulted: bool,
-}
-
-/// Driver time a flow may use for receiving: so many nanoseconds a second, saved up for a while.
-///
-/// It is charged after the fact, so it can go into debt by a batch of frames, and no further.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Budget {
-    per_second: u64,
-    left: i64,
-    counted_at: u64,
-}
-
-impl Budget {
-    /// How long a budget can be saved up, in nanoseconds: no longer than a flood of small frames that
-    /// uses all of it at once takes to fill the link's ring, where others' frames would be lost.
-    const SAVED_NS_MAX: u64 = 5_000_000;
-
-    pub(crate) const fn new(per_second: u32) -> Self {
-        let mut budget = Self { per_second: per_second as u64, left: 0, counted_at: 0 };
-        budget.left = budget.cap();
-        budget
-    }
-
-    const fn cap(&self) -> i64 {
-        (self.per_second * Self::SAVED_NS_MAX / 1_000_000_000) as i64
-    }
-
-    /// Whether anything is left at `now_ns`.
-    pub(crate) fn is_open(&mut self, now_ns: u64) -> bool {
-        let passed = now_ns.saturating_sub(self.counted_at).min(10 * Self::SAVED_NS_MAX);
-        let earned = passed * self.per_second / 1_000_000_000;
-        if earned > 0 {
-            self.left = (self.left + earned as i64).min(self.cap());
-            self.counted_at = now_ns;
-        }
-        self.left > 0
-    }
-
-    pub(crate) fn pay(&mut self, spent_ns: u64) {
-        self.left = (self.left - spent_ns as i64).max(-self.cap());
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_budget_is_what_was_earned_and_no_more() {
-        let mut budget = Budget::new(100_000_000);
-        assert!(budget.is_open(0), "a new flow starts with its savings");
-        budget.pay(500_000);
-        assert!(!budget.is_open(1));
-        budget.pay(250_000);
-        assert!(!budget.is_open(2_500_000), "a tenth of 2.5 ms pays a debt of 0.25 ms");
-        assert!(budget.is_open(2_500_100));
-        budget.pay(1_000_000_000);
-        assert!(!budget.is_open(7_500_000) && budget.is_open(7_500_300), "debt has a limit too");
-    }
 }

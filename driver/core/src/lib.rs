@@ -6,11 +6,11 @@
 //! A loop, in the daemon or in the simulator, drives it:
 //!
 //! ```text
-//! receive(now)  at most a budget of arrived frames, each to the flow that owns it
-//! transmit(now) until the line is committed beyond its lead
-//! bill(elapsed) processor time of the phase just done, shared among the flows it was spent on;
-//!               of a round in which nothing was done: bill_idle(elapsed)
-//! doze()        false if a domain posted something meanwhile
+//! receive(now, clock)  at most a budget of arrived frames, each to the flow that owns it
+//! transmit(now, clock) until the line is committed beyond its lead
+//! bill(used)           what was spent on no single domain, shared among those worked for in the
+//!                      round; of a round in which nothing was done: bill_idle(used)
+//! doze(now)            none if a domain posted something meanwhile, else until when to sleep
 //! ```
 //!
 //! # Invariants
@@ -22,6 +22,9 @@
 //!    that domain. Nothing else happens.
 //! 4. Every frame is delivered, sent, or counted under one [`base_flow::DropReason`].
 //! 5. The bills close: what they sum to is what the loop spent.
+//! 6. What a domain makes the driver do is measured and paid for by that domain, from what it was
+//!    promised or from its account, before the next piece of work (`account.rs` has the rule). The clock
+//!    is an argument: it is read between stretches of work for different domains, not for each frame.
 //!
 //! # Elsewhere
 //!
@@ -29,6 +32,7 @@
 
 #![forbid(unsafe_code)]
 
+mod account;
 mod arenas;
 mod bills;
 mod control;

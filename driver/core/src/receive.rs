@@ -12,9 +12,11 @@ use driver_filter::{Pieces, Sums, Verdict, is_transport_checksum};
 use driver_link::{Arrival, Checksum, Link};
 use rbuf_channel::{Data, Fault, Words, flag};
 
+use crate::account::Accounts;
 use crate::arenas::Arenas;
-use crate::bills::{Bills, Side};
-use crate::driver::Driver;
+use crate::bills::{Bills, NO_DOMAIN, Side};
+use crate::domain::Domain;
+use crate::driver::{Driver, charge};
 use crate::flow::{Flow, NO_FLOW, touched};
 
 /// Words of a packet in one piece, as applications offer buffers.
@@ -44,23 +46,45 @@ enum Delivery {
 
 impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     /// Delivers up to a burst of arrived frames; returns how many there were.
-    pub fn receive(&mut self, now_ns: u64) -> usize {
+    ///
+    /// `clock` tells the processor time that the loop's thread has used. It is asked whenever frames of
+    /// another domain follow, so that each pays for its own.
+    pub fn receive(&mut self, now_ns: u64, clock: &mut impl FnMut() -> u64) -> usize {
+        self.accounts.at(now_ns);
+        self.bills.loosen(clock());
         let mtu = self.facts.mtu;
-        let Self { link, demux, flows, bills, touched, faults, last_resort, limits, .. } = self;
-        let mut table = Table { flows, bills, touched, faults, last_resort: *last_resort, mtu };
+        let Self { link, demux, limits, .. } = self;
+        let mut table = Table {
+            flows: &mut self.flows,
+            domains: &mut self.domains,
+            accounts: &mut self.accounts,
+            bills: &mut self.bills,
+            touched: &mut self.touched,
+            faults: &mut self.faults,
+            last_resort: self.last_resort,
+            mtu,
+        };
+        let mut payer = None;
         let count = link.poll_rx(limits.burst, &mut |arrival| {
             let verdict = match arrival.missing {
                 0 => demux.classify(arrival.frame, arrival.vlan),
                 _ => Verdict::Drop(DropReason::Merged),
             };
+            let whose = table.payer(verdict);
+            if payer.replace(whose).is_some_and(|before| before != whose) {
+                table.settle(clock());
+            }
             table.deliver(&arrival, verdict, now_ns);
         });
+        if payer.is_some() {
+            table.settle(clock());
+        }
         let lost = link.take_overflow();
         if lost > 0 {
             self.bills.count_drop(self.bills.link(), DropReason::RingOverflow, lost);
         }
         self.expel(0);
-        self.announce();
+        self.announce(clock);
         count
     }
 
@@ -70,8 +94,16 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         let arrival = Arrival { frame, vlan: None, checksum, merged: None, missing: 0 };
         let verdict = self.demux.classify(frame, None);
         let mtu = self.facts.mtu;
-        let Self { flows, bills, touched, faults, last_resort, .. } = self;
-        let mut table = Table { flows, bills, touched, faults, last_resort: *last_resort, mtu };
+        let mut table = Table {
+            flows: &mut self.flows,
+            domains: &mut self.domains,
+            accounts: &mut self.accounts,
+            bills: &mut self.bills,
+            touched: &mut self.touched,
+            faults: &mut self.faults,
+            last_resort: self.last_resort,
+            mtu,
+        };
         table.deliver(&arrival, verdict, now_ns);
         self.expel(0);
     }
@@ -90,6 +122,8 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
 /// The parts of the driver that a delivery touches.
 struct Table<'a, A: Arenas, W> {
     flows: &'a mut [Option<Box<Flow<A>>>],
+    domains: &'a mut [Option<Domain<A>>],
+    accounts: &'a mut Accounts,
     bills: &'a mut Bills<W>,
     touched: &'a mut Vec<u32>,
     faults: &'a mut Vec<(base_flow::FlowId, Fault)>,
@@ -98,6 +132,23 @@ struct Table<'a, A: Arenas, W> {
 }
 
 impl<A: Arenas, W: Words> Table<'_, A, W> {
+    /// The domain that pays for what becomes of such a frame.
+    fn payer(&self, verdict: Verdict) -> u32 {
+        let index = match verdict {
+            Verdict::Flow { flow, .. } => flow,
+            Verdict::LastResort => self.last_resort,
+            Verdict::Drop(_) => return NO_DOMAIN,
+        };
+        let flow = self.flows.get(index as usize).and_then(Option::as_ref);
+        flow.map_or(NO_DOMAIN, |flow| flow.domain)
+    }
+
+    /// A stretch of frames for one domain ends.
+    fn settle(&mut self, used_ns: u64) {
+        let Self { bills, flows, domains, accounts, .. } = self;
+        bills.settle(used_ns, |work, ns| charge(flows, domains, accounts, work, ns));
+    }
+
     fn deliver(&mut self, arrival: &Arrival<'_>, verdict: Verdict, now_ns: u64) {
         let (index, header_bytes) = match verdict {
             Verdict::Flow { flow, header_bytes } => (flow, usize::from(header_bytes)),
@@ -158,7 +209,13 @@ impl<A: Arenas, W: Words> Table<'_, A, W> {
         };
         self.bills.add(index, bill_word::RX_OFFERED, 1);
         let bytes = piece.bytes();
-        match flow.accept(piece, header_bytes, now_ns) {
+        let open = flow.faulted || self.accounts.receives(&mut flow.receiver, now_ns);
+        let delivery = if open {
+            flow.accept(piece, header_bytes)
+        } else {
+            Delivery::Dropped(DropReason::RxBudget)
+        };
+        match delivery {
             Delivery::Delivered => {
                 self.bills.add(index, bill_word::RX_FRAMES, 1);
                 self.bills.add(index, bill_word::RX_BYTES, bytes as u64);
@@ -167,7 +224,7 @@ impl<A: Arenas, W: Words> Table<'_, A, W> {
                     bill_word::RX_BACKLOG,
                     flow.rx.untaken_words() / PACKET_WORDS,
                 );
-                self.bills.note(index, Side::Rx, bytes);
+                self.bills.note(index, flow.domain, Side::Rx, bytes);
                 if flow.touched == 0 {
                     self.touched.push(index);
                 }
@@ -175,7 +232,7 @@ impl<A: Arenas, W: Words> Table<'_, A, W> {
             }
             Delivery::Dropped(reason) => {
                 self.bills.count_drop(index, reason, 1);
-                self.bills.note(index, Side::Rx, 0);
+                self.bills.note(index, flow.domain, Side::Rx, 0);
             }
             Delivery::Fault(fault) => {
                 self.bills.count_drop(index, DropReason::ChannelClosed, 1);
@@ -189,18 +246,15 @@ impl<A: Arenas, W: Words> Table<'_, A, W> {
 
     fn nobodys(&mut self, reason: DropReason) {
         self.bills.count_drop(self.bills.link(), reason, 1);
-        self.bills.note(self.bills.link(), Side::Rx, 0);
+        self.bills.note(self.bills.link(), NO_DOMAIN, Side::Rx, 0);
     }
 }
 
 impl<A: Arenas> Flow<A> {
     /// Copies a frame into the flow's next free buffer, headers first.
-    fn accept(&mut self, piece: &Piece<'_>, header_bytes: usize, now_ns: u64) -> Delivery {
+    fn accept(&mut self, piece: &Piece<'_>, header_bytes: usize) -> Delivery {
         if self.faulted {
             return Delivery::Dropped(DropReason::ChannelClosed);
-        }
-        if !self.receive_budget.is_open(now_ns) {
-            return Delivery::Dropped(DropReason::RxBudget);
         }
         if self.spare.is_empty() {
             match self.rx.take_into(&mut self.spare) {

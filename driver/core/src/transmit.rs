@@ -12,9 +12,12 @@ use driver_link::{Facts, Link};
 use rbuf_channel::{Data, Fault, Words, flag};
 
 use crate::arenas::Arenas;
-use crate::bills::Side;
+use crate::bills::{NO_DOMAIN, Side};
 use crate::cut::Cut;
 use crate::driver::Driver;
+
+/// Events of a domain that are read before it has paid for them.
+const EVENTS_AT_ONCE: usize = 16;
 
 /// How soon a device that had no room is tried again.
 const CONGESTED_NS: u64 = 100_000;
@@ -32,16 +35,28 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     /// Sends until the line is committed beyond its lead, the link is full, or a burst is out.
     ///
     /// Returns when to call again at the latest: `Some(now)` at once, `None` when a domain posts.
-    pub fn transmit(&mut self, now_ns: u64) -> Option<u64> {
-        self.read_events(now_ns);
+    ///
+    /// `clock` tells the processor time that the loop's thread has used. It is asked whenever another
+    /// domain's frames follow, so that each pays for its own.
+    pub fn transmit(&mut self, now_ns: u64, clock: &mut impl FnMut() -> u64) -> Option<u64> {
+        self.accounts.at(now_ns);
+        self.read_events(now_ns, clock);
         let closing_ns = self.expire(now_ns);
         let mut until = Some(now_ns);
+        let mut payer = None;
         for _ in 0..self.limits.burst {
             if self.link.room() == 0 {
                 break;
             }
             match self.scheduler.next(now_ns as i64) {
-                Next::Serve { flow, slack, .. } => self.serve(flow, slack, now_ns),
+                Next::Serve { flow, slack, .. } => {
+                    let whose = self.flows.get(flow as usize).and_then(Option::as_ref);
+                    let whose = whose.map_or(NO_DOMAIN, |flow| flow.domain);
+                    if payer.replace(whose).is_some_and(|before| before != whose) {
+                        self.settle(clock());
+                    }
+                    self.serve(flow, slack, now_ns, clock);
+                }
                 Next::Sleep { until_ns, idle_ns } => {
                     // Half of the lead is slept away, so that several frames go out at once; the
                     // other half is there to be late in.
@@ -51,9 +66,13 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
                 }
             }
         }
+        if payer.is_some() {
+            self.settle(clock());
+        }
+        // What a batch costs is for all who are in it.
         self.link.flush();
         self.complete();
-        self.announce();
+        self.announce(clock);
         if self.link.is_congested() {
             let later = now_ns + CONGESTED_NS;
             until = match until {
@@ -64,35 +83,68 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         until.into_iter().chain(closing_ns).min()
     }
 
-    /// Hears which flows have something to send.
-    fn read_events(&mut self, now_ns: u64) {
-        for index in 0..self.domains.len() {
-            for _ in 0..self.limits.events {
-                let Some(Some(domain)) = self.domains.get_mut(index) else { break };
-                if !domain.is_heard() {
-                    break;
+    /// Hears which flows have something to send: domains in turn, a few events at a time, as long as their
+    /// accounts pay for it.
+    fn read_events(&mut self, now_ns: u64, clock: &mut impl FnMut() -> u64) {
+        let domains = self.domains.len();
+        let mut left = self.limits.events;
+        let (first, mut begun) = (self.cursor, false);
+        for step in 0..domains {
+            let index = (first + step) % domains;
+            while self.has_news(index) {
+                if left == 0 {
+                    self.cursor = index;
+                    return;
                 }
-                match domain.events.read() {
-                    Ok(None) => break,
+                let count = left.min(EVENTS_AT_ONCE);
+                left -= count;
+                if !std::mem::replace(&mut begun, true) {
+                    self.bills.loosen(clock());
+                }
+                self.read_some(index, count, now_ns);
+                self.note_domain(index as u32);
+                self.settle(clock());
+            }
+        }
+    }
+
+    /// Whether a domain has posted events, and they are to be read.
+    fn has_news(&mut self, index: usize) -> bool {
+        let Some(Some(domain)) = self.domains.get_mut(index) else { return false };
+        domain.is_heard() && domain.events.has_news() && self.accounts.is_open(&mut domain.account)
+    }
+
+    /// Reads up to `count` events of a domain.
+    fn read_some(&mut self, index: usize, count: usize, now_ns: u64) {
+        for _ in 0..count {
+            let Some(Some(domain)) = self.domains.get_mut(index) else { return };
+            let heard = match domain.events.read() {
+                Ok(None) => return,
+                Ok(Some(slot)) => match domain.flow(slot) {
+                    Some(flow) => {
+                        let known = self.flows.get_mut(flow as usize).and_then(Option::as_mut);
+                        let due = known.is_some_and(|flow| std::mem::take(&mut flow.event_due));
+                        if due {
+                            Ok(Some(flow))
+                        } else {
+                            domain.late_event(slot).map(|()| Some(flow))
+                        }
+                    }
                     // An event for a flow that was closed meanwhile is late, not a lie.
-                    Ok(Some(slot)) => {
-                        if let Some(flow) = domain.flow(slot) {
-                            if let Some(Some(flow)) = self.flows.get_mut(flow as usize) {
-                                flow.event_due = false;
-                            }
-                            self.activate(flow, now_ns);
-                        }
+                    None => domain.late_event(slot).map(|()| None),
+                },
+                Err(fault) => Err(fault),
+            };
+            match heard {
+                Ok(None) => {}
+                Ok(Some(flow)) => self.activate(flow, now_ns),
+                Err(fault) => {
+                    domain.faulted = true;
+                    let flows: Vec<u32> = domain.open_flows().collect();
+                    for flow in flows {
+                        self.fault(flow, fault);
                     }
-                    Err(fault) => {
-                        domain.faulted = true;
-                        let flows: Vec<u32> = (0..domain.slots.len() as u32)
-                            .filter_map(|slot| domain.flow(slot))
-                            .collect();
-                        for flow in flows {
-                            self.fault(flow, fault);
-                        }
-                        break;
-                    }
+                    return;
                 }
             }
         }
@@ -116,7 +168,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     }
 
     /// Sends or refuses the head frame of flow `index`, charges for it and looks at the next one.
-    fn serve(&mut self, index: u32, slack: bool, now_ns: u64) {
+    fn serve(&mut self, index: u32, slack: bool, now_ns: u64, clock: &mut impl FnMut() -> u64) {
         let Some(Some(flow)) = self.flows.get_mut(index as usize) else {
             return self.scheduler.remove(index);
         };
@@ -130,7 +182,10 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         let cut = Cut::of(&flow.head);
         let cost =
             if sent { cut.ns(|bytes| line.cost_ns(bytes)) } else { line.cost_ns(FRAME_BYTES_MIN) };
-        self.bills.note(index, Side::Tx, 0);
+        self.bills.note(index, flow.domain, Side::Tx, 0);
+        if let Some(Some(domain)) = self.domains.get_mut(flow.domain as usize) {
+            self.accounts.sent(&mut domain.account, cost);
+        }
         if sent {
             self.bills.add(index, bill_word::TX_FRAMES, cut.frames());
             self.bills.add(index, bill_word::TX_BYTES, cut.bytes());
@@ -149,7 +204,10 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             }
             Fate::Local(bytes) => {
                 self.bills.add(index, bill_word::TX_LOCAL_FRAMES, 1);
+                // From here on it is the receiver's.
+                self.settle(clock());
                 self.turn_around(bytes, now_ns);
+                self.settle(clock());
                 self.give_head_back(index);
             }
             Fate::Refused(reason) => {
@@ -165,7 +223,9 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         flow.head.clear();
         let refilled = flow.refill(&line);
         let head = refilled.unwrap_or(Head::Empty);
-        if self.scheduler.served(index, slack, cost, sent, head, now_ns as i64) {
+        // What is refused takes no line time that others were promised; of what nobody was promised it takes
+        // its part as if it were sent, or refusing could go on for ever.
+        if self.scheduler.served(index, slack, cost, sent || slack, head, now_ns as i64) {
             self.bills.add(index, bill_word::TX_PERIODS_MISSED, 1);
         }
         match refilled {

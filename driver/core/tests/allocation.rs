@@ -52,8 +52,8 @@ fn frames_are_sent_received_refused_and_billed_without_allocating() {
         for _ in 0..20 {
             app.send(&forged);
             rig.driver.inject_frame(&incoming, rig.now);
-            rig.driver.receive(rig.now);
-            rig.driver.transmit(rig.now);
+            rig.driver.receive(rig.now, &mut || 0);
+            rig.driver.transmit(rig.now, &mut || 0);
             rig.driver.bill(1000);
             app.reap();
             rig.now += 1_000_000;
@@ -66,7 +66,7 @@ fn frames_are_sent_received_refused_and_billed_without_allocating() {
     assert_eq!(count, 0, "of 20 refused and 20 received frames");
     let count = allocations(|| {
         app.send(&honest);
-        rig.driver.transmit(rig.now);
+        rig.driver.transmit(rig.now, &mut || 0);
         rig.driver.bill(1000);
         app.reap();
     });

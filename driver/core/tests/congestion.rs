@@ -4,7 +4,7 @@
 mod rig;
 
 use base_flow::Rate;
-use base_rpc::{DomainId, FlowLayout, Region};
+use base_rpc::{DomainId, DomainUser, FlowLayout, Region};
 use driver_core::{Arenas, Driver, HeapArenas, Limits, bill_words};
 use driver_filter::Checked;
 use driver_link::{Arrival, Facts, Link};
@@ -66,7 +66,8 @@ fn a_device_without_room_is_tried_again_and_loses_nothing() {
         Driver::new(link, Rate::mbit(1000), 1_000_000, limits, counters, [1, 2], 0).unwrap();
     let offset = (fifo_words(1) as u64 * 8).next_multiple_of(64);
     let arenas = HeapArenas::new(offset + flow_block_bytes(64, 64), 4096, 4096);
-    driver.add_domain(DomainId(1), arenas.clone(), 1).unwrap();
+    let user = DomainUser { uid: Some(1000), rx_cpu_ppb: 1 };
+    driver.add_domain(DomainId(1), arenas.clone(), 1, user).unwrap();
     let region = Region { offset: 0, bytes: 4096 };
     let layout = FlowLayout {
         slot: 0,
@@ -98,12 +99,12 @@ fn a_device_without_room_is_tried_again_and_loses_nothing() {
     }
     assert!(tx.notice().post);
     events.post(0);
-    let again = driver.transmit(0).unwrap();
+    let again = driver.transmit(0, &mut || 0).unwrap();
     assert!(again > 0 && again <= 100_000, "tried again soon: {again}");
     assert_eq!(tx.take(), Ok(None), "no buffer comes back before its frame is gone");
     driver.link_mut().stuck = false;
-    driver.transmit(again);
-    driver.transmit(again);
+    driver.transmit(again, &mut || 0);
+    driver.transmit(again, &mut || 0);
     assert_eq!(driver.link().sent, 12);
     let returned: Vec<u16> =
         std::iter::from_fn(|| tx.take().unwrap()).map(|rec| rec.cookie).collect();

@@ -3,7 +3,7 @@
 mod rig;
 
 use base_flow::{Contract, DropReason, FlowId, Prefix};
-use base_rpc::{FromDriver, InstallError};
+use base_rpc::{DomainUser, FromDriver, InstallError};
 use base_wire::Mac;
 use driver_link::sim::Side;
 use rig::{App, BUFFER, OURS, PEER, Rig, THEIRS, US, fib, frame, incoming, ms};
@@ -325,7 +325,9 @@ fn endpoints_and_places_are_given_once() {
     rig.driver.detach(app.flow);
     let now_free = fib(other.flow, OURS, 4000, Some((THEIRS, 4000)), Some(PEER));
     rig.driver.attach(&now_free, 0).unwrap();
-    assert!(rig.driver.add_domain(app.domain, app.arenas.clone(), 4).is_err());
+    assert!(
+        rig.driver.add_domain(app.domain, app.arenas.clone(), 4, DomainUser::FLOW_MANAGER).is_err()
+    );
 }
 
 #[test]
@@ -438,15 +440,16 @@ fn the_bills_close() {
         rig.wire.send(Side::Right, incoming(4000, b"y"));
         rig.wire.send(Side::Right, incoming(7777, b"z"));
         rig.wire.advance(rig.now);
-        rig.driver.receive(rig.now);
-        if !rig.driver.bill(777) {
-            rig.driver.bill_idle(777);
+        let mut clock = || {
+            billed += 37;
+            billed
+        };
+        rig.driver.receive(rig.now, &mut clock);
+        rig.driver.transmit(rig.now, &mut clock);
+        billed += 1_313;
+        if !rig.driver.bill(billed) {
+            rig.driver.bill_idle(billed);
         }
-        rig.driver.transmit(rig.now);
-        if !rig.driver.bill(1_313) {
-            rig.driver.bill_idle(1_313);
-        }
-        billed += 777 + 1_313;
         rig.now += MS;
     }
     let cpu = |bill: base_flow::Bill| bill.tx_cpu_ns + bill.rx_cpu_ns;

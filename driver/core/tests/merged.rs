@@ -5,7 +5,7 @@ mod rig;
 use std::collections::VecDeque;
 
 use base_flow::{Bill, Contract, DropReason, Endpoints, FlowId, Rate, Sap, Transport};
-use base_rpc::{DomainId, FlowLayout, Region};
+use base_rpc::{DomainId, DomainUser, FlowLayout, Region};
 use base_wire::{Protocol, checksum};
 use driver_core::{Arenas, Driver, HeapArenas, Limits, bill_words};
 use driver_filter::{Checked, PIECES_MAX};
@@ -91,7 +91,8 @@ impl Rig {
         let offset = (fifo_words(1) as u64 * 8).next_multiple_of(64);
         let area = BUFFERS * BUFFER;
         let arenas = HeapArenas::new(offset + flow_block_bytes(WORDS, WORDS), area, area);
-        driver.add_domain(DomainId(1), arenas.clone(), 1).unwrap();
+        let user = DomainUser { uid: Some(1000), rx_cpu_ppb: 1_000_000_000 };
+        driver.add_domain(DomainId(1), arenas.clone(), 1, user).unwrap();
         let region = Region { offset: 0, bytes: area };
         let layout = FlowLayout {
             slot: 0,
@@ -128,7 +129,7 @@ impl Rig {
     /// Lets something arrive; the frames that come of it, with their flags.
     fn arrive(&mut self, told: Told) -> Vec<(Vec<u8>, u8)> {
         self.driver.link_mut().0.push_back(told);
-        while self.driver.receive(1) > 0 {}
+        while self.driver.receive(1, &mut || 0) > 0 {}
         let mut frames = Vec::new();
         while let Some(rec) = self.rx.take().unwrap() {
             let pair = rec.pairs()[0];

@@ -7,7 +7,7 @@
 use std::time::Instant;
 
 use base_flow::{Contract, Endpoints, Fib, FlowId, Rate, Sap, Transport};
-use base_rpc::{DomainId, FlowLayout};
+use base_rpc::{DomainId, DomainUser, FlowLayout};
 use base_wire::{Header, Ipv4, Mac, Protocol};
 use driver_core::{Driver, Limits, bill_words};
 use driver_daemon::{Joined, ShmArenas};
@@ -68,7 +68,8 @@ impl Bench {
         driver.set_addresses(&["10.0.0.1/8".parse().unwrap()]);
 
         let Joined { arenas, passed, .. } = ShmArenas::make().unwrap();
-        driver.add_domain(DomainId(1), arenas, flows).unwrap();
+        let user = DomainUser { uid: Some(1000), rx_cpu_ppb: 1_000_000_000 };
+        driver.add_domain(DomainId(1), arenas, flows, user).unwrap();
         let domain = Domain::new(flows, passed.into()).unwrap();
 
         let mut bench = Self {
@@ -149,8 +150,8 @@ impl Bench {
             let before = self.driver.link().frames;
             while self.driver.link().frames - before < queued as u64 {
                 let (already, begun) = (self.driver.link().frames, Instant::now());
-                self.driver.transmit(monotonic_ns());
-                self.driver.bill(1);
+                self.driver.transmit(monotonic_ns(), &mut monotonic_ns);
+                self.driver.bill(monotonic_ns());
                 let elapsed = begun.elapsed().as_nanos() as f64;
                 let frames = self.driver.link().frames - already;
                 if frames > 0 && sent > 0 {
@@ -174,8 +175,8 @@ impl Bench {
             let mut left = count as usize;
             while left > 0 {
                 let begun = Instant::now();
-                let frames = self.driver.receive(monotonic_ns());
-                self.driver.bill(1);
+                let frames = self.driver.receive(monotonic_ns(), &mut monotonic_ns);
+                self.driver.bill(monotonic_ns());
                 // The first round touches the buffers for the first time.
                 if received > 0 {
                     times.push((begun.elapsed().as_nanos() as f64 / frames as f64, frames as u64));

@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::io::ErrorKind;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use base_rpc::{DomainId, FromDriver, InstallError, MESSAGE_BYTES_MAX, ToDriver, decode, encode};
+use base_rpc::{
+    DomainId, DomainUser, FromDriver, InstallError, MESSAGE_BYTES_MAX, ToDriver, decode, encode,
+};
 use driver_atropos::Scheduler;
 use driver_core::Driver;
 use driver_link::Link;
@@ -16,6 +18,31 @@ use crate::bells::Bells;
 
 /// Messages answered in one round of the loop.
 const MESSAGES_PER_ROUND: usize = 64;
+
+/// After so much time with messages, frames are looked after again.
+const CONTROL_NS_MAX: u64 = 100_000;
+
+/// The domain that a message is about.
+fn about<L: Link, S: Scheduler>(
+    message: &ToDriver,
+    driver: &Driver<L, ShmArenas, ShmWords, S>,
+) -> Option<DomainId> {
+    match message {
+        ToDriver::AddDomain { domain, .. }
+        | ToDriver::RemoveDomain { domain }
+        | ToDriver::AddFlow { domain, .. } => Some(*domain),
+        ToDriver::Attach { fib } => driver.domain_of(fib.flow),
+        ToDriver::Detach { flow }
+        | ToDriver::RemoveFlow { flow }
+        | ToDriver::SetContract { flow, .. }
+        | ToDriver::SetLastResort { flow } => driver.domain_of(*flow),
+        ToDriver::SetAddresses { .. }
+        | ToDriver::Park { .. }
+        | ToDriver::Unpark { .. }
+        | ToDriver::Inject { .. }
+        | ToDriver::Ping { .. } => None,
+    }
+}
 
 /// The connection to the flow manager, and answers it has not taken yet.
 pub(crate) struct Control {
@@ -56,13 +83,16 @@ impl Control {
         }
     }
 
-    /// Does what the flow manager says; `false` when it is gone.
+    /// Does what the flow manager says, for a bounded time; `false` when it is gone. `clock` tells the
+    /// processor time used: each message is billed to the domain it is about.
     pub(crate) fn obey<L: Link, S: Scheduler>(
         &mut self,
         driver: &mut Driver<L, ShmArenas, ShmWords, S>,
         bells: &mut Bells,
         now_ns: u64,
+        clock: &mut impl FnMut() -> u64,
     ) -> bool {
+        let begun_ns = clock();
         for _ in 0..MESSAGES_PER_ROUND {
             let received = match self.connection.try_receive(MESSAGE_BYTES_MAX) {
                 Ok(received) => received,
@@ -71,7 +101,14 @@ impl Control {
             };
             // The flow manager is trusted to be right, but not to be the same release.
             let Ok(message) = decode::<ToDriver>(&received.bytes) else { return false };
+            // Asked before: afterwards it may be gone.
+            let whose = about(&message, driver);
             self.act(message, driver, bells, now_ns);
+            let used_ns = clock();
+            driver.bill_control(used_ns, whose);
+            if used_ns - begun_ns > CONTROL_NS_MAX {
+                break;
+            }
         }
         true
     }
@@ -96,8 +133,8 @@ impl Control {
         now_ns: u64,
     ) {
         match message {
-            ToDriver::AddDomain { domain, flows_max } => {
-                let added = join(domain, flows_max, driver, bells);
+            ToDriver::AddDomain { domain, flows_max, user } => {
+                let added = join(domain, flows_max, user, driver, bells);
                 let (result, descriptors) = match added {
                     Ok(passed) => (Ok(()), passed.into()),
                     Err(error) => (Err(error), Vec::new()),
@@ -145,12 +182,13 @@ impl Control {
 fn join<L: Link, S: Scheduler>(
     domain: DomainId,
     flows_max: u32,
+    user: DomainUser,
     driver: &mut Driver<L, ShmArenas, ShmWords, S>,
     bells: &mut Bells,
 ) -> Result<Passed, InstallError> {
     let Joined { arenas, bell, passed } = ShmArenas::make()?;
     // Before anybody else has it: what they do to it first cannot make watching it dear.
     bells.watch(domain, bell)?;
-    driver.add_domain(domain, arenas, flows_max).inspect_err(|_| bells.forget(domain))?;
+    driver.add_domain(domain, arenas, flows_max, user).inspect_err(|_| bells.forget(domain))?;
     Ok(passed)
 }

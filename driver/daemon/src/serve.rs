@@ -8,7 +8,7 @@ use std::io;
 use std::num::NonZeroU64;
 
 use base_flow::Rate;
-use base_rpc::FromDriver;
+use base_rpc::{DomainId, FromDriver};
 use driver_atropos::{Atropos, Line, Scheduler};
 use driver_core::{Driver, Limits, bill_words};
 use driver_link::Polled;
@@ -160,8 +160,6 @@ struct Server<L, S> {
     bells: Bells,
     spin_ns: u64,
     clock: ThreadClock,
-    /// Processor time billed so far.
-    billed_ns: u64,
 }
 
 impl<L: Polled, S: Scheduler> Server<L, S> {
@@ -178,16 +176,13 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
             let data = epoll::EventData::new_u64(INTERFACE);
             epoll::add(&bells, watch, data, epoll::EventFlags::IN).map_err(os("epoll_ctl"))?;
         }
-        let mut clock = ThreadClock::new(monotonic_ns());
-        let billed_ns = clock.read(monotonic_ns());
         Ok(Self {
             driver,
             watch,
             control: Some(Control::new(connection)),
             bells,
             spin_ns,
-            clock,
-            billed_ns,
+            clock: ThreadClock::new(monotonic_ns()),
         })
     }
 
@@ -196,18 +191,18 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         let mut worked_at = 0;
         let mut now = monotonic_ns();
         loop {
-            let received = self.driver.receive(now);
-            let mut worked = false;
+            let Self { driver, clock, .. } = self;
+            let received = driver.receive(now, &mut || clock.used_ns());
             if received > 0 {
                 now = monotonic_ns();
-                worked = self.bill(now);
             }
-            let until = self.driver.transmit(now);
+            let until = driver.transmit(now, &mut || clock.used_ns());
             now = monotonic_ns();
-            self.driver.handed_over(now);
-            worked |= self.bill(now);
+            driver.handed_over(now);
+            let used = clock.read(now);
+            let worked = driver.bill(used);
             if !worked {
-                self.bill_idle(now);
+                driver.bill_idle(used);
             }
             self.report(now);
             let wait_ns = until.map(|at| at.saturating_sub(now));
@@ -222,29 +217,10 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
                 continue;
             }
             rounds = 0;
-            self.driver.publish(self.billed_ns);
+            self.driver.publish(used);
             self.wait(if busy { Some(0) } else { wait_ns })?;
             now = monotonic_ns();
         }
-    }
-
-    /// All processor time is somebody's: what passed since the last bill, waiting and waking included,
-    /// is for the work noted since then. Without any, it is left to the end of the
-    /// round.
-    fn bill(&mut self, now_ns: u64) -> bool {
-        let used = self.clock.read(now_ns);
-        let billed = self.driver.bill(used - self.billed_ns);
-        if billed {
-            self.billed_ns = used;
-        }
-        billed
-    }
-
-    /// Nothing was to be done in this round.
-    fn bill_idle(&mut self, now_ns: u64) {
-        let used = self.clock.read(now_ns);
-        self.driver.bill_idle(used - self.billed_ns);
-        self.billed_ns = used;
     }
 
     /// Tells the flow manager what it has to know of the round.
@@ -272,7 +248,18 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
 
     /// Waits for `wait_ns`, or for ever; returns at once if there is something to do.
     fn wait(&mut self, wait_ns: Option<u64>) -> Result<(), ServeError> {
-        let wait_ns = if wait_ns != Some(0) && self.driver.doze() { wait_ns } else { Some(0) };
+        let now_ns = monotonic_ns();
+        let wait_ns = match wait_ns {
+            Some(0) => Some(0),
+            _ => match self.driver.doze(now_ns) {
+                None => Some(0),
+                Some(u64::MAX) => wait_ns,
+                Some(until) => {
+                    let most = until.saturating_sub(now_ns);
+                    Some(wait_ns.map_or(most, |ns| ns.min(most)))
+                }
+            },
+        };
         let behind = self.control.as_ref().is_some_and(Control::is_behind);
         let limit = if behind {
             wait_ns.map_or(Some(1_000_000), |ns| Some(ns.min(1_000_000)))
@@ -315,21 +302,35 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
             Err(errno) => return Err(os("epoll_wait")(errno)),
         };
         let mut control = false;
+        let mut rung = false;
         for event in &events[..count] {
             match event.data.u64() {
                 CONTROL => control = true,
                 INTERFACE => self.hear_interface(),
                 // A domain rang: it has posted what it wants.
-                _ => {}
+                _ => rung = true,
             }
         }
+        if rung {
+            let rang = events[..count].iter().map(|event| event.data.u64());
+            self.hear_bells(rang.filter_map(|data| u32::try_from(data).ok()).map(DomainId));
+        }
+        self.bells.unmute(|domain| self.driver.is_open(domain, monotonic_ns()));
         if control || behind {
             self.obey()?;
-            let used = self.clock.read(monotonic_ns());
-            self.driver.bill_control(used - self.billed_ns);
-            self.billed_ns = used;
         }
         Ok(())
+    }
+
+    /// Whoever has rung pays for having woken the loop; who cannot is not heard for a while.
+    fn hear_bells(&mut self, ringers: impl Iterator<Item = DomainId> + Clone) {
+        self.driver.bill_rings(self.clock.used_ns(), ringers.clone());
+        let now_ns = monotonic_ns();
+        for ringer in ringers {
+            if !self.driver.is_open(ringer, now_ns) {
+                self.bells.mute(ringer);
+            }
+        }
     }
 
     /// Somebody has changed the interface.
@@ -345,7 +346,8 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
     fn obey(&mut self) -> Result<(), ServeError> {
         let Some(control) = &mut self.control else { return Ok(()) };
         control.flush();
-        if !control.obey(&mut self.driver, &mut self.bells, monotonic_ns()) {
+        let Self { driver, bells, clock, .. } = self;
+        if !control.obey(driver, bells, monotonic_ns(), &mut || clock.used_ns()) {
             epoll::delete(&self.bells, control.as_fd()).map_err(os("epoll_ctl"))?;
             self.control = None;
         }

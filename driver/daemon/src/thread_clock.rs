@@ -7,7 +7,7 @@
 //! Cost: a subtraction; a system call after a gap and once in a while. Error: what the thread was kept
 //! from its processor in pieces shorter than [`GAP_NS`], since the kernel was last asked.
 
-use rbuf_shm::thread_cpu_ns;
+use rbuf_shm::{monotonic_ns, thread_cpu_ns};
 
 /// Longest time between readings in which the thread is taken to have run: a small part of what a thread
 /// is given when processors are shared.
@@ -29,6 +29,11 @@ impl ThreadClock {
     /// The clock of this thread.
     pub(crate) fn new(now_ns: u64) -> Self {
         Self { used_ns: thread_cpu_ns(), read_at_ns: now_ns, asked_at_ns: now_ns }
+    }
+
+    /// Nanoseconds of processor time that the thread has used by now.
+    pub(crate) fn used_ns(&mut self) -> u64 {
+        self.read(monotonic_ns())
     }
 
     /// Nanoseconds of processor time that the thread has used at `now_ns`; never less than before.

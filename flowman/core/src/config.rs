@@ -85,7 +85,7 @@ pub struct Rights {
     pub flows_max: u32,
     /// Access points the user may hold.
     pub ports_max: u32,
-    /// Driver time each flow may use for receiving, in nanoseconds per second.
+    /// Driver time the user's flows may use for receiving, all together and each, in nanoseconds per second.
     pub receive_ns_per_s: u32,
     /// Whether other users' flows and bills may be looked at, and their contracts changed.
     pub sees_others: bool,

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use base_flow::{Begin, Contract, Endpoints, FlowId, Sap, Transport, canonical};
 use base_rpc::{
-    Call, FlowInfo, FlowLayout, JoinOffer, LinkInfo, NeighbourInfo, Query, QueryReply, Refusal,
-    Reply, Request, RouteInfo, StatusInfo, ToDriver,
+    Call, DomainUser, FlowInfo, FlowLayout, JoinOffer, LinkInfo, NeighbourInfo, Query, QueryReply,
+    Refusal, Reply, Request, RouteInfo, StatusInfo, ToDriver,
 };
 use base_wire::Mac;
 
@@ -154,7 +154,7 @@ impl FlowManager {
         if self.links.get(usize::from(offer.link)).is_none_or(|link| link.driver.is_none()) {
             return Err(no_link);
         }
-        let flows_max = self.rights(client).flows_max;
+        let Rights { flows_max, receive_ns_per_s: rx_cpu_ppb, .. } = self.rights(client);
         if offer.flows_max == 0 || offer.flows_max > flows_max {
             return Err(Refusal::Quota(format!(
                 "{} flows were asked for, between 1 and {flows_max} are possible",
@@ -166,7 +166,8 @@ impl FlowManager {
         }
         let domain = self.new_domain();
         self.client(client)?.domains.insert(id, ClientDomain { id: domain, joining: Some(tag) });
-        self.tell_driver(id, ToDriver::AddDomain { domain, flows_max: offer.flows_max });
+        let user = DomainUser { uid: Some(self.client(client)?.uid), rx_cpu_ppb };
+        self.tell_driver(id, ToDriver::AddDomain { domain, flows_max: offer.flows_max, user });
         Ok(())
     }
 

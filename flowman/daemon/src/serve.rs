@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use base_flow::{BILL_WORDS, Bill, bill_word};
-use base_rpc::{Call, FromDriver, MESSAGE_BYTES_MAX, Reply, ToDriver, decode, encode};
+use base_rpc::{Call, DomainUser, FromDriver, MESSAGE_BYTES_MAX, Reply, ToDriver, decode, encode};
 use flowman_core::{ClientId, Config, Counters, FlowManager, LinkId, Output};
 use rbuf_domain::DomainError;
 use rbuf_shm::{
@@ -441,7 +441,8 @@ impl Daemon {
                 }
                 Output::Driver { link, message } => self.tell_driver(link, &message),
                 Output::JoinOwn { link, domain } => {
-                    self.tell_driver(link, &ToDriver::AddDomain { domain, flows_max: 1 });
+                    let user = DomainUser::FLOW_MANAGER;
+                    self.tell_driver(link, &ToDriver::AddDomain { domain, flows_max: 1, user });
                 }
                 Output::OpenOwn { link, domain, flow, contract, rx_cpu_ppb } => {
                     let files = std::mem::take(&mut descriptors);

@@ -107,4 +107,10 @@ pub enum Fault {
         /// How many can exist.
         slots: u64,
     },
+    /// An event was posted for a flow that nobody had armed.
+    #[error("peer posted an event for flow {slot}, for which none was asked")]
+    EventUnarmed {
+        /// The flow alleged.
+        slot: u32,
+    },
 }

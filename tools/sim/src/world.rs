@@ -295,11 +295,12 @@ impl World {
         let mut elapsed = 0;
         loop {
             let before = self.tally();
-            let received = self.driver.receive(self.now) as u64;
+            let used = self.driver_ns + elapsed;
+            let received = self.driver.receive(self.now, &mut || used) as u64;
             let delivered = self.tally().0 - before.0;
             let round = received * self.costs.classify_ns + delivered * self.costs.deliver_ns;
-            self.driver.bill(round);
             elapsed += round;
+            self.driver.bill(self.driver_ns + elapsed);
             if received == 0 || elapsed > 0 {
                 break;
             }
@@ -307,16 +308,17 @@ impl World {
         self.hear_strays();
         self.manager.tick(self.now);
         self.carry_out();
-        let until = self.driver.transmit(self.now);
+        let used = self.driver_ns + elapsed;
+        let until = self.driver.transmit(self.now, &mut || used);
         self.hear_removed();
         for settled in self.driver.take_settled(self.now) {
             self.manager.driver_message(LINK, settled);
         }
         self.carry_out();
         let sending = (self.tally().1 - sent_before.1) * self.costs.send_ns;
-        self.driver.bill(sending);
         elapsed += sending;
         self.driver_ns += elapsed;
+        self.driver.bill(self.driver_ns);
         self.driver_busy_until = self.now + elapsed;
         if elapsed > 0 { Some(self.driver_busy_until) } else { until }
     }
@@ -404,11 +406,12 @@ impl World {
 
     fn tell_driver(&mut self, message: ToDriver) {
         let failed = match message {
-            ToDriver::AddDomain { domain, flows_max } => {
+            ToDriver::AddDomain { domain, flows_max, user } => {
                 let opening = self.openings.values_mut().find(|opening| opening.domain.is_none());
                 if let Some(opening) = opening {
                     opening.domain = Some(domain);
-                    let result = self.driver.add_domain(domain, opening.arenas.clone(), flows_max);
+                    let arenas = opening.arenas.clone();
+                    let result = self.driver.add_domain(domain, arenas, flows_max, user);
                     self.manager.driver_message(LINK, FromDriver::DomainAdded { domain, result });
                 }
                 None
@@ -476,7 +479,8 @@ impl World {
         let bytes = OWN_SHAPE.buffers * OWN_BUFFER;
         let fifo = (fifo_words(1) as u64 * 8).next_multiple_of(64);
         let arenas = HeapArenas::new(fifo + flow_block_bytes(words, words), bytes, bytes);
-        let result = self.driver.add_domain(domain, arenas.clone(), 1);
+        let user = base_rpc::DomainUser::FLOW_MANAGER;
+        let result = self.driver.add_domain(domain, arenas.clone(), 1, user);
         self.own_arenas = Some((domain, arenas));
         self.manager.driver_message(LINK, FromDriver::DomainAdded { domain, result });
     }

@@ -4,9 +4,9 @@
 use std::net::Ipv4Addr;
 
 use base_flow::{Contract, Endpoints, Fib, FlowId, Rate, Sap, Transport};
-use base_rpc::{DomainId, FlowLayout, FromDriver, Region};
+use base_rpc::{DomainId, DomainUser, FlowLayout, FromDriver, Region};
 use base_wire::Mac;
-use driver_core::{Driver, HeapArenas, Limits, bill_words};
+use driver_core::{Arenas, Driver, HeapArenas, Limits, bill_words};
 use driver_link::sim::{Side, SimLink, Wire};
 use etherparse::PacketBuilder;
 use rbuf_channel::{
@@ -27,6 +27,11 @@ pub struct Rig {
     pub now: u64,
     /// What the flow manager would have heard of contracts that bind no longer.
     pub settled: Vec<FromDriver>,
+    /// Processor time of the driver so far: a microsecond a round.
+    pub used: u64,
+    /// Whose the next application is, and how long its user's flows may receive.
+    pub uid: u32,
+    pub rx_cpu_ppb: u32,
     next_index: u32,
 }
 
@@ -45,7 +50,16 @@ impl Rig {
         )
         .unwrap();
         driver.set_addresses(&["10.77.0.1/24".parse().unwrap()]);
-        Self { wire, driver, now: 0, settled: Vec::new(), next_index: 0 }
+        Self {
+            wire,
+            driver,
+            now: 0,
+            settled: Vec::new(),
+            used: 0,
+            uid: 1000,
+            rx_cpu_ppb: 1_000_000_000,
+            next_index: 0,
+        }
     }
 
     /// An application with one flow, UDP from `port` to the peer's `port`.
@@ -64,18 +78,24 @@ impl Rig {
         let arenas =
             HeapArenas::new(fifo + flow_block_bytes(WORDS, WORDS), 32 * BUFFER, 32 * BUFFER);
         let domain = DomainId(index);
-        self.driver.add_domain(domain, arenas.clone(), 4).unwrap();
-        let layout = FlowLayout {
+        let user = DomainUser { uid: Some(self.uid), rx_cpu_ppb: self.rx_cpu_ppb };
+        self.driver.add_domain(domain, arenas.clone(), 4, user).unwrap();
+        let layout = self.layout();
+        let flow = FlowId { index, generation: 0 };
+        self.driver.add_flow(flow, domain, &layout, &contract, self.rx_cpu_ppb, &[]).unwrap();
+        App::new(flow, domain, arenas, &layout)
+    }
+
+    /// Where the one flow of an application lies.
+    pub fn layout(&self) -> FlowLayout {
+        FlowLayout {
             slot: 1,
-            control_offset: fifo,
+            control_offset: (fifo_words(4) as u64 * 8).next_multiple_of(64),
             tx_words: WORDS,
             rx_words: WORDS,
             tx_data: Region { offset: 0, bytes: 32 * BUFFER },
             rx_data: Region { offset: 0, bytes: 32 * BUFFER },
-        };
-        let flow = FlowId { index, generation: 0 };
-        self.driver.add_flow(flow, domain, &layout, &contract, 1_000_000_000, &[]).unwrap();
-        App::new(flow, domain, arenas, &layout)
+        }
     }
 
     /// Runs the driver until `until`, delivering nothing to anyone but the wire.
@@ -87,10 +107,14 @@ impl Rig {
 
     pub fn step(&mut self, until: u64) {
         self.wire.advance(self.now);
-        let received = self.driver.receive(self.now);
-        let again = self.driver.transmit(self.now);
+        let used = self.used;
+        let received = self.driver.receive(self.now, &mut || used);
+        let again = self.driver.transmit(self.now, &mut || used);
         self.settled.extend(self.driver.take_settled(self.now));
-        self.driver.bill(1000);
+        self.used += 1000;
+        if !self.driver.bill(self.used) {
+            self.driver.bill_idle(self.used);
+        }
         let arrival = self.wire.next_arrival(Side::Left).unwrap_or(u64::MAX);
         let next = again.unwrap_or(u64::MAX).min(arrival).min(until);
         self.now = if received > 0 { self.now } else { next.max(self.now + 1) };
@@ -128,6 +152,19 @@ pub fn fib(
     }
 }
 
+fn ends(arenas: &HeapArenas, layout: &FlowLayout) -> (End<HeapWords>, End<HeapWords>) {
+    let end = |offset: u64, area: u32| {
+        let mine = arenas.control_out(offset, block_words(WORDS)).unwrap();
+        let theirs = arenas.control_in(offset, block_words(WORDS)).unwrap();
+        End::new(mine, theirs, area).unwrap()
+    };
+    let control = layout.control_offset;
+    (
+        end(control, layout.tx_data.bytes),
+        end(control + rx_block_offset(WORDS), layout.rx_data.bytes),
+    )
+}
+
 /// The application's side of a flow, by hand.
 pub struct App {
     pub flow: FlowId,
@@ -146,19 +183,14 @@ pub struct App {
 
 impl App {
     fn new(flow: FlowId, domain: DomainId, arenas: HeapArenas, layout: &FlowLayout) -> Self {
-        use driver_core::Arenas;
-        let end = |offset: u64, area: u32| {
-            let mine = arenas.control_out(offset, block_words(WORDS)).unwrap();
-            let theirs = arenas.control_in(offset, block_words(WORDS)).unwrap();
-            End::new(mine, theirs, area).unwrap()
-        };
+        let (tx, rx) = ends(&arenas, layout);
         let control = layout.control_offset;
         let all = (control + flow_block_bytes(WORDS, WORDS)) as usize / 8;
         Self {
             flow,
             domain,
-            tx: end(control, layout.tx_data.bytes),
-            rx: end(control + rx_block_offset(WORDS), layout.rx_data.bytes),
+            tx,
+            rx,
             tx_data: arenas.tx_data(0, layout.tx_data.bytes).unwrap(),
             rx_data: arenas.rx_data(0, layout.rx_data.bytes).unwrap(),
             events: FifoWriter::new(arenas.control_out(0, fifo_words(4)).unwrap()).unwrap(),
@@ -167,6 +199,13 @@ impl App {
             fib: fib(flow, OURS, 0, None, None),
             next_buffer: 0,
         }
+    }
+
+    /// New ends in the place of those of a flow that was closed.
+    pub fn reopen(&mut self, layout: &FlowLayout) {
+        self.tx.clear();
+        self.rx.clear();
+        (self.tx, self.rx) = ends(&self.arenas, layout);
     }
 
     /// Puts `frame` into the channel; `false` if it is full.

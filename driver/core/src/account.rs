@@ -1,0 +1,511 @@
+//! Accounts: how much of the driver's time a domain and a user may take.
+//!
+//! Everything that a domain can make the driver do is measured, billed and paid for by that domain
+//! before the next piece of work is begun. What pays depends on what was promised:
+//!
+//! | Work | Paid from | When that is empty |
+//! |---|---|---|
+//! | sending a frame, refusing one | the line time that the scheduler charges, at least the driver's cost of a frame ([`crate::Limits::frame_cost_ns`]); only what it costs beyond that is paid from the account | the flow's turn is over |
+//! | receiving a frame, dropping one | the receive budget of its flow, and of its user | it is dropped and counted |
+//! | events, rings, wake-ups, control messages | the domain's account | its events, its bell and its sleepers are not looked at before there is half of what can be saved up; its entries wait in its own FIFO |
+//!
+//! # What an account earns
+//!
+//! [`POOL_PPB`] of the thread's time, less what guaranteed flows have a claim to, in equal parts for the users that were active
+//! lately, no more than [`USER_PPB_MAX`] each; of it equal parts for the user's domains that were active
+//! lately. Then, whoever else is active, for each guaranteed flow the time of an event and a wake-up
+//! ([`NOTICE_NS`]) for as many of the shortest frames as its contract admits: so a guaranteed flow that
+//! keeps to its contract never waits for its account. Sending itself is never stopped by an account, since the scheduler was
+//! paid for it and admission has reckoned with it.
+//!
+//! The flow manager's own domain and the link pay nothing, for nobody else can spend in their
+//! name: strangers' frames have receive budgets of their own.
+//!
+//! # What a user receives
+//!
+//! The user's rate of receiving is for all of its flows. While `n` of them were cut short lately,
+//! no flow gets more than one part in `n + 1`: so flows that are flooded leave a part to
+//! those that are not.
+
+use base_flow::{Contract, Rate};
+use base_wire::FRAME_BYTES_MIN;
+
+/// Part of the thread's time, in parts per billion, that accounts share; the rest is left to frames.
+const POOL_PPB: u64 = 500_000_000;
+/// What accounts share at least, however much is guaranteed.
+const POOL_PPB_MIN: u64 = 50_000_000;
+/// Most that the domains of a user share.
+const USER_PPB_MAX: u64 = 250_000_000;
+/// Time to hear an event and to wake a thread, as a rule.
+const NOTICE_NS: u64 = 2_000;
+/// Who was active in this window or the one before is active.
+const WINDOW_NS: u64 = 10_000_000;
+/// Most of the time of a frame that was sent which counts as paid to the scheduler.
+const SENT_NS_MAX: u64 = 4_000;
+
+/// Driver time: so many nanoseconds a second, saved up for a while.
+///
+/// It is charged after the fact, so it can go into debt by one piece of work, and by no more than
+/// what can be saved up.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Budget {
+    per_second: u64,
+    left: i64,
+    counted_at: u64,
+}
+
+impl Budget {
+    /// How long a budget can be saved up, in nanoseconds: no longer than a flood of small frames that
+    /// uses all of it at once takes to fill the link's ring, where others' frames would be lost.
+    const SAVED_NS_MAX: u64 = 5_000_000;
+
+    pub(crate) const fn new(per_second: u64) -> Self {
+        Self { per_second, left: Self::cap(per_second), counted_at: 0 }
+    }
+
+    const fn cap(per_second: u64) -> i64 {
+        (per_second * Self::SAVED_NS_MAX / 1_000_000_000) as i64
+    }
+
+    /// Whether anything is left at `now_ns`.
+    fn is_open(&mut self, now_ns: u64) -> bool {
+        self.is_open_within(now_ns, u64::MAX)
+    }
+
+    /// As [`Self::is_open`], earning no more than `limit` a second.
+    fn is_open_within(&mut self, now_ns: u64, limit: u64) -> bool {
+        let per_second = self.per_second.min(limit);
+        let passed = now_ns.saturating_sub(self.counted_at).min(10 * Self::SAVED_NS_MAX);
+        let earned = passed * per_second / 1_000_000_000;
+        if earned > 0 {
+            self.left += earned as i64;
+            self.counted_at = now_ns;
+        }
+        self.left = self.left.min(Self::cap(per_second));
+        self.left > 0
+    }
+
+    pub(crate) fn pay(&mut self, spent_ns: u64) {
+        self.left = (self.left - spent_ns as i64).max(-Self::cap(self.per_second));
+    }
+}
+
+/// How many there were in the present window of time, and in the one before.
+#[derive(Debug, Clone, Copy, Default)]
+struct Lately {
+    window: u64,
+    now: u32,
+    before: u32,
+}
+
+impl Lately {
+    fn move_to(&mut self, window: u64) {
+        if self.window != window {
+            self.before = if self.window + 1 == window { self.now } else { 0 };
+            (self.window, self.now) = (window, 0);
+        }
+    }
+
+    fn count(&mut self, window: u64) {
+        self.move_to(window);
+        self.now += 1;
+    }
+
+    fn number(&mut self, window: u64) -> u64 {
+        self.move_to(window);
+        self.now.max(self.before).into()
+    }
+}
+
+/// No window was this one.
+const NEVER: u64 = u64::MAX;
+
+/// What a user shares among its domains and flows.
+#[derive(Debug)]
+struct User {
+    /// The kernel's number of it; `None` for the flow manager itself.
+    uid: Option<u32>,
+    domains: u32,
+    /// Its domains that were active.
+    active: Lately,
+    /// When it was last counted as active itself.
+    counted_in: u64,
+    receive: Budget,
+    receive_ppb: u64,
+    /// Its flows that were cut short.
+    cut: Lately,
+}
+
+/// What a domain may take of the driver's time.
+#[derive(Debug)]
+pub(crate) struct Account {
+    user: u32,
+    left: i64,
+    earned_at: u64,
+    /// What it earns for its guaranteed flows.
+    reserve_ppb: u64,
+    counted_in: u64,
+    /// Nothing is done for it before it has earned enough again.
+    shut: bool,
+    /// What the scheduler was paid for in the round of this number.
+    sent_ns: u64,
+    sent_in: u64,
+}
+
+impl Account {
+    /// Whether nothing was to be done for the domain when that was last asked.
+    pub(crate) const fn is_shut(&self) -> bool {
+        self.shut
+    }
+}
+
+/// A flow's part in its user's receiving.
+#[derive(Debug)]
+pub(crate) struct Receiver {
+    pub(crate) user: u32,
+    budget: Budget,
+    cut_in: u64,
+}
+
+/// All users of a driver.
+#[derive(Debug)]
+pub(crate) struct Accounts {
+    users: Vec<User>,
+    /// Users that were active.
+    active: Lately,
+    /// Part of the thread that guaranteed flows have a claim to.
+    reserved_ppb: u64,
+    /// Part of the line's time that is the driver's time, of the shortest frames.
+    notice_ppb: u64,
+    frame_ppb: u64,
+    now_ns: u64,
+    round: u64,
+}
+
+impl Accounts {
+    /// Of a line of `rate` whose driver takes `frame_cost_ns` for a frame.
+    pub(crate) fn new(rate: Rate, frame_cost_ns: u64) -> Self {
+        let shortest_ns = rate.wire_ns(FRAME_BYTES_MIN).max(frame_cost_ns).max(1);
+        let part = |ns: u64| (ns * 1_000_000_000 / shortest_ns).min(1_000_000_000);
+        Self {
+            users: Vec::new(),
+            active: Lately::default(),
+            reserved_ppb: 0,
+            notice_ppb: part(NOTICE_NS),
+            frame_ppb: part(frame_cost_ns),
+            now_ns: 0,
+            round: 0,
+        }
+    }
+
+    const fn window(&self) -> u64 {
+        self.now_ns / WINDOW_NS
+    }
+
+    /// It is `now_ns`.
+    pub(crate) fn at(&mut self, now_ns: u64) {
+        self.now_ns = self.now_ns.max(now_ns);
+    }
+
+    /// A round is over: what was paid to the scheduler in it pays for nothing later.
+    pub(crate) fn next_round(&mut self) {
+        self.round += 1;
+    }
+
+    /// An account of `uid`, whose flows may receive for `receive_ppb`; `None` is the flow manager.
+    pub(crate) fn open(&mut self, uid: Option<u32>, receive_ppb: u32) -> Account {
+        // No budget but its flows' own is between strangers and the flow manager.
+        let receive_ppb = if uid.is_some() { u64::from(receive_ppb) } else { 1 << 36 };
+        let known = self.users.iter().position(|user| user.domains > 0 && user.uid == uid);
+        let free = || self.users.iter().position(|user| user.domains == 0);
+        let index = known.or_else(free).unwrap_or(self.users.len());
+        if index == self.users.len() {
+            self.users.push(User {
+                uid,
+                domains: 0,
+                active: Lately::default(),
+                counted_in: NEVER,
+                receive: Budget::new(receive_ppb),
+                receive_ppb,
+                cut: Lately::default(),
+            });
+        }
+        let user = &mut self.users[index];
+        if user.uid != uid || user.receive_ppb != receive_ppb {
+            user.receive = Budget::new(receive_ppb);
+        }
+        (user.uid, user.receive_ppb) = (uid, receive_ppb);
+        user.domains += 1;
+        let mut account = Account {
+            user: index as u32,
+            left: 0,
+            earned_at: self.now_ns,
+            reserve_ppb: 0,
+            counted_in: NEVER,
+            shut: false,
+            sent_ns: 0,
+            sent_in: 0,
+        };
+        account.left = Budget::cap(self.income_ppb(&account));
+        account
+    }
+
+    pub(crate) fn close(&mut self, account: &Account) {
+        self.users[account.user as usize].domains -= 1;
+    }
+
+    /// The domain's guaranteed flows have `contract` instead of `before`.
+    pub(crate) fn reserve(
+        &mut self,
+        account: &mut Account,
+        before: Option<&Contract>,
+        contract: Option<&Contract>,
+    ) {
+        let density = |contract: Option<&Contract>| {
+            contract.map_or(0, |it| it.slice_ns * 1_000_000 / it.period_ns.max(1))
+        };
+        let (old, new) = (density(before), density(contract));
+        let part = |density: u64, of: u64| density * of / 1_000_000;
+        let frame = self.frame_ppb + self.notice_ppb;
+        self.reserved_ppb = (self.reserved_ppb + part(new, frame)).saturating_sub(part(old, frame));
+        account.reserve_ppb = (account.reserve_ppb + part(new, self.notice_ppb))
+            .saturating_sub(part(old, self.notice_ppb));
+    }
+
+    /// What an account earns at present.
+    fn income_ppb(&mut self, account: &Account) -> u64 {
+        let window = self.window();
+        let pool = POOL_PPB.saturating_sub(self.reserved_ppb).max(POOL_PPB_MIN);
+        let users = self.active.number(window).max(1);
+        let domains = self.users[account.user as usize].active.number(window).max(1);
+        (pool / users).min(USER_PPB_MAX) / domains + account.reserve_ppb
+    }
+
+    fn earn(&mut self, account: &mut Account) -> i64 {
+        let income = self.income_ppb(account);
+        let cap = Budget::cap(income);
+        // However deep a debt is, it does not take longer to pay than this.
+        let passed = self.now_ns.saturating_sub(account.earned_at).min(10_000_000_000);
+        let earned = passed * income / 1_000_000_000;
+        if earned > 0 {
+            account.left = (account.left + earned as i64).min(cap);
+            account.earned_at = self.now_ns;
+        }
+        cap
+    }
+
+    /// Whether something may be done for the domain now.
+    pub(crate) fn is_open(&mut self, account: &mut Account) -> bool {
+        if account.left > 0 && !account.shut {
+            return true;
+        }
+        let cap = self.earn(account);
+        account.shut = account.left <= if account.shut { cap / 2 } else { 0 };
+        !account.shut
+    }
+
+    /// When something will be done again for a domain that is shut.
+    pub(crate) fn opens_at(&mut self, account: &Account) -> u64 {
+        let income = self.income_ppb(account).max(1);
+        let missing = (Budget::cap(income) / 2 + 1 - account.left).max(1) as u64;
+        account.earned_at.saturating_add((missing * 1_000_000_000).div_ceil(income))
+    }
+
+    /// The scheduler was paid `cost_ns` for something that the domain had sent.
+    pub(crate) const fn sent(&self, account: &mut Account, cost_ns: u64) {
+        if account.sent_in != self.round {
+            (account.sent_in, account.sent_ns) = (self.round, 0);
+        }
+        account.sent_ns += if cost_ns < SENT_NS_MAX { cost_ns } else { SENT_NS_MAX };
+    }
+
+    /// The driver has worked for the domain for so long.
+    pub(crate) fn pay(&mut self, account: &mut Account, spent_ns: u64) {
+        let mut due_ns = spent_ns;
+        if account.sent_in == self.round {
+            due_ns = spent_ns.saturating_sub(account.sent_ns);
+            account.sent_ns -= spent_ns - due_ns;
+        }
+        let window = self.window();
+        let user = &mut self.users[account.user as usize];
+        if due_ns == 0 || user.uid.is_none() {
+            return;
+        }
+        if account.counted_in != window {
+            account.counted_in = window;
+            user.active.count(window);
+            if user.counted_in != window {
+                user.counted_in = window;
+                self.active.count(window);
+            }
+        }
+        // What was saved up while fewer were active is not kept. A debt is limited to what the largest income
+        // pays in a second.
+        let saved = account.left.min(Budget::cap(self.income_ppb(account)));
+        account.left = (saved - due_ns as i64).max(-(USER_PPB_MAX as i64));
+    }
+
+    /// A flow of the account's user that may receive for `rx_cpu_ppb`.
+    pub(crate) fn receiver(account: &Account, rx_cpu_ppb: u32) -> Receiver {
+        Receiver { user: account.user, budget: Budget::new(rx_cpu_ppb.into()), cut_in: NEVER }
+    }
+
+    /// Whether a frame for the flow is taken in at all.
+    pub(crate) fn receives(&mut self, flow: &mut Receiver, now_ns: u64) -> bool {
+        let window = now_ns / WINDOW_NS;
+        let user = &mut self.users[flow.user as usize];
+        let part = match user.cut.number(window) {
+            0 => u64::MAX,
+            cut => user.receive_ppb / (cut + 1),
+        };
+        if flow.budget.is_open_within(now_ns, part) && user.receive.is_open(now_ns) {
+            return true;
+        }
+        if flow.cut_in != window {
+            flow.cut_in = window;
+            user.cut.count(window);
+        }
+        false
+    }
+
+    /// The driver has received for the flow for so long.
+    pub(crate) fn pay_receiver(&mut self, flow: &mut Receiver, spent_ns: u64) {
+        flow.budget.pay(spent_ns);
+        self.users[flow.user as usize].receive.pay(spent_ns);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MS: u64 = 1_000_000;
+
+    #[test]
+    fn a_budget_is_what_was_earned_and_no_more() {
+        let mut budget = Budget::new(100_000_000);
+        assert!(budget.is_open(0), "a new flow starts with its savings");
+        budget.pay(500_000);
+        assert!(!budget.is_open(1));
+        budget.pay(250_000);
+        assert!(!budget.is_open(2_500_000), "a tenth of 2.5 ms pays a debt of 0.25 ms");
+        assert!(budget.is_open(2_500_100));
+        budget.pay(1_000_000_000);
+        assert!(!budget.is_open(7_500_000) && budget.is_open(7_500_300), "debt has a limit too");
+    }
+
+    /// What so many domains of each of so many users can spend in a second, spending in pieces of 5 µs whenever
+    /// they may.
+    fn spent(domains: &[usize]) -> Vec<u64> {
+        let mut accounts = Accounts::new(Rate::mbit(100), 1_000);
+        let mut open = Vec::new();
+        for (uid, &count) in domains.iter().enumerate() {
+            for _ in 0..count {
+                open.push((uid, accounts.open(Some(uid as u32), 1)));
+            }
+        }
+        let mut spent = vec![0; domains.len()];
+        for now in (0..1000 * MS).step_by(20_000) {
+            accounts.at(now);
+            for (uid, account) in &mut open {
+                while accounts.is_open(account) {
+                    accounts.pay(account, 5_000);
+                    spent[*uid] += 5_000;
+                }
+            }
+        }
+        spent
+    }
+
+    #[test]
+    fn users_share_whatever_the_number_of_their_domains() {
+        let near = |spent: u64, ms: u64| spent.abs_diff(ms * MS) < ms * MS / 15;
+        assert!(near(spent(&[1])[0], 250), "nobody gets more than a quarter");
+        let two = spent(&[1, 100]);
+        assert!(near(two[0], 250) && near(two[1], 250), "{two:?}");
+        let many = spent(&[1, 50, 3, 1, 1]);
+        assert!(many.iter().all(|&it| near(it, 100)), "{many:?}");
+    }
+
+    #[test]
+    fn a_guaranteed_flow_has_its_notices_however_many_are_active() {
+        let mut accounts = Accounts::new(Rate::mbit(100), 1_000);
+        let mut junk: Vec<Account> = (0..200).map(|_| accounts.open(Some(1), 1)).collect();
+        let mut victim = accounts.open(Some(1), 1);
+        let contract = Contract::guaranteed(20 * MS, 100 * MS).unwrap();
+        accounts.reserve(&mut victim, None, Some(&contract));
+        // As many of the shortest frames as 20 ms of 100 Mbit/s carry, each with a notice.
+        let frames_per_ms = 200_000 / Rate::mbit(100).wire_ns(FRAME_BYTES_MIN);
+        for now in (0..1000 * MS).step_by(MS as usize) {
+            accounts.at(now);
+            for account in &mut junk {
+                while accounts.is_open(account) {
+                    accounts.pay(account, 5_000);
+                }
+            }
+            assert!(accounts.is_open(&mut victim), "at {now}");
+            accounts.pay(&mut victim, frames_per_ms * NOTICE_NS);
+        }
+        accounts.reserve(&mut victim, Some(&contract), None);
+        assert_eq!((accounts.reserved_ppb, victim.reserve_ppb), (0, 0));
+    }
+
+    #[test]
+    fn what_the_scheduler_was_paid_for_is_not_paid_twice_nor_kept() {
+        let mut accounts = Accounts::new(Rate::mbit(100), 1_000);
+        let mut account = accounts.open(Some(1), 1);
+        let full = account.left;
+        accounts.sent(&mut account, 1_500);
+        accounts.pay(&mut account, 1_000);
+        accounts.pay(&mut account, 1_000);
+        assert_eq!(account.left, full - 500);
+        accounts.sent(&mut account, 123_000);
+        accounts.next_round();
+        accounts.pay(&mut account, 1_000);
+        assert_eq!(account.left, full - 1_500);
+    }
+
+    #[test]
+    fn a_shut_account_opens_when_it_was_said_to() {
+        let mut accounts = Accounts::new(Rate::mbit(100), 1_000);
+        let mut account = accounts.open(Some(1), 1);
+        for spent in [1_300_000, 2_000_000, 100_000_000, 1_000_000_000_000] {
+            while accounts.is_open(&mut account) {
+                accounts.pay(&mut account, spent);
+            }
+            let at = accounts.opens_at(&account);
+            assert!(at - accounts.now_ns <= 1_010 * MS, "no debt lasts longer: {at}");
+            accounts.at(at - 1_000);
+            assert!(!accounts.is_open(&mut account));
+            accounts.at(at + 1_000);
+            assert!(accounts.is_open(&mut account));
+        }
+    }
+
+    #[test]
+    fn flooded_flows_take_together_what_one_may_and_leave_the_others_their_part() {
+        let mut accounts = Accounts::new(Rate::mbit(100), 1_000);
+        let account = accounts.open(Some(1), 200_000_000);
+        let mut flooded: Vec<Receiver> =
+            (0..64).map(|_| Accounts::receiver(&account, 200_000_000)).collect();
+        let mut light = Accounts::receiver(&account, 200_000_000);
+        let (mut taken, mut lost) = (0, 0);
+        for now in (0..1000 * MS).step_by(100_000) {
+            for flow in &mut flooded {
+                for _ in 0..2 {
+                    if accounts.receives(flow, now) {
+                        accounts.pay_receiver(flow, 1_000);
+                        taken += 1_000;
+                    }
+                }
+            }
+            if accounts.receives(&mut light, now) {
+                accounts.pay_receiver(&mut light, 100);
+            } else if now > 50 * MS {
+                lost += 1;
+            }
+        }
+        assert!(taken > 150 * MS && taken < 205 * MS, "{taken}");
+        assert_eq!(lost, 0, "who is not flooded loses nothing");
+    }
+}
