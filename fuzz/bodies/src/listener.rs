@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 
-use stack_tcp::{Config, Ecn, Error, Listener, RouterError, Secret, Segment, State};
+use stack_tcp::{Config, Ecn, Error, FastOpening, Listener, RouterError, Secret, Segment, State};
 
 use crate::script::{Script, options};
 
@@ -58,12 +58,10 @@ impl Victim {
             ..Config::default()
         };
         let local = ([10, 0, 0, 2], 80).into();
-        Self {
-            listener: Listener::new(local, config, Secret::new([3; 16]), BACKLOG),
-            now_ns: 0,
-            told: HashMap::new(),
-            last: HashMap::new(),
-        }
+        let mut listener = Listener::new(local, config, Secret::new([3; 16]), BACKLOG);
+        let opening = FastOpening { pending_max: 3, needs_cookie: script.bit() };
+        listener.set_fast_open(script.bit().then_some(opening), None);
+        Self { listener, now_ns: 0, told: HashMap::new(), last: HashMap::new() }
     }
 
     fn step(&mut self, script: &mut Script<'_>) {
@@ -119,11 +117,18 @@ impl Victim {
         }
         let given = self.listener.on_segment(self.now_ns, (remote, ()), &segment, full);
         if let Some(mut connection) = given {
-            assert_eq!(connection.state(), State::Established);
-            assert!(!full && segment.has(0x10) && !segment.has(0x04), "{segment:?}");
-            let known = self.told.get(&remote);
-            assert!(known.is_some_and(|all| all.contains(&told(segment.acknowledgment))));
-            connection.on_segment(self.now_ns, &segment);
+            assert!(!full && !segment.has(0x04), "{segment:?}");
+            if connection.state() == State::SynReceived {
+                // Data on a SYN counts.
+                assert!(segment.opens() && connection.is_open());
+            } else {
+                assert_eq!(connection.state(), State::Established);
+                assert!(segment.has(0x10));
+                let known = self.told.get(&remote);
+                assert!(known.is_some_and(|all| all.contains(&told(segment.acknowledgment))));
+            }
+            let kept = connection.on_segment(self.now_ns, &segment).keep;
+            assert!(kept.is_none_or(|keep| keep.bytes <= segment.payload_bytes));
             while connection.poll_transmit(self.now_ns).is_some() {}
         }
         let stranger =

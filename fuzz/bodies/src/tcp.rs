@@ -3,8 +3,8 @@
 use std::collections::BTreeSet;
 
 use stack_tcp::{
-    Algorithm, Arrival, Config, Connection, Ecn, Error, Identity, Keepalive, RouterError, Segment,
-    State, Transmit,
+    Algorithm, Arrival, Config, Connection, Ecn, Error, Identity, Keepalive, Opening, RouterError,
+    Segment, State, Transmit,
 };
 
 use crate::script::{Script, options};
@@ -71,7 +71,11 @@ impl Victim {
             ..Segment::default()
         };
         let connection = if script.bit() {
-            Connection::connect(0, config, identity)
+            let mut connection = Connection::connect(0, config, identity);
+            if script.bit() {
+                connection.open_fast(Opening::Bare, script.bit().then(|| script.word()));
+            }
+            connection
         } else {
             Connection::accept(0, config, identity, &syn).expect("a SYN opens a connection")
         };

@@ -26,6 +26,7 @@ pub struct Options {
     pub(crate) local: Option<SocketAddr>,
     pub(crate) ecn: bool,
     pub(crate) fast_open: u32,
+    pub(crate) defer_accept: Duration,
     pub(crate) congestion: Option<Algorithm>,
     host: Option<Host>,
 }
@@ -43,6 +44,7 @@ impl Default for Options {
             local: None,
             ecn: false,
             fast_open: 0,
+            defer_accept: Duration::ZERO,
             congestion: None,
             host: None,
         }
@@ -131,6 +133,14 @@ impl Options {
     #[must_use]
     pub const fn fast_open(mut self, pending: u32) -> Self {
         self.fast_open = pending;
+        self
+    }
+
+    /// A TCP listener leaves connections that say nothing waiting for so long before they can be accepted. Zero,
+    /// unless this is given.
+    #[must_use]
+    pub const fn defer_accept(mut self, wait: Duration) -> Self {
+        self.defer_accept = wait;
         self
     }
 

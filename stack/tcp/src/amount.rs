@@ -14,7 +14,9 @@ pub(crate) struct Offer {
 impl Connection {
     /// Bytes that the congestion window still allows; at least a segment if nothing is under way.
     pub(crate) fn window_room(&self) -> u64 {
-        let pipe = self.pipe();
+        // A SYN that is under way is none of the window's business (RFC 6928 §2).
+        let syn = u64::from(!self.state.is_synchronised());
+        let pipe = self.pipe().saturating_sub(syn);
         let room = self.window.bytes.saturating_sub(pipe);
         if pipe == 0 { room.max(self.window.segment) } else { room }
     }
@@ -71,7 +73,7 @@ impl Connection {
         if unsent == 0 && !fin_due {
             return None;
         }
-        let edge = self.map.start() + self.send.window;
+        let edge = self.map.start().max(self.send.initial + 1) + self.send.window;
         let open = edge - start;
         if open < segment.min(unsent + u64::from(fin_due)) && self.map.is_empty() {
             self.arm_persist(now_ns);

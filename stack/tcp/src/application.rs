@@ -118,6 +118,16 @@ impl Connection {
         }
     }
 
+    /// No wider window is announced from now on, however large the buffer is. The window that was announced stays.
+    pub const fn set_window_clamp(&mut self, bytes: u64) {
+        self.receive.set_clamp(bytes);
+    }
+
+    /// How long a connection that is closed here waits for a peer that does not close.
+    pub const fn set_fin_wait_ns(&mut self, wait_ns: u64) {
+        self.config.fin_wait_2_ns = wait_ns;
+    }
+
     /// No more will be written: a FIN follows what was. Reading goes on.
     pub fn shut_down(&mut self, now_ns: u64) {
         match self.state {

@@ -516,6 +516,14 @@ impl Connection {
         self.receive.acks.last_data_ns
     }
 
+    /// How long ago it began, while it is half open.
+    pub(crate) const fn age_ns(&self, now_ns: u64) -> u64 {
+        match self.timers.stalled_ns {
+            Some(since_ns) => now_ns.saturating_sub(since_ns),
+            None => 0,
+        }
+    }
+
     /// What happened so far.
     pub const fn counts(&self) -> &Counts {
         &self.counts

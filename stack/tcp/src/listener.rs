@@ -40,6 +40,8 @@ pub struct Listener<W = ()> {
     answers: VecDeque<(SocketAddr, W, Segment)>,
     /// What is done about data on SYNs (RFC 7413), and the key of its cookies.
     fast: Option<(Slots, FastKey)>,
+    /// Who completes the handshake with nothing to say is left waiting for so long.
+    defer_ns: u64,
     /// When the last cookie was sent.
     cookie_ns: Option<u64>,
     counts: ListenCounts,
@@ -89,6 +91,7 @@ impl<W: Copy> Listener<W> {
             look_ns: None,
             answers: VecDeque::new(),
             fast: None,
+            defer_ns: 0,
             cookie_ns: None,
             counts: ListenCounts::default(),
         }
@@ -108,6 +111,13 @@ impl<W: Copy> Listener<W> {
             Some(known) if same(known) => known.1 = key,
             fast => *fast = opening.map(|opening| (Slots::new(opening), key)),
         }
+    }
+
+    /// The application wants connections that have something to say. The acknowledgment that completes a handshake
+    /// and carries nothing is as good as lost for so long from the SYN on; 0 for not at all. (Linux's
+    /// `TCP_DEFER_ACCEPT`.)
+    pub const fn set_defer_ns(&mut self, defer_ns: u64) {
+        self.defer_ns = defer_ns;
     }
 
     /// Half-open connections.
@@ -206,6 +216,10 @@ impl<W: Copy> Listener<W> {
             return None;
         }
         let (connection, _) = self.half_open.get_mut(&remote)?;
+        let says_nothing = segment.payload_bytes == 0 && !segment.has(tcp_flag::FIN);
+        if completes && says_nothing && connection.age_ns(now_ns) < self.defer_ns {
+            return None;
+        }
         // Tried on what does not matter yet: payload of this segment is given again to the whole.
         let bare = Segment {
             payload_bytes: 0,
@@ -593,6 +607,27 @@ mod tests {
         let ack = client.poll_transmit(0).unwrap().segment;
         assert!(listener.on_segment(0, remote(1), &ack, true).is_none());
         assert!(listener.on_segment(1, remote(1), &ack, false).is_some(), "later it is");
+    }
+
+    #[test]
+    fn who_has_nothing_to_say_is_not_accepted_before_its_time() {
+        const S: u64 = 1_000_000_000;
+        let mut listener = listener(4);
+        listener.set_defer_ns(5 * S);
+        let (mut client, syn) = client(1);
+        listener.on_segment(0, remote(1), &syn, false);
+        client.on_segment(0, &sent(&mut listener, 0)[0].1);
+        let ack = client.poll_transmit(0).unwrap().segment;
+        assert!(listener.on_segment(S, remote(1), &ack, false).is_none());
+        let data = Segment { payload_bytes: 10, ..ack };
+        let mut other = self::listener(4);
+        other.set_defer_ns(5 * S);
+        other.on_segment(0, remote(1), &syn, false);
+        sent(&mut other, 0);
+        assert!(other.on_segment(S, remote(1), &data, false).is_some(), "it says something");
+        sent(&mut listener, 3 * S);
+        assert!(listener.on_segment(4 * S, remote(1), &ack, false).is_none());
+        assert!(listener.on_segment(5 * S, remote(1), &ack, false).is_some(), "late enough");
     }
 
     #[test]

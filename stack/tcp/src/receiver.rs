@@ -43,6 +43,8 @@ pub(crate) struct Receiver {
     pub(crate) shift: u8,
     /// Bytes that can be received and not read.
     capacity: u64,
+    /// No wider window is announced, whatever the capacity.
+    clamp: u64,
     /// The peer's FIN.
     fin: Option<Position>,
     held: Held,
@@ -113,6 +115,7 @@ impl Receiver {
             announced_max: 0,
             shift,
             capacity,
+            clamp: u64::MAX,
             fin: None,
             held: Held::default(),
             duplicate: None,
@@ -132,7 +135,7 @@ impl Receiver {
 
     /// The window that our SYN tells before the peer's number is known.
     pub(crate) fn offer(&mut self) -> u16 {
-        let window = self.capacity.min(0xffff);
+        let window = self.capacity.min(self.clamp).min(0xffff);
         self.announced_max = self.announced_max.max(window);
         window as u16
     }
@@ -296,7 +299,12 @@ impl Receiver {
     /// What windows are made of: the buffer, or what can be told of it if the scale is too coarse for its
     /// size. (A peer to whom no window can be told would never send.)
     fn store(&self) -> u64 {
-        self.capacity.max(2 << self.shift)
+        self.capacity.min(self.clamp).max(2 << self.shift)
+    }
+
+    /// No wider window is announced from now on. What was announced stays.
+    pub(crate) const fn set_clamp(&mut self, bytes: u64) {
+        self.clamp = bytes;
     }
 
     /// The window that would be announced now with this `shift`.
@@ -512,6 +520,19 @@ mod tests {
             assert!(receiver.consume(0, u64::MAX));
             receiver.announce(true);
         }
+    }
+
+    #[test]
+    fn a_clamp_narrows_what_is_announced_next_and_takes_nothing_back() {
+        let mut receiver = receiver(60_000, 0);
+        let start = receiver.next();
+        receiver.set_clamp(10_000);
+        assert_eq!(receiver.announce(true), 60_000, "that was announced");
+        receiver.place(start, 60_000, false);
+        receiver.consume(0, 60_000);
+        assert_eq!(receiver.announce(true), 10_000);
+        receiver.set_clamp(u64::MAX);
+        assert_eq!(receiver.announce(true), 60_000);
     }
 
     #[test]

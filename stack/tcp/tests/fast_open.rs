@@ -83,6 +83,16 @@ fn with_a_cookie_a_request_is_answered_before_the_handshake_is_complete() {
 }
 
 #[test]
+fn a_whole_initial_window_leaves_before_the_handshake_is_complete() {
+    let mut listener = listener(4, false);
+    let syn = sent(&mut client(Opening::Bare, 10), MS)[0].segment;
+    let mut server = call(&mut listener, CLIENT.into(), &syn).unwrap();
+    server.write(100_000, false).unwrap();
+    let bytes: u32 = sent(&mut server, 2 * MS).iter().map(|sent| sent.segment.payload_bytes).sum();
+    assert_eq!(bytes, 10 * server.segment_bytes());
+}
+
+#[test]
 fn a_wrong_cookie_and_none_are_worth_nothing_but_the_right_one() {
     let mut listener = listener(4, true);
     let right = with_cookie(&mut listener);

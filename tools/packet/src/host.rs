@@ -206,6 +206,7 @@ impl Host {
                 let mut listener = Listener::new(address(local), config, secret, backlog.max(1));
                 let key = socket.choices.settings.fast_open.key;
                 listener.set_fast_open(socket.choices.fast_opening(backlog), key);
+                listener.set_defer_ns(socket.choices.defer_ns);
                 let open = VecDeque::new();
                 *role = Role::Listens(Box::new(Listening { listener, open, backlog }));
             }
@@ -496,6 +497,7 @@ impl Host {
             }
             Role::Listens(listening) => {
                 listening.listener.set_config(socket.choices.settings.config.clone());
+                listening.listener.set_defer_ns(socket.choices.defer_ns);
                 let opening = socket.choices.fast_opening(listening.backlog);
                 listening.listener.set_fast_open(opening, socket.choices.settings.fast_open.key);
             }

@@ -43,6 +43,10 @@ pub enum SocketOption {
     FastOpenBare(bool),
     /// `TCP_FASTOPEN_KEY`.
     FastOpenKey([u8; 16]),
+    /// `TCP_WINDOW_CLAMP`: bytes; 0 for no choice.
+    WindowClamp(u32),
+    /// `TCP_DEFER_ACCEPT`, in seconds.
+    DeferAccept(u32),
     /// `TCP_SYNCNT`: repetitions of a SYN before it is given up.
     SynRepetitions(u8),
     /// `IP_TOS`; the congestion bits are the connection's.
@@ -60,6 +64,8 @@ pub(crate) struct Choices {
     /// Connections of a listener that may be open early, if it said so.
     pub(crate) fast_pending: Option<u32>,
     pub(crate) fast_connect: bool,
+    pub(crate) window_clamp: Option<u32>,
+    pub(crate) defer_ns: u64,
 }
 
 impl Choices {
@@ -72,6 +78,8 @@ impl Choices {
             type_of_service: 0,
             fast_pending: None,
             fast_connect: false,
+            window_clamp: None,
+            defer_ns: 0,
         }
     }
 
@@ -104,6 +112,10 @@ impl Choices {
             SocketOption::SendBytes(bytes) => self.settings.send_bytes = bytes,
             SocketOption::Congestion(algorithm) => config.congestion = algorithm,
             SocketOption::Pacing(rate) => config.pacing_bytes_per_second = Some(rate),
+            SocketOption::WindowClamp(bytes) => {
+                self.window_clamp = Some(bytes).filter(|bytes| *bytes > 0);
+            }
+            SocketOption::DeferAccept(value) => self.defer_ns = seconds(value),
             SocketOption::SynRepetitions(count) => config.syn_repetitions = Some(count),
             SocketOption::FastOpen(pending) => self.fast_pending = Some(pending),
             SocketOption::FastOpenConnect(on) => self.fast_connect = on,
@@ -123,6 +135,8 @@ impl Choices {
         connection.set_cork(self.cork);
         connection.set_keepalive(self.keepalive_now());
         connection.set_user_timeout_ns(config.user_timeout_ns);
+        connection.set_fin_wait_ns(config.fin_wait_2_ns);
+        connection.set_window_clamp(self.window_clamp.map_or(u64::MAX, u64::from));
         connection.set_syn_repetitions(config.syn_repetitions);
         connection.set_pacing(config.pacing_bytes_per_second);
     }

@@ -93,6 +93,8 @@ pub(crate) fn choice(level: i32, name: i32, value: &[u8]) -> Result<Choice, i32>
         (libc::IPPROTO_TCP, libc::TCP_KEEPINTVL) => SocketOption::KeepaliveInterval(unsigned()?),
         (libc::IPPROTO_TCP, libc::TCP_KEEPCNT) => SocketOption::KeepaliveProbes(byte()?),
         (libc::IPPROTO_TCP, libc::TCP_USER_TIMEOUT) => SocketOption::UserTimeout(unsigned()?),
+        (libc::IPPROTO_TCP, libc::TCP_WINDOW_CLAMP) => SocketOption::WindowClamp(unsigned()?),
+        (libc::IPPROTO_TCP, libc::TCP_DEFER_ACCEPT) => SocketOption::DeferAccept(unsigned()?),
         (libc::IPPROTO_TCP, libc::TCP_SYNCNT) => SocketOption::SynRepetitions(byte()?),
         (libc::IPPROTO_TCP, libc::TCP_FASTOPEN) => SocketOption::FastOpen(unsigned()?),
         (libc::IPPROTO_TCP, libc::TCP_FASTOPEN_CONNECT) => {

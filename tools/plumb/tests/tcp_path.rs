@@ -340,6 +340,32 @@ fn a_gigabyte_each_way_arrives_as_it_was_sent() {
 }
 
 #[test]
+fn who_says_nothing_is_left_waiting_and_a_window_is_as_narrow_as_it_was_told() {
+    let name = "who_says_nothing_is_left_waiting_and_a_window_is_as_narrow_as_it_was_told";
+    in_lab(name, &[], || {
+        let listener =
+            options().defer_accept(Duration::from_secs(3600)).listen((OURS, 7000)).unwrap();
+        let call = || on_peer(|| KernelStream::connect((OURS, 7000)).unwrap());
+        let mut silent = call();
+        let mut speaks = call();
+        speaks.write_all(b"first").unwrap();
+        let (mut ours, from) = listener.accept().unwrap();
+        assert_eq!(from, speaks.local_addr().unwrap(), "the other one came before");
+        listener.set_nonblocking(true).unwrap();
+        assert_eq!(listener.accept().unwrap_err().kind(), ErrorKind::WouldBlock);
+        silent.write_all(b"second").unwrap();
+        eventually("it says something", || listener.accept().is_ok());
+
+        ours.set_window_clamp(5000);
+        let writer = thread::spawn(move || speaks.write_all(&[7; 300_000]));
+        let mut all = vec![0; 300_005];
+        ours.read_exact(&mut all).unwrap();
+        writer.join().unwrap().unwrap();
+        assert!(ours.info().receive_window_bytes <= 5000, "{:?}", ours.info());
+    });
+}
+
+#[test]
 fn a_peer_that_forgot_the_connection_resets_what_is_said_to_it() {
     let name = "a_peer_that_forgot_the_connection_resets_what_is_said_to_it";
     in_lab(name, &["--rate", "1gbit"], || {

@@ -164,6 +164,8 @@ impl Door {
         let pending_max = options.fast_open as usize;
         let opening = FastOpening { pending_max, needs_cookie: true };
         listener.set_fast_open(Some(opening).filter(|_| pending_max > 0), None);
+        let defer_ns = u64::try_from(options.defer_accept.as_nanos()).unwrap_or(NEVER);
+        listener.set_defer_ns(defer_ns);
         let entrance = Entrance {
             stack,
             listener,

@@ -464,6 +464,19 @@ impl TcpStream {
         self.socket().linger_ns.store(linger_ns, Ordering::Relaxed);
     }
 
+    /// How long the connection, once closed here, waits for the peer to close, too; a minute unless this is
+    /// called.
+    pub fn set_fin_wait(&self, wait: Duration) {
+        let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(NEVER - 1);
+        self.socket().seat.with(|exchange, _| exchange.stream.connection.set_fin_wait_ns(wait_ns));
+    }
+
+    /// Announces no wider window than this from now on, however large the receive buffer is.
+    pub fn set_window_clamp(&self, bytes: u32) {
+        let clamp = bytes.into();
+        self.socket().seat.with(|exchange, _| exchange.stream.connection.set_window_clamp(clamp));
+    }
+
     /// Probes the connection when it is idle.
     pub fn set_keepalive(&self, keepalive: Option<Keepalive>) {
         self.socket().seat.with(|exchange, _| exchange.stream.connection.set_keepalive(keepalive));
