@@ -36,7 +36,8 @@ impl Line {
     /// The same line, on which no frame costs less than `cost_ns`.
     #[must_use]
     pub const fn with_cost_min(self, cost_ns: u64) -> Self {
-        Self { cost_ns_min: cost_ns, ..self }
+        let unit_ns = if self.unit_ns > cost_ns { self.unit_ns } else { cost_ns };
+        Self { cost_ns_min: cost_ns, unit_ns, ..self }
     }
 
     /// The same line, to which units of up to `unit_ns` of wire time are handed at once.
@@ -59,6 +60,11 @@ impl Line {
     /// Wire time of the longest frame.
     pub const fn frame_ns(&self) -> u64 {
         self.frame_ns
+    }
+
+    /// What the longest unit is charged: nothing that costs more may be sent.
+    pub const fn unit_ns(&self) -> u64 {
+        self.unit_ns
     }
 
     /// How far ahead of the wire frames are handed to the device.

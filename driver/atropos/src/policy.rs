@@ -9,7 +9,7 @@ use crate::Line;
 pub enum Head {
     /// A frame of this cost.
     Frame {
-        /// What it will be charged, [`Line::cost_ns`].
+        /// What it will be charged, [`Line::cost_ns`]; no more than [`Line::unit_ns`], whatever is claimed.
         cost_ns: u64,
     },
     /// Nothing.

@@ -44,7 +44,7 @@ impl Atropos {
             terms: Terms::default(),
             run: Buckets::new(line.shift()),
             wait: Buckets::new(line.shift()),
-            slack: Slack::new(line.frame_ns()),
+            slack: Slack::new(line.unit_ns()),
             free_at: now_ns,
             stall: 0,
             due: None,
@@ -262,7 +262,7 @@ impl Scheduler for Atropos {
         // What woke up while the line stood still wakes when that is over.
         let t = self.observe(now_ns);
         let flow = &mut self.flows[index as usize];
-        flow.cost = clamp(cost_ns);
+        flow.cost = clamp(cost_ns.min(self.line.unit_ns()));
         if flow.state() == State::Wait {
             // Its period has not begun: only slack could take it further.
             if flow.takes_slack() {
@@ -330,7 +330,7 @@ impl Scheduler for Atropos {
         match head {
             Head::Frame { cost_ns } => {
                 let flow = &mut self.flows[index as usize];
-                flow.cost = clamp(cost_ns);
+                flow.cost = clamp(cost_ns.min(self.line.unit_ns()));
                 if !slack && (flow.budget <= 0 || flow.key() != key) {
                     self.run.remove(&mut self.flows, index);
                     self.enter(index);

@@ -85,8 +85,8 @@ impl Slack {
 
     /// Whose frame is next, given what each flow's next frame costs.
     ///
-    /// Passes every flow at most as often as its frame is longer than its quantum; with frames of
-    /// at most a quantum, that is one step per flow that just had its turn.
+    /// Nothing costs more than a quantum, and nobody owes anything, so who begins a turn can send: it takes
+    /// two steps, whatever the flows have sent or claimed.
     pub(crate) fn next(&mut self, cost: impl Fn(u32) -> i64) -> Option<u32> {
         if self.cursor == NONE {
             return None;
@@ -100,6 +100,8 @@ impl Slack {
             if cost(self.cursor) <= node.deficit {
                 return Some(self.cursor);
             }
+            // What is left over is less than a frame that may be sent; more would be a claim on later turns.
+            node.deficit = node.deficit.min(self.quantum);
             self.cursor = node.next;
             self.served = false;
         }
@@ -107,6 +109,59 @@ impl Slack {
 
     /// Pays for a frame that [`Self::next`] chose.
     pub(crate) fn charge(&mut self, index: u32, cost: i64) {
-        self.nodes[index as usize].deficit -= cost;
+        let node = &mut self.nodes[index as usize];
+        node.deficit = (node.deficit - cost).max(0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const QUANTUM: u64 = 100_000;
+
+    proptest! {
+        /// Counted, not timed: flows come and go, of any weight, with frames of any length.
+        #[test]
+        fn a_pick_takes_two_steps_and_no_turn_is_longer_than_weight_and_a_frame_allow(
+            weights in proptest::collection::vec(1u8..=8, 1..12),
+            picks in proptest::collection::vec((any::<u32>(), 0u32..12, 0u8..10), 1..300),
+        ) {
+            let mut slack = Slack::new(QUANTUM);
+            slack.resize(weights.len());
+            for (index, &weight) in weights.iter().enumerate() {
+                slack.set_weight(index as u32, weight);
+                slack.insert(index as u32);
+            }
+            let mut costs = vec![QUANTUM as i64; weights.len()];
+            let (mut last, mut turn) = (NONE, 0);
+            for (cost, other, what) in picks {
+                let other = other % weights.len() as u32;
+                match what {
+                    0 => slack.remove(other),
+                    1 => slack.insert(other),
+                    _ => {}
+                }
+                let steps = Cell::new(0);
+                let picked = slack.next(|index| {
+                    steps.set(steps.get() + 1);
+                    costs[index as usize]
+                });
+                prop_assert!(steps.get() <= 2, "{} steps", steps.get());
+                let Some(picked) = picked else { continue };
+                turn = if picked == last { turn } else { 0 };
+                turn += costs[picked as usize];
+                let others = (0..weights.len() as u32).any(|index| index != picked && slack.contains(index));
+                let most = i64::from(weights[picked as usize]) * QUANTUM as i64 + QUANTUM as i64;
+                prop_assert!(!others || turn <= most, "{} ns in one turn", turn);
+                last = if others && what > 1 { picked } else { NONE };
+                slack.charge(picked, costs[picked as usize]);
+                costs[picked as usize] = 1 + i64::from(cost) % QUANTUM as i64;
+            }
+        }
     }
 }

@@ -321,3 +321,31 @@ fn contracts_that_were_ended_are_settled_in_the_order_in_which_they_began() {
     assert_eq!(flood.atropos.settled(at + 10), Some(1));
     assert_eq!(flood.atropos.settled(at + 10), None);
 }
+
+#[test]
+fn a_frame_that_claims_to_be_endless_is_no_claim_on_anybodys_slack() {
+    let mut flood = Flood::new(&[Contract::BEST_EFFORT, Contract::BEST_EFFORT]);
+    flood.atropos.add(2, &Contract::BEST_EFFORT, &[]);
+    flood.atropos.wake(2, u64::MAX, 0);
+    let (mut honest, end) = ([0i64; 2], 1_000 * MS as i64);
+    while flood.now < end {
+        match flood.atropos.next(flood.now) {
+            Next::Serve { flow: 2, slack, .. } => {
+                // It is refused, and after half the time its owner sends honest frames.
+                let cost = if flood.now < end / 2 { 6_720 } else { FRAME };
+                let claim = if flood.now < end / 2 { u64::MAX } else { FRAME };
+                let (head, sent) = (Head::Frame { cost_ns: claim }, cost == FRAME);
+                flood.atropos.served(2, slack, cost, sent, head, flood.now);
+            }
+            Next::Serve { flow, slack, .. } => {
+                let head = Head::Frame { cost_ns: FRAME };
+                flood.atropos.served(flow, slack, FRAME, true, head, flood.now);
+                honest[flow as usize] += 1;
+            }
+            Next::Sleep { until_ns, .. } => flood.now = until_ns.unwrap(),
+        }
+    }
+    // Two have the first half to themselves; then they are three.
+    let share = frames(250 * MS) + frames(500 * MS / 3);
+    assert!(honest.iter().all(|sent| (sent - share).abs() <= 4), "{honest:?}, not {share}");
+}

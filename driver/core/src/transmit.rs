@@ -9,7 +9,7 @@ use base_wire::FRAME_BYTES_MIN;
 use driver_atropos::{Head, Line, Next, Scheduler};
 use driver_filter::HEADER_BYTES_MAX;
 use driver_link::{Facts, Link};
-use rbuf_channel::{Data, Fault, Words, flag};
+use rbuf_channel::{Data, Fault, IoRec, Words, flag};
 
 use crate::arenas::Arenas;
 use crate::bills::{NO_DOMAIN, Side};
@@ -159,7 +159,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         if flow.template.is_none() || flow.faulted {
             return;
         }
-        match flow.refill(self.scheduler.line()) {
+        match flow.refill(self.scheduler.line(), &self.facts) {
             Ok(Head::Frame { cost_ns }) => self.scheduler.wake(index, cost_ns, now_ns as i64),
             Ok(Head::Empty) if flow.drain_words.is_some() => self.finish(index),
             Ok(Head::Empty | Head::Blocked) => {}
@@ -176,9 +176,15 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             self.scheduler.served(index, slack, 0, false, Head::Empty, now_ns as i64);
             return;
         }
-        let fate = flow.emit(&mut self.link, &self.facts, &mut self.scratch, &mut self.header);
-        let sent = !matches!(fate, Fate::Refused(_));
         let line = *self.scheduler.line();
+        let fate = match flow.cost_ns(&line, &self.facts) {
+            Some(_) => flow.emit(&mut self.link, &self.facts, &mut self.scratch, &mut self.header),
+            None if flow.head.gso_size > 0 && self.facts.unit_bytes == self.facts.mtu => {
+                Fate::Refused(DropReason::Segmentation)
+            }
+            None => Fate::Refused(DropReason::TooLong),
+        };
+        let sent = !matches!(fate, Fate::Refused(_));
         let cut = Cut::of(&flow.head);
         let cost =
             if sent { cut.ns(|bytes| line.cost_ns(bytes)) } else { line.cost_ns(FRAME_BYTES_MIN) };
@@ -221,7 +227,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             return;
         }
         flow.head.clear();
-        let refilled = flow.refill(&line);
+        let refilled = flow.refill(&line, &self.facts);
         let head = refilled.unwrap_or(Head::Empty);
         // What is refused takes no line time that others were promised; of what nobody was promised it takes
         // its part as if it were sent, or refusing could go on for ever.
@@ -286,10 +292,19 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     }
 }
 
+/// The longest that a packet may be, before it is cut.
+fn longest(facts: &Facts, rec: &IoRec) -> usize {
+    let frame_bytes_max = facts.frame_bytes_max();
+    match rec.gso_size {
+        0 => frame_bytes_max,
+        _ => frame_bytes_max - usize::from(facts.mtu) + usize::from(facts.unit_bytes),
+    }
+}
+
 impl<A: Arenas> crate::flow::Flow<A> {
     /// Takes the next packet from the channel, if its buffers can be returned later. An empty or blocked
     /// channel is armed.
-    fn refill(&mut self, line: &Line) -> Result<Head, Fault> {
+    fn refill(&mut self, line: &Line, facts: &Facts) -> Result<Head, Fault> {
         for _ in 0..2 {
             if self.head.is_empty() && self.drain_words != Some(0) {
                 self.tx.take_into(&mut self.head)?;
@@ -297,12 +312,12 @@ impl<A: Arenas> crate::flow::Flow<A> {
                 self.drain_words = self.drain_words.map(|left| left.saturating_sub(words));
             }
             if self.drain_words.is_some() {
-                return Ok(self.head_of(line));
+                return Ok(self.head_of(line, facts));
             }
             if !self.head.is_empty() {
                 let needed = self.owed_words + self.head.words();
                 if self.tx.room()? >= needed {
-                    return Ok(self.head_of(line));
+                    return Ok(self.head_of(line, facts));
                 }
             }
             // Asks to be told of the next advance. What happened before that was seen is found by
@@ -317,11 +332,22 @@ impl<A: Arenas> crate::flow::Flow<A> {
     }
 
     /// What there is to send.
-    fn head_of(&self, line: &Line) -> Head {
+    fn head_of(&self, line: &Line, facts: &Facts) -> Head {
         if self.head.is_empty() {
             return Head::Empty;
         }
-        Head::Frame { cost_ns: Cut::of(&self.head).ns(|bytes| line.cost_ns(bytes)) }
+        // What will be refused costs what a refusal costs.
+        let refused = || line.cost_ns(FRAME_BYTES_MIN);
+        Head::Frame { cost_ns: self.cost_ns(line, facts).unwrap_or_else(refused) }
+    }
+
+    /// What the packet at the head costs, unless it is longer than any that may be sent.
+    fn cost_ns(&self, line: &Line, facts: &Facts) -> Option<u64> {
+        if self.head.bytes() > longest(facts, &self.head) as u64 {
+            return None;
+        }
+        let cost_ns = Cut::of(&self.head).ns(|bytes| line.cost_ns(bytes));
+        (cost_ns <= line.unit_ns()).then_some(cost_ns)
     }
 
     /// Copies, checks, and hands to the link or turns around.
@@ -339,13 +365,8 @@ impl<A: Arenas> crate::flow::Flow<A> {
             return Fate::Refused(DropReason::Misaligned);
         }
         let frame_bytes_max = facts.frame_bytes_max();
-        let longest = match rec.gso_size {
-            0 => frame_bytes_max,
-            _ if facts.unit_bytes == facts.mtu => return Fate::Refused(DropReason::Segmentation),
-            _ => frame_bytes_max - usize::from(facts.mtu) + usize::from(facts.unit_bytes),
-        };
-        if bytes > longest {
-            return Fate::Refused(DropReason::TooLong);
+        if rec.gso_size > 0 && facts.unit_bytes == facts.mtu {
+            return Fate::Refused(DropReason::Segmentation);
         }
         // What is behind the first range's bytes is left from other frames: it is neither compared
         // nor sent.

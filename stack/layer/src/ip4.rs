@@ -21,6 +21,8 @@ pub struct Ip4<L> {
     source: Ipv4Addr,
     /// Longest packet that the link cuts; 0 if it cuts none.
     unit_bytes: u16,
+    /// Most frames that it is cut into: a unit of many short ones would keep the wire for longer.
+    unit_frames: u16,
     /// Service class, in the upper six bits.
     service: u8,
     id: u16,
@@ -33,7 +35,17 @@ impl<L: Layer> Ip4<L> {
         let (source, remote) = addresses(fib)?;
         let header = Ipv4::new(source, remote.unwrap_or(Ipv4Addr::UNSPECIFIED), protocol, 0);
         let unit_bytes = unit_bytes(fib);
-        Some(Self { lower, header, remote, source, unit_bytes, service: 0, id: 0, damaged: 0 })
+        Some(Self {
+            lower,
+            header,
+            remote,
+            source,
+            unit_bytes,
+            unit_frames: unit_bytes / fib.mtu.max(1),
+            service: 0,
+            id: 0,
+            damaged: 0,
+        })
     }
 
     pub(crate) fn set_endpoints(&mut self, fib: &Fib) -> bool {
@@ -70,6 +82,11 @@ impl<L: Layer> Ip4<L> {
     /// Longest packet that the link cuts, in bytes; 0 if it cuts none.
     pub const fn unit_bytes(&self) -> u16 {
         self.unit_bytes
+    }
+
+    /// Most frames that the link cuts a packet into, however short they are; 0 if it cuts none.
+    pub const fn unit_frames(&self) -> u16 {
+        self.unit_frames
     }
 
     /// The header of a packet.
@@ -157,6 +174,7 @@ impl<L: Layer> Layer for Ip4<L> {
 
     fn reorganise(&mut self, fib: &Fib) {
         self.unit_bytes = unit_bytes(fib);
+        self.unit_frames = self.unit_bytes / fib.mtu.max(1);
         self.lower.reorganise(fib);
     }
 

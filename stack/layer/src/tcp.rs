@@ -87,6 +87,11 @@ impl<L: Layer> Tcp<L> {
         (self.lower.unit_bytes() as u32).saturating_sub((IPV4_BYTES + HEADER_BYTES_MAX) as u32)
     }
 
+    /// Most frames that the link cuts a segment into.
+    pub const fn unit_frames(&self) -> u16 {
+        self.lower.unit_frames()
+    }
+
     /// Sends a segment whose payload lies in `parts` of the data area, and returns its buffer; `None`
     /// if all buffers are on their way. With `cut` other than 0 the link cuts it into frames of so
     /// much payload.

@@ -391,7 +391,7 @@ impl Exchange {
         match self.stack.unit_payload_max() {
             // Reports in every header make segments a little smaller, and so more.
             0 => (segment * u32::from(FRAMES_MAX - FRAMES_MAX / 8)).min(SUPER_SEGMENT_BYTES),
-            unit => unit,
+            unit => unit.min(segment * u32::from(self.stack.unit_frames())),
         }
     }
 
