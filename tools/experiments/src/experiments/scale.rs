@@ -42,13 +42,14 @@ impl Crowd {
         for flow in 0..flows {
             // Not all at once: as people come.
             crowd.now = (u64::from(flow) * period_ns / u64::from(flows)) as i64;
-            crowd.join(flow);
+            crowd.join(flow, &[]);
         }
         crowd
     }
 
-    fn join(&mut self, flow: u32) {
-        self.scheduler.add(flow, &self.contract, &[]);
+    /// `flow` has its contract from what those `after` which it comes have left of theirs.
+    fn join(&mut self, flow: u32, after: &[u32]) {
+        self.scheduler.add(flow, &self.contract, after);
         self.scheduler.wake(flow, self.cost_ns, self.now);
     }
 
@@ -78,11 +79,15 @@ fn worst_share(flows: u32, frames: u64) -> f64 {
     for _ in 0..u64::from(flows.min(65_536)) * frames {
         crowd.decide();
     }
+    // A place is free again when what its flow was allowed is used up or over: who comes back at once
+    // has another.
+    let mut places = flows;
     for flow in (0..flows).filter(|&flow| leaving(flow)) {
         crowd.scheduler.remove(flow);
-        crowd.join(flow);
+        crowd.join(places, &[flow]);
+        places += 1;
     }
-    let mut sent = vec![0u64; flows as usize];
+    let mut sent = vec![0u64; places as usize];
     let periods = if flows > 65_536 { 1 } else { 3 };
     let until = crowd.now + periods * crowd.contract.period_ns as i64;
     while crowd.now < until {
@@ -90,7 +95,8 @@ fn worst_share(flows: u32, frames: u64) -> f64 {
     }
     let expected = (periods as u64 * frames) as f64;
     let off = |(_, &sent): (usize, &u64)| (sent as f64 - expected).abs();
-    sent.iter().enumerate().filter(|&(flow, _)| !leaving(flow as u32)).map(off).fold(0.0, f64::max)
+    let stayed = |&(flow, _): &(usize, &u64)| (flow as u32) < flows && !leaving(flow as u32);
+    sent.iter().enumerate().filter(stayed).map(off).fold(0.0, f64::max)
 }
 
 pub(super) fn simulate(outcome: &mut Outcome) {
@@ -134,11 +140,13 @@ pub fn measure(flows: u32, frames: u64) -> Cost {
     }
     let decision_ns = begun.elapsed().as_nanos() as f64 / decisions as f64;
     let turnovers = 100_000;
+    let mut places: Vec<u32> = (0..flows).collect();
     let begun = Instant::now();
     for i in 0..turnovers {
-        let flow = (i * 7919) % flows;
-        crowd.scheduler.remove(flow);
-        crowd.join(flow);
+        let place = &mut places[((i * 7919) % flows) as usize];
+        crowd.scheduler.remove(*place);
+        let before = std::mem::replace(place, flows + i);
+        crowd.join(*place, &[before]);
     }
     let turnover_ns = begun.elapsed().as_nanos() as f64 / f64::from(turnovers);
     Cost { flows, frames, decision_ns, turnover_ns }
