@@ -81,3 +81,19 @@ impl Line {
         self.shift
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_is_at_most_a_unit_the_lead_and_a_bucket_late() {
+        let line = Line::new(Rate::mbit(100), 1514, 1_000);
+        assert_eq!((line.frame_ns(), line.tardiness_ns()), (123_040, 123_040 + 1_000 + 8_192));
+        let line = line.with_units(500_000);
+        assert_eq!((line.unit_ns(), line.tardiness_ns()), (500_000, 500_000 + 1_000 + 8_192));
+        let line = Line::new(Rate::mbit(100_000), 1514, 0).with_cost_min(2_000);
+        assert_eq!((line.cost_ns(60), line.cost_ns(1514)), (2_000, 2_000));
+        assert_eq!(line.tardiness_ns(), 2_000 + 128, "no frame is cheaper, so no unit is shorter");
+    }
+}

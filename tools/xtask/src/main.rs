@@ -1,7 +1,8 @@
-//! Chores of the workspace: `cargo run -p xtask -- tidy | bench | simulate | fuzz`.
+//! Chores of the workspace: `cargo run -p xtask -- tidy | bench | simulate | fuzz | mutants`.
 
 #![forbid(unsafe_code)]
 
+mod mutants;
 mod tidy;
 
 use std::process::{Command, ExitCode};
@@ -34,11 +35,24 @@ enum Chore {
         #[arg(long, default_value_t = 60)]
         seconds: u32,
     },
+    /// Change the code line by line and say which changes no test notices, beyond those in
+    /// `tools/xtask/mutants.txt`; needs `cargo-mutants`, and a night.
+    Mutants {
+        /// The crates to try, by name; all unless given.
+        #[arg(long)]
+        package: Vec<String>,
+        /// Which part of how many to try, as in `0/8`.
+        #[arg(long)]
+        shard: Option<String>,
+    },
 }
 
 fn main() -> Result<ExitCode> {
     match Chore::parse() {
         Chore::Tidy => return tidy::run(),
+        Chore::Mutants { package, shard } => {
+            return mutants::run(&tidy::root()?, &package, shard.as_deref());
+        }
         Chore::Bench => run("cargo", &["bench", "--workspace"])?,
         Chore::Simulate { seeds, seed } => {
             let status = Command::new("cargo")
