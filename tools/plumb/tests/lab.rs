@@ -7,7 +7,9 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
-use in_lab::{OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer, processes, program};
+use in_lab::{
+    Account, OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer, processes, program,
+};
 use plumb_net::{Contract, DropReason, Refusal, Udp, Wait};
 
 #[test]
@@ -302,7 +304,10 @@ fn a_contract_changed_from_outside_is_what_the_flow_gets_and_what_top_shows() {
     in_lab("a_contract_changed_from_outside_is_what_the_flow_gets_and_what_top_shows", &[], || {
         let _kernel = kernel_socket(7100);
         let contract = Contract::guaranteed(4_000_000, 100_000_000).unwrap();
-        let ours = Udp::options().host(&host()).contract(contract).connect((THEIRS, 7100)).unwrap();
+        let host = host();
+        // Enough for several seconds: it always has something to send.
+        let options = Udp::options().host(&host).contract(contract).send_buffers(16_384);
+        let ours = options.connect((THEIRS, 7100)).unwrap();
         let flow = ours.flow_id().to_string();
         let set = |slice: &str| {
             let slice = ["--slice", slice, "--period", "100ms"];
@@ -320,15 +325,20 @@ fn a_contract_changed_from_outside_is_what_the_flow_gets_and_what_top_shows() {
         assert!(said.contains(would), "says what would be admitted: {said}");
         // As fast as it can, for as long as it takes to look.
         let sending = std::sync::atomic::AtomicBool::new(true);
-        let top = std::thread::scope(|scope| {
+        let (top, used_ns) = std::thread::scope(|scope| {
             scope.spawn(|| {
                 while sending.load(std::sync::atomic::Ordering::Relaxed) {
                     ours.send(&[0; 1472]).unwrap();
                 }
             });
+            let account = || Account::of(&host, ours.flow_id());
+            eventually("the new period has begun", || account().wire_ns() > 90_000_000);
+            let before = account();
             let top = Command::new(program()).args(["top", "--json"]).output().unwrap();
+            let after = account();
+            before.assert_kept(&after, &ours.contract());
             sending.store(false, std::sync::atomic::Ordering::Relaxed);
-            top
+            (top, after.wire_ns() - before.wire_ns())
         });
         assert!(top.status.success());
         let report: serde_json::Value = serde_json::from_slice(&top.stdout).unwrap();
@@ -339,7 +349,9 @@ fn a_contract_changed_from_outside_is_what_the_flow_gets_and_what_top_shows() {
             (&30.0.into(), &"30ms in 100ms".into())
         );
         assert_eq!(row["pid"], std::process::id());
-        let sent = row["sent_mbit"].as_f64().unwrap();
-        assert!((15.0..=36.0).contains(&sent), "{sent} Mbit/s of 30, give or take a slice");
+        let seconds = report["seconds"].as_f64().unwrap();
+        let shown_ns = row["sent_mbit"].as_f64().unwrap() * seconds / 100.0 * 1e9;
+        // What was looked at lies between our own looks.
+        assert!(shown_ns > 0.0 && shown_ns <= used_ns as f64 * 1.001, "{shown_ns} of {used_ns} ns");
     });
 }

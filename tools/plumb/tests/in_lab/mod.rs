@@ -9,13 +9,15 @@ use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use base_wire::{Arp, EtherType, Ethernet, Mac};
 use driver_filter::{HEADER_BYTES_MAX, Rights, Template};
 use driver_link::Link;
 use driver_link_packet::PacketLink;
-use plumb_net::Host;
+use plumb_net::{Contract, FlowId, Host};
 use rbuf_channel::{Data, HeapData, Pair};
+use rbuf_shm::monotonic_ns;
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use zerocopy::IntoBytes;
 
@@ -119,11 +121,70 @@ pub fn send_raw(link: &mut PacketLink, frame: &[u8]) {
     link.complete(&mut |sent| assert!(sent));
 }
 
-/// Asks again and again until `condition` holds; fails after ten seconds.
+/// How long something may take on a machine that has much else to do: no test is judged by this, but one that
+/// hangs has to end.
+const HANGS: Duration = Duration::from_secs(120);
+
+/// Asks again and again until `condition` holds; fails if it never does.
 pub fn eventually(what: &str, mut condition: impl FnMut() -> bool) {
-    let begun = std::time::Instant::now();
+    let begun = Instant::now();
     while !condition() {
-        assert!(begun.elapsed().as_secs() < 10, "waited in vain until {what}");
+        assert!(begun.elapsed() < HANGS, "waited in vain until {what}");
         std::thread::yield_now();
+    }
+}
+
+/// A flow's account at one moment.
+#[derive(Debug, Clone, Copy)]
+pub struct Account {
+    at_ns: u64,
+    wire_ns: u64,
+    periods_missed: u64,
+    /// Time the line stood still because the driver could not run.
+    stall_ns: u64,
+}
+
+/// A look that took longer says too little of when it was.
+const LOOK_NS_MAX: u64 = 5_000_000;
+
+impl Account {
+    /// Looks at what `flow` has used.
+    pub fn of(host: &Host, flow: FlowId) -> Self {
+        let mut seen = None;
+        eventually("a look is quick", || {
+            let at_ns = monotonic_ns();
+            let flows = host.query_flows().unwrap();
+            let stall_ns = host.query_links().unwrap().iter().map(|link| link.stall_ns).sum();
+            let found = flows.into_iter().find(|info| info.flow == flow);
+            let bill = found.unwrap().bill.unwrap();
+            let (wire_ns, periods_missed) = (bill.tx_wire_ns, bill.tx_periods_missed);
+            seen = Some(Self { at_ns, wire_ns, periods_missed, stall_ns });
+            monotonic_ns() - at_ns < LOOK_NS_MAX
+        });
+        seen.unwrap()
+    }
+
+    /// Wire time used so far.
+    pub const fn wire_ns(&self) -> u64 {
+        self.wire_ns
+    }
+
+    /// For how many periods of `contract` the line could run since then. What a machine with other things to
+    /// do takes from the driver is no part of that.
+    pub fn periods_until(&self, now: &Self, contract: &Contract) -> f64 {
+        let stood_ns = now.stall_ns - self.stall_ns;
+        (now.at_ns - self.at_ns).saturating_sub(stood_ns) as f64 / contract.period_ns as f64
+    }
+
+    /// Fails unless a flow that always had something to send got its slice in each period that the line could
+    /// run, and no more. A look falls somewhere into a period, and maybe into a time in which the driver cannot
+    /// run and that it does not know of yet.
+    pub fn assert_kept(&self, now: &Self, contract: &Contract) {
+        let periods = self.periods_until(now, contract);
+        let slices = (now.wire_ns - self.wire_ns) as f64 / contract.slice_ns as f64;
+        println!("{slices:.2} slices in {periods:.2} periods");
+        assert!(slices <= periods + 1.1, "{slices} slices in {periods} periods: too much");
+        assert!(slices >= periods - 2.1, "{slices} slices in {periods} periods: too little");
+        assert_eq!(now.periods_missed, self.periods_missed, "periods in which a frame was late");
     }
 }
