@@ -462,7 +462,7 @@ pub enum Refusal {
         address: IpAddr,
     },
     /// No route leads to the host.
-    #[error("no route to {address}: add a gateway, or use an address of a connected network")]
+    #[error("no route to {address}: {}", way_to(address))]
     NoRoute {
         /// The host.
         address: IpAddr,
@@ -488,7 +488,9 @@ pub enum Refusal {
     #[error("no such flow")]
     UnknownFlow,
     /// No such link, or its driver is not connected.
-    #[error("link {link} has no driver: is `plumb driver` running?")]
+    #[error(
+        "link {link} has no driver: start `plumb driver`, anew if it served another flow manager"
+    )]
     NoLink {
         /// Index asked for.
         link: u16,
@@ -538,5 +540,19 @@ impl fmt::Display for Percent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let digits = format!("{}.{:04}", self.0 / 10_000, self.0 % 10_000);
         write!(f, "{} %", digits.trim_end_matches('0').trim_end_matches('.'))
+    }
+}
+
+/// What would help who wants to go where no route leads.
+fn way_to(address: &IpAddr) -> &'static str {
+    match address {
+        IpAddr::V6(_) => "nothing here speaks IPv6 yet",
+        // RFC 1122 3.2.1.3.
+        IpAddr::V4(v4) if v4.octets()[0] == 0 => "it means no host",
+        IpAddr::V4(v4) if v4.is_loopback() => {
+            "that is the kernel's own; programs of this host are reached at Plumb's addresses"
+        }
+        IpAddr::V4(v4) if v4.is_multicast() => "nothing here sends to groups yet",
+        IpAddr::V4(_) => "add a gateway, or use an address of a connected network",
     }
 }

@@ -53,6 +53,11 @@ pub struct FlowLayout {
 /// What the flow manager tells a driver.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToDriver {
+    /// The driver that said [`FromDriver::Hello`] is not wanted. Nothing follows.
+    Refused {
+        /// Why, and what to do.
+        reason: String,
+    },
     /// A domain joins: make its arenas and doorbells. Answered by [`FromDriver::DomainAdded`].
     AddDomain {
         /// Its name from now on.

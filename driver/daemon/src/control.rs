@@ -36,12 +36,23 @@ fn about<L: Link, S: Scheduler>(
         | ToDriver::RemoveFlow { flow }
         | ToDriver::SetContract { flow, .. }
         | ToDriver::SetLastResort { flow } => driver.domain_of(*flow),
-        ToDriver::SetAddresses { .. }
+        ToDriver::Refused { .. }
+        | ToDriver::SetAddresses { .. }
         | ToDriver::Park { .. }
         | ToDriver::Unpark { .. }
         | ToDriver::Inject { .. }
         | ToDriver::Ping { .. } => None,
     }
+}
+
+/// What came of listening to the flow manager.
+pub(crate) enum Heard {
+    /// All it had to say, or enough for a round.
+    All,
+    /// It is gone.
+    Gone,
+    /// It does not want this driver.
+    Refused(String),
 }
 
 /// The connection to the flow manager, and answers it has not taken yet.
@@ -83,7 +94,7 @@ impl Control {
         }
     }
 
-    /// Does what the flow manager says, for a bounded time; `false` when it is gone. `clock` tells the
+    /// Does what the flow manager says, for a bounded time. `clock` tells the
     /// processor time used: each message is billed to the domain it is about.
     pub(crate) fn obey<L: Link, S: Scheduler>(
         &mut self,
@@ -91,16 +102,21 @@ impl Control {
         bells: &mut Bells,
         now_ns: u64,
         clock: &mut impl FnMut() -> u64,
-    ) -> bool {
+    ) -> Heard {
         let begun_ns = clock();
         for _ in 0..MESSAGES_PER_ROUND {
             let received = match self.connection.try_receive(MESSAGE_BYTES_MAX) {
                 Ok(received) => received,
-                Err(ReceiveError::WouldBlock) => return true,
-                Err(_) => return false,
+                Err(ReceiveError::WouldBlock) => return Heard::All,
+                Err(_) => return Heard::Gone,
             };
             // The flow manager is trusted to be right, but not to be the same release.
-            let Ok(message) = decode::<ToDriver>(&received.bytes) else { return false };
+            let Ok(message) = decode::<ToDriver>(&received.bytes) else {
+                return Heard::Gone;
+            };
+            if let ToDriver::Refused { reason } = message {
+                return Heard::Refused(reason);
+            }
             // Asked before: afterwards it may be gone.
             let whose = about(&message, driver);
             self.act(message, driver, bells, now_ns);
@@ -110,7 +126,7 @@ impl Control {
                 break;
             }
         }
-        true
+        Heard::All
     }
 
     /// Says which flows and domains are gone.
@@ -133,6 +149,8 @@ impl Control {
         now_ns: u64,
     ) {
         match message {
+            // Heard before.
+            ToDriver::Refused { .. } => {}
             ToDriver::AddDomain { domain, flows_max, user } => {
                 let added = join(domain, flows_max, user, driver, bells);
                 let (result, descriptors) = match added {

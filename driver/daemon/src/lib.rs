@@ -12,11 +12,13 @@
 
 mod arenas;
 mod bells;
+mod claim;
 mod confine;
 mod control;
 mod serve;
 mod thread_clock;
 
 pub use arenas::{Joined, ShmArenas};
+pub use claim::{Claim, ClaimError};
 pub use confine::ConfineError;
 pub use serve::{Options, ServeError, serve, serve_by};

@@ -4,7 +4,7 @@
 //! it sleeps until the next period begins, a frame arrives, a domain rings or the flow manager
 //! speaks.
 
-use std::io;
+use std::io::{self, Write};
 use std::num::NonZeroU64;
 
 use base_flow::Rate;
@@ -22,7 +22,7 @@ use rustix::net::sockopt::socket_error;
 use crate::arenas::ShmArenas;
 use crate::bells::Bells;
 use crate::confine::{ConfineError, confine};
-use crate::control::Control;
+use crate::control::{Control, Heard};
 use crate::thread_clock::ThreadClock;
 
 /// How a driver process works.
@@ -46,6 +46,10 @@ pub struct Options {
     pub confine: bool,
 }
 
+/// What is said when the flow manager has gone.
+const ALONE: &str = "plumb driver: the flow manager is gone. Open flows go on, but nobody can open or close one: \
+    start a flow manager, and then this driver anew, which ends them\n";
+
 /// Why the driver process ended or could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -55,6 +59,9 @@ pub enum ServeError {
     /// Privileges could not be given up.
     #[error(transparent)]
     Confine(#[from] ConfineError),
+    /// The flow manager does not want this driver.
+    #[error("the flow manager refuses this driver: {0}")]
+    Refused(String),
     /// The kernel refused.
     #[error("{call}: {source}")]
     Os {
@@ -347,10 +354,16 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         let Some(control) = &mut self.control else { return Ok(()) };
         control.flush();
         let Self { driver, bells, clock, .. } = self;
-        if !control.obey(driver, bells, monotonic_ns(), &mut || clock.used_ns()) {
-            epoll::delete(&self.bells, control.as_fd()).map_err(os("epoll_ctl"))?;
-            self.control = None;
+        match control.obey(driver, bells, monotonic_ns(), &mut || clock.used_ns()) {
+            Heard::All => Ok(()),
+            Heard::Refused(reason) => Err(ServeError::Refused(reason)),
+            Heard::Gone => {
+                epoll::delete(&self.bells, control.as_fd()).map_err(os("epoll_ctl"))?;
+                self.control = None;
+                // Nothing depends on whether somebody reads it.
+                let _ = io::stderr().write_all(ALONE.as_bytes());
+                Ok(())
+            }
         }
-        Ok(())
     }
 }

@@ -155,20 +155,41 @@ impl Config {
     /// [`ConfigError::Meaning`].
     pub fn validated(self) -> Result<Self, ConfigError> {
         let wrong = |text: String| Err(ConfigError::Meaning(text));
-        for link in &self.links {
+        let mut owners: HashMap<IpAddr, &str> = HashMap::new();
+        for (index, link) in self.links.iter().enumerate() {
+            if let Some(first) = self.links[..index].iter().position(|other| other.dev == link.dev)
+            {
+                return wrong(format!(
+                    "link {}: links {} and {} are the same interface: one driver drives it, so put all addresses into one [[link]]",
+                    link.dev,
+                    first + 1,
+                    index + 1
+                ));
+            }
             if link.addresses.is_empty() {
                 return wrong(format!("link {}: `addresses` is empty", link.dev));
             }
-            if let Some(gateway) = link.gateway
-                && !link.addresses.iter().any(|prefix| prefix.contains(gateway))
-            {
-                return wrong(format!(
-                    "link {}: gateway {gateway} is in none of its networks",
-                    link.dev
-                ));
+            for prefix in &link.addresses {
+                if let Some(problem) = unusable(prefix) {
+                    return wrong(format!("link {}: {} {problem}", link.dev, prefix.address()));
+                }
+                if let Some(owner) = owners.insert(prefix.address(), &link.dev) {
+                    return wrong(format!(
+                        "link {}: {} is an address of link {owner} already",
+                        link.dev,
+                        prefix.address()
+                    ));
+                }
             }
             if link.vlan.is_some_and(|vlan| vlan == 0 || vlan > 4094) {
                 return wrong(format!("link {}: a VLAN is a number from 1 to 4094", link.dev));
+            }
+        }
+        for link in &self.links {
+            if let Some(gateway) = link.gateway
+                && let Some(problem) = self.is_no_gateway(link, gateway)
+            {
+                return wrong(format!("link {}: gateway {gateway} {problem}", link.dev));
             }
         }
         if self.policy.promisable_ppm > 1_000_000 {
@@ -189,6 +210,53 @@ impl Config {
         }
         Ok(self)
     }
+
+    /// Why nobody can be reached over `gateway`.
+    fn is_no_gateway(&self, link: &LinkConfig, gateway: IpAddr) -> Option<&'static str> {
+        let host = Prefix::new(gateway, if gateway.is_ipv4() { 32 } else { 128 }).ok()?;
+        if let Some(problem) = unusable(&host) {
+            return Some(problem);
+        }
+        let mut all = self.links.iter().flat_map(|link| &link.addresses);
+        if all.any(|prefix| prefix.address() == gateway) {
+            return Some("is ourselves: give the address of the router");
+        }
+        let around: Vec<Prefix> =
+            link.addresses.iter().copied().filter(|prefix| prefix.contains(gateway)).collect();
+        let in_network =
+            |prefix: &Prefix| Prefix::new(gateway, prefix.bits()).ok().and_then(|it| unusable(&it));
+        if let Some(problem) = around.iter().find_map(in_network) {
+            return Some(problem);
+        }
+        // An address without a network says nothing of who else is on the link: there the router may have any.
+        let alone = link.addresses.iter().any(|prefix| prefix.bits() == 32);
+        (around.is_empty() && !alone).then_some("is in none of its networks")
+    }
+}
+
+/// Why no host can have this address in this network.
+fn unusable(prefix: &Prefix) -> Option<&'static str> {
+    let IpAddr::V4(address) = prefix.address() else {
+        return Some("is an IPv6 address, and nothing here speaks IPv6 yet: give one of IPv4");
+    };
+    // RFC 1122 3.2.1.3.
+    if address.octets()[0] == 0 {
+        return Some("means no host: give an address of the network on the wire");
+    }
+    if address.is_loopback() {
+        return Some("never leaves a host: give an address of the network on the wire");
+    }
+    if address.is_multicast() {
+        return Some("is a group's address: give a host's");
+    }
+    if address.is_broadcast() || prefix.broadcast() == Some(address.into()) {
+        return Some("is the broadcast address of its network: give a host's");
+    }
+    // With 31 bits both addresses are hosts (RFC 3021), with 32 there is only one.
+    if prefix.bits() < 31 && prefix.network().address() == prefix.address() {
+        return Some("is the network's own address: give a host's");
+    }
+    None
 }
 
 /// A user has what the administrator says of that user, and for the rest what is said of all.
@@ -239,6 +307,24 @@ mod tests {
     }
 
     #[test]
+    fn what_is_common_is_accepted() {
+        for (addresses, gateway) in [
+            // As clouds hand them out.
+            ("'10.0.0.1/32'", "'198.51.100.1'"),
+            ("'10.0.0.1/32'", "'169.254.1.1'"),
+            // RFC 3021: a link of two has no other addresses.
+            ("'10.0.0.0/31'", "'10.0.0.1'"),
+            ("'10.0.0.1/31'", "'10.0.0.0'"),
+            ("'10.0.0.1/30'", "'10.0.0.2'"),
+            ("'10.0.0.255/16', '10.0.1.0/16'", "'10.0.2.0'"),
+        ] {
+            let text =
+                format!("[[link]]\ndev = 'a'\naddresses = [{addresses}]\ngateway = {gateway}");
+            assert_eq!(Config::parse(&text).map(|config| config.links.len()), Ok(1), "{text}");
+        }
+    }
+
+    #[test]
     fn mistakes_are_named() {
         for (text, says) in [
             ("[[link]]\ndev = 'a'\naddresses = []", "empty"),
@@ -249,6 +335,33 @@ mod tests {
             ),
             ("[[link]]\ndev = 'a'\naddresses = ['10.0.0.1/8']\nrate = 'fast'", "rate"),
             ("[[link]]\ndev = 'a'\naddresses = ['10.0.0.1/8']\nvlan = 4095", "VLAN"),
+            ("[[link]]\ndev='a'\naddresses=['10.0.0.0/8']", "network's own"),
+            ("[[link]]\ndev='a'\naddresses=['10.255.255.255/8']", "broadcast"),
+            ("[[link]]\ndev='a'\naddresses=['255.255.255.255/32']", "broadcast"),
+            ("[[link]]\ndev='a'\naddresses=['0.0.0.0/0']", "no host"),
+            ("[[link]]\ndev='a'\naddresses=['0.1.2.3/24']", "no host"),
+            ("[[link]]\ndev='a'\naddresses=['127.0.0.1/8']", "never leaves"),
+            ("[[link]]\ndev='a'\naddresses=['224.0.0.1/24']", "group"),
+            ("[[link]]\ndev='a'\naddresses=['2001:db8::1/64']", "IPv6"),
+            ("[[link]]\ndev='a'\naddresses=['10.0.0.1/8', '10.0.0.1/24']", "of link a already"),
+            (
+                "[[link]]\ndev='a'\naddresses=['10.0.0.1/8']\n[[link]]\ndev='a'\naddresses=['11.0.0.1/8']",
+                "links 1 and 2 are the same interface",
+            ),
+            (
+                "[[link]]\ndev='a'\naddresses=['10.0.0.1/8']\n[[link]]\ndev='b'\naddresses=['10.0.0.1/8']",
+                "of link a already",
+            ),
+            ("[[link]]\ndev='a'\naddresses=['10.0.0.1/8']\ngateway='10.0.0.1'", "ourselves"),
+            (
+                "[[link]]\ndev='a'\naddresses=['10.0.0.1/8']\ngateway='11.0.0.1'\n[[link]]\ndev='b'\naddresses=['11.0.0.1/32']",
+                "ourselves",
+            ),
+            ("[[link]]\ndev='a'\naddresses=['10.0.0.1/8']\ngateway='10.255.255.255'", "broadcast"),
+            ("[[link]]\ndev='a'\naddresses=['10.0.0.1/8']\ngateway='10.0.0.0'", "network's own"),
+            ("[[link]]\ndev='a'\naddresses=['10.0.0.1/8']\ngateway='224.0.0.1'", "group"),
+            ("[[link]]\ndev='a'\naddresses=['10.0.0.1/32']\ngateway='0.0.0.0'", "no host"),
+            ("[[link]]\ndev='a'\naddresses=['10.0.0.1/32']\ngateway='fe80::1'", "IPv6"),
             ("[[lnk]]", "lnk"),
             ("[policy.user.bob]\n", "numeric"),
             ("[policy]\npromisable_ppm = 2000000", "whole line"),

@@ -44,4 +44,6 @@ mod strays;
 mod time_wait;
 
 pub use config::{Config, ConfigError, LinkConfig, Policy, Rights};
-pub use manager::{ClientId, Counters, FlowManager, LinkId, OWN_SHAPE, Output, OwnShape};
+pub use manager::{
+    ClientId, Counters, FlowManager, LinkId, OWN_SHAPE, Output, OwnShape, Unwelcome,
+};

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
 use base_flow::{
-    Admission, Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Sap, Shares, Transport,
+    Admission, Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Prefix, Sap, Shares, Transport,
 };
 use base_rpc::{
     Answer, DomainId, FromDriver, InstallError, Refusal, Reply, StatusInfo, TimeWait, ToDriver,
@@ -105,6 +105,28 @@ pub enum Output {
     },
 }
 
+/// Why a driver cannot join.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Unwelcome {
+    /// No link has this name.
+    #[error("no link `{name}` is configured at this flow manager, which has {known}")]
+    Unknown {
+        /// The driver's interface.
+        name: String,
+        /// Links there are.
+        known: String,
+    },
+    /// Another driver has joined.
+    #[error("link {name} has a driver already")]
+    Driven {
+        /// The link.
+        name: String,
+    },
+    /// There is no room for the flow manager's own flow.
+    #[error("there are too many flows")]
+    Full,
+}
+
 /// The drivers' counters, as the daemon sees them.
 pub trait Counters {
     /// The bill of a flow.
@@ -191,6 +213,12 @@ impl FlowManager {
                 routes.add(Route { prefix: *prefix, gateway: None, link: id });
             }
             if let Some(gateway) = link.gateway {
+                // Outside of all networks it is on the link all the same.
+                let host = Prefix::new(gateway, if gateway.is_ipv4() { 32 } else { 128 });
+                if routes.find(gateway).is_none_or(|(on, _)| on != id) {
+                    let prefix = host.expect("as long as the address");
+                    routes.add(Route { prefix, gateway: None, link: id });
+                }
                 let all = if gateway.is_ipv4() { "0.0.0.0/0" } else { "::/0" };
                 let prefix = all.parse().expect("a valid prefix");
                 routes.add(Route { prefix, gateway: Some(gateway), link: id });
@@ -308,15 +336,21 @@ impl FlowManager {
         self.links.iter().position(|link| link.config.dev == name).map(|index| LinkId(index as u16))
     }
 
-    /// A driver connected. `None`, and it should be sent away, if no link has its name or the link
-    /// has a driver.
-    pub fn driver_joined(&mut self, facts: LinkFacts) -> Option<LinkId> {
-        let id = self.link_named(&facts.name)?;
+    /// A driver connected.
+    ///
+    /// # Errors
+    ///
+    /// Why it should be sent away.
+    pub fn driver_joined(&mut self, facts: LinkFacts) -> Result<LinkId, Unwelcome> {
+        let id = self.link_named(&facts.name).ok_or_else(|| {
+            let known: Vec<&str> = self.links.iter().map(|link| link.config.dev.as_str()).collect();
+            Unwelcome::Unknown { name: facts.name.clone(), known: known.join(", ") }
+        })?;
         if self.links[usize::from(id.0)].driver.is_some() {
-            return None;
+            return Err(Unwelcome::Driven { name: facts.name });
         }
         let contract = Driver::own_contract(&facts);
-        let own_flow = self.flows.add(None, 0, id, contract)?;
+        let own_flow = self.flows.add(None, 0, id, contract).ok_or(Unwelcome::Full)?;
         let own_domain = self.new_domain();
         let admission = Admission::new(longest_frame_ns(&facts), self.policy.promisable_ppm);
         let shares = Shares::new(admission);
@@ -326,7 +360,13 @@ impl FlowManager {
         let addresses = link.config.addresses.clone();
         self.tell_driver(id, ToDriver::SetAddresses { addresses });
         self.outputs.push_back(Output::JoinOwn { link: id, domain: own_domain });
-        Some(id)
+        Ok(id)
+    }
+
+    /// Links that no driver has joined.
+    pub fn undriven(&self) -> impl Iterator<Item = &str> {
+        let undriven = self.links.iter().filter(|link| link.driver.is_none());
+        undriven.map(|link| link.config.dev.as_str())
     }
 
     /// A driver is gone: so are the flows of its link.

@@ -24,12 +24,24 @@ pub(crate) struct Routes {
 impl Routes {
     pub(crate) fn add(&mut self, route: Route) {
         let route = Route { prefix: route.prefix.network(), ..route };
+        // Two addresses of one network are one way there.
+        if self.routes.contains(&route) {
+            return;
+        }
         let at = self.routes.partition_point(|other| other.prefix.bits() >= route.prefix.bits());
         self.routes.insert(at, route);
     }
 
     /// The link to `destination`, and the next hop on it.
     pub(crate) fn find(&self, destination: IpAddr) -> Option<(LinkId, IpAddr)> {
+        // RFC 1122 3.2.1.3: neither ever appears outside a host, whatever the default route.
+        let stays = match destination {
+            IpAddr::V4(address) => address.is_loopback() || address.octets()[0] == 0,
+            IpAddr::V6(address) => address.is_loopback() || address.is_unspecified(),
+        };
+        if stays {
+            return None;
+        }
         let route = self.routes.iter().find(|route| route.prefix.contains(destination))?;
         Some((route.link, route.gateway.unwrap_or(destination)))
     }
@@ -42,6 +54,16 @@ impl Routes {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn two_addresses_of_a_network_are_one_way_there() {
+        let mut routes = Routes::default();
+        for (prefix, link) in [("10.0.0.1/24", 0), ("10.0.0.2/24", 0), ("10.0.0.3/24", 1)] {
+            let prefix = prefix.parse().unwrap();
+            routes.add(Route { prefix, gateway: None, link: LinkId(link) });
+        }
+        assert_eq!(routes.iter().map(|route| route.link.0).collect::<Vec<_>>(), [0, 1]);
+    }
 
     #[test]
     fn the_longest_prefix_decides_whatever_the_order() {
@@ -69,6 +91,8 @@ mod tests {
             assert_eq!(find("192.168.3.3"), Some((0, "10.0.0.9".into())));
             assert_eq!(find("8.8.8.8"), Some((0, "10.0.0.254".into())));
             assert_eq!(find("fd00::1"), None);
+            assert_eq!(find("127.0.0.1"), None, "whatever the default route");
+            assert_eq!(find("0.0.0.0"), None);
         }
     }
 }

@@ -10,7 +10,7 @@ use base_rpc::{
     Request, ToDriver,
 };
 use base_wire::{Arp, ArpOperation, Mac};
-use flowman_core::{ClientId, Policy, Rights};
+use flowman_core::{ClientId, Policy, Rights, Unwelcome};
 use script::{LINK, NoCounters, OURS, PEER, S, Script, THEIRS, US, facts, ms, peer, refused};
 
 #[test]
@@ -346,9 +346,19 @@ fn a_driver_that_goes_takes_its_flows_and_a_new_one_starts_clean() {
     assert!(matches!(script.answer(client), Some(Reply::Lost { flow: lost, .. }) if lost == flow));
     let again = script.open(client, Contract::BEST_EFFORT, Sap::new(OURS.into(), 80), None);
     assert_eq!(refused(again), Refusal::NotJoined { link: 0 });
-    assert_eq!(script.manager.driver_joined(facts()), Some(LINK));
-    assert_eq!(script.manager.driver_joined(facts()), None, "one driver a link");
-    assert_eq!(script.manager.driver_joined(LinkFacts { name: "wan".into(), ..facts() }), None);
+    assert_eq!(script.manager.undriven().count(), 1);
+    assert_eq!(script.manager.driver_joined(facts()), Ok(LINK));
+    assert_eq!(script.manager.undriven().count(), 0);
+    let name = facts().name;
+    assert_eq!(
+        script.manager.driver_joined(facts()),
+        Err(Unwelcome::Driven { name: name.clone() })
+    );
+    let stranger = LinkFacts { name: "wan".into(), ..facts() };
+    assert_eq!(
+        script.manager.driver_joined(stranger),
+        Err(Unwelcome::Unknown { name: "wan".into(), known: name })
+    );
 }
 
 #[test]

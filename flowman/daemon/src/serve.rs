@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 
 use base_flow::{BILL_WORDS, Bill, bill_word};
 use base_rpc::{Call, DomainUser, FromDriver, MESSAGE_BYTES_MAX, Reply, ToDriver, decode, encode};
-use flowman_core::{ClientId, Config, Counters, FlowManager, LinkId, Output};
+use flowman_core::{ClientId, Config, Counters, FlowManager, LinkId, Output, Unwelcome};
 use rbuf_domain::DomainError;
 use rbuf_shm::{
     Access, Arena, Connection, Descriptors, Listener, PeerProcess, ReceiveError, monotonic_ns,
@@ -49,6 +49,9 @@ pub enum ServeError {
 fn os<E: Into<io::Error>>(call: &'static str) -> impl Fn(E) -> ServeError {
     move |error| ServeError::Os { call, source: error.into() }
 }
+
+/// How long drivers may take to join before somebody is told that they have not.
+const PATIENCE_NS: u64 = 3_000_000_000;
 
 /// Tells whoever reads standard error; if that is nobody, nothing depends on it.
 fn notice(words: std::fmt::Arguments<'_>) {
@@ -94,6 +97,8 @@ impl Line {
 struct DriverLine {
     line: Line,
     link: Option<LinkId>,
+    /// The link's, once it has joined.
+    name: String,
     counters: Option<Arena>,
     flows_max: u32,
     frame_bytes: u32,
@@ -197,6 +202,15 @@ impl Daemon {
         let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
         set_no_new_privs(true).map_err(os("prctl(PR_SET_NO_NEW_PRIVS)"))?;
         set_capabilities(None, sets).map_err(os("capset"))?;
+        let patient_until = monotonic_ns() + PATIENCE_NS;
+        while monotonic_ns() < patient_until && self.core.undriven().next().is_some() {
+            self.round(Some(patient_until.saturating_sub(monotonic_ns())))?;
+        }
+        for name in self.core.undriven() {
+            notice(format_args!(
+                "no driver of {name} has joined yet: start `plumb driver --dev {name}`, anew if it served another flow manager"
+            ));
+        }
         loop {
             self.round(None)?;
         }
@@ -280,6 +294,7 @@ impl Daemon {
         let line = DriverLine {
             line: Line::new(connection),
             link: None,
+            name: String::new(),
             counters: None,
             flows_max: 0,
             frame_bytes: 0,
@@ -371,11 +386,14 @@ impl Daemon {
                     .into_iter()
                     .next()
                     .and_then(|file| Arena::open(file, Access::Read, 1 << 30).ok());
-                line.link = self.core.driver_joined(facts);
-                if line.link.is_none() {
-                    self.lose_driver(number);
+                let name = facts.name.clone();
+                match self.core.driver_joined(facts) {
+                    Ok(link) => {
+                        (line.link, line.name) = (Some(link), name);
+                        self.carry_out(Vec::new());
+                    }
+                    Err(unwelcome) => self.refuse_driver(number, &unwelcome),
                 }
-                self.carry_out(Vec::new());
             }
             (Some(link), message) => {
                 self.core.driver_message(link, message);
@@ -386,10 +404,27 @@ impl Daemon {
         Ok(())
     }
 
+    /// Tells a driver why it is not wanted, and who drives the link instead.
+    fn refuse_driver(&mut self, number: u64, unwelcome: &Unwelcome) {
+        let mut reason = unwelcome.to_string();
+        if let Unwelcome::Driven { name } = unwelcome
+            && let Some(first) = self.driver_lines.values().find(|line| line.name == *name)
+            && let Ok(peer) = first.line.connection.peer()
+        {
+            reason = format!("{reason}, process {}", peer.pid);
+        }
+        notice(format_args!("a driver is refused: {reason}"));
+        if let Some(line) = self.driver_lines.get_mut(&number) {
+            line.line.send(encode(&ToDriver::Refused { reason }), Vec::new());
+        }
+        self.lose_driver(number);
+    }
+
     fn lose_driver(&mut self, number: u64) {
         if let Some(line) = self.driver_lines.remove(&number)
             && let Some(link) = line.link
         {
+            notice(format_args!("the driver of {} is gone, and all flows of that link", line.name));
             self.core.driver_left(link);
             self.carry_out(Vec::new());
         }

@@ -319,6 +319,7 @@ pub struct Socket {
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("links").required(true).args(["config", "dev"]))]
 pub struct Up {
     #[command(flatten)]
     pub socket: Socket,
@@ -326,11 +327,11 @@ pub struct Up {
     #[arg(long, conflicts_with_all = ["dev", "addr", "gateway", "rate"])]
     pub config: Option<PathBuf>,
     /// Interface to drive.
-    #[arg(long, required_unless_present = "config")]
+    #[arg(long, requires = "addr")]
     pub dev: Option<String>,
     /// Address that Plumb owns on it, with prefix length, as in 192.0.2.10/24. The kernel must not own
     /// it too.
-    #[arg(long, required_unless_present = "config")]
+    #[arg(long, requires = "dev")]
     pub addr: Option<Prefix>,
     /// Router for everything else.
     #[arg(long)]
@@ -343,6 +344,7 @@ pub struct Up {
 }
 
 #[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("links").required(true).args(["config", "dev"]))]
 pub struct Flowman {
     #[command(flatten)]
     pub socket: Socket,
@@ -350,10 +352,10 @@ pub struct Flowman {
     #[arg(long, conflicts_with_all = ["dev", "addr", "gateway"])]
     pub config: Option<PathBuf>,
     /// Name of the link's interface.
-    #[arg(long, required_unless_present = "config")]
+    #[arg(long, requires = "addr")]
     pub dev: Option<String>,
     /// Address that Plumb owns on it.
-    #[arg(long, required_unless_present = "config")]
+    #[arg(long, requires = "dev")]
     pub addr: Option<Prefix>,
     /// Router for everything else.
     #[arg(long)]

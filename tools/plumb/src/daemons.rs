@@ -6,9 +6,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result, bail};
 use base_flow::Rate;
 use driver_core::Limits;
-use driver_daemon::Options;
+use driver_daemon::{Claim, Options};
 use driver_link_packet::PacketLink;
-use driver_netlink::Watch;
+use driver_netlink::{Netlink, Watch};
 use flowman_core::{Config, LinkConfig};
 use rbuf_shm::{Connection, monotonic_ns};
 use rustix::process::Signal;
@@ -66,6 +66,8 @@ pub fn driver(arguments: &cli::Driver) -> Result<ExitCode> {
         stay_on(&[cpu]).with_context(|| format!("cannot run on processor {cpu}"))?;
     }
     let policy = arguments.policy.as_deref().map(policy).transpose()?;
+    let index = Netlink::open()?.interface(&arguments.dev)?.index;
+    let _claim = Claim::take(index).with_context(|| format!("interface {}", arguments.dev))?;
     let watch = Some(Watch::open(&arguments.dev)?);
     // Later than that, so that no change is missed.
     let link = PacketLink::open(&arguments.dev, arguments.vlan)?;

@@ -116,8 +116,11 @@ impl Daemons {
 
 impl Drop for Daemons {
     fn drop(&mut self) {
-        for (_, child) in self.running.iter_mut().rev() {
+        // All before any is gone: or those that are left would say that the others are.
+        for (_, child) in &mut self.running {
             let _ = child.kill();
+        }
+        for (_, child) in &mut self.running {
             let _ = child.wait();
         }
     }

@@ -7,6 +7,7 @@ use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
+use driver_netlink::Netlink;
 use in_lab::{
     Account, OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer, processes, program,
 };
@@ -286,9 +287,16 @@ fn up_refuses_an_address_that_the_kernel_owns_and_names_the_remedy() {
             assert!(!output.status.success());
             String::from_utf8(output.stderr).unwrap()
         };
+        let netlink = Netlink::open().unwrap();
+        let index = netlink.interface("lo").unwrap().index;
+        netlink.add_address(index, "10.79.0.1/24".parse().unwrap()).unwrap();
         assert!(
-            up(&["--dev", "lo", "--addr", "127.0.0.1/8"])
-                .contains("ip address del 127.0.0.1/8 dev lo")
+            up(&["--dev", "lo", "--addr", "10.79.0.1/24"])
+                .contains("ip address del 10.79.0.1/24 dev lo")
+        );
+        assert!(up(&[]).contains("--config"), "what would do");
+        assert!(
+            up(&["--dev", "lo", "--addr", "10.79.0.255/24"]).contains("link lo: 10.79.0.255 is")
         );
         assert!(up(&["--dev", "nosuch0", "--addr", "10.0.0.1/8"]).contains("nosuch0"));
         assert!(

@@ -699,8 +699,8 @@ fn a_neighbour_that_does_not_answer_holds_up_nobody_else_while_nobody_accepts() 
         let (mut accepted, _) = listener.accept().unwrap();
         kernel.write_all(b"first").unwrap();
         accepted.read_exact(&mut [0; 5]).unwrap();
-        let asked = host.query_neighbours().unwrap().into_iter();
-        let last = asked.filter(|asked| asked.address == Ipv4Addr::new(10, 77, 0, 52)).last();
+        let mut asked = host.query_neighbours().unwrap().into_iter();
+        let last = asked.find(|asked| asked.address == Ipv4Addr::new(10, 77, 0, 52));
         assert_eq!(last.unwrap().state, NeighbourState::Incomplete, "it is still being asked");
         assert!(ours.info().timestamps);
 

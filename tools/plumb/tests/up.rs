@@ -161,3 +161,92 @@ fn up_says_that_applications_connect_when_they_can_and_outlives_its_terminal() {
         assert!(!socket.exists() && !place("s.driver").exists());
     });
 }
+
+#[test]
+fn an_interface_has_one_driver_and_the_first_is_named_to_the_second() {
+    const NAME: &str = "an_interface_has_one_driver_and_the_first_is_named_to_the_second";
+    in_lab(NAME, &[], || {
+        let lab = in_lab::processes();
+        let first = format!("process {} drives it already", lab["driver"]);
+        let said = refused(&place("s"), &["--dev", "plumb0", "--addr", "10.78.0.1/24"]);
+        assert!(said.contains(&first), "another flow manager's: {said}");
+        let driver = |dev: &str| {
+            let mut driver = Command::new(program());
+            let Output { status, stderr, .. } =
+                driver.args(["driver", "--dev", dev]).output().unwrap();
+            assert_eq!(status.code(), Some(1));
+            String::from_utf8(stderr).unwrap()
+        };
+        let said = driver("plumb0");
+        assert!(said.contains(&first), "of the same flow manager: {said}");
+        interface("up0", "up1");
+        let said = driver("up0");
+        assert!(said.contains("no link `up0` is configured"), "{said}");
+        assert_eq!(in_lab::processes(), lab);
+    });
+}
+
+#[test]
+fn a_flow_manager_that_goes_and_one_that_comes_beside_an_old_driver_say_what_to_do() {
+    const NAME: &str =
+        "a_flow_manager_that_goes_and_one_that_comes_beside_an_old_driver_say_what_to_do";
+    in_lab(NAME, &[], || {
+        interface("up0", "up1");
+        let socket = place("s");
+        let start = |words: &[&str]| {
+            let mut command = Command::new(program());
+            command.args(words).arg("--socket").arg(&socket);
+            let mut child = command.stderr(Stdio::piped()).spawn().unwrap();
+            let said = BufReader::new(child.stderr.take().unwrap());
+            Running { child, said }
+        };
+        let flowman = || start(&["flowman", "--dev", "up0", "--addr", "10.78.0.1/24"]);
+        let first = flowman();
+        eventually("it listens", || Host::connect(&socket).is_ok());
+        let mut driver = start(&["driver", "--dev", "up0"]);
+        eventually("the driver has joined", || Host::connect(&socket).unwrap().links().len() == 1);
+        drop(first);
+        driver.hear("the flow manager is gone");
+        let mut second = flowman();
+        let said = second.hear("no driver of up0 has joined");
+        assert!(said.contains("start `plumb driver --dev up0`, anew"), "{said}");
+        drop(driver);
+        let _driver = start(&["driver", "--dev", "up0"]);
+        eventually("the new driver has joined", || {
+            Host::connect(&socket).unwrap().links().len() == 1
+        });
+        assert!(ping(&socket));
+    });
+}
+
+#[test]
+fn a_host_alone_in_its_network_reaches_the_world_over_a_gateway_outside_of_it() {
+    const NAME: &str = "a_host_alone_in_its_network_reaches_the_world_over_a_gateway_outside_of_it";
+    in_lab(NAME, &[], || {
+        interface("up0", "up1");
+        let netlink = Netlink::open().unwrap();
+        let add = |dev: &str, address: &str| {
+            let index = netlink.interface(dev).unwrap().index;
+            netlink.add_address(index, address.parse().unwrap()).unwrap();
+        };
+        // The router, and somebody behind it; the way back is its business.
+        add("up1", "198.51.100.1/24");
+        add("lo", "203.0.113.9/32");
+        let socket = place("s");
+        let arguments = ["--dev", "up0", "--addr", "198.51.100.77/32", "--gateway", "198.51.100.1"];
+        let _running = Running::start(&socket, &arguments);
+        let ping = Command::new(program())
+            .args(["ping", "-c", "1", "203.0.113.9", "--socket"])
+            .arg(&socket)
+            .output()
+            .unwrap();
+        assert!(ping.status.success(), "{ping:?}");
+        let nc = |host: &str| {
+            let mut nc = Command::new(program());
+            let output = nc.args(["nc", host, "22", "--socket"]).arg(&socket).output().unwrap();
+            String::from_utf8(output.stderr).unwrap()
+        };
+        assert!(nc("127.0.0.1").contains("the kernel's own"), "{}", nc("127.0.0.1"));
+        assert!(!nc("127.0.0.1").contains("gateway"));
+    });
+}

@@ -127,7 +127,7 @@ impl World {
             driver_ns: 0,
         };
         let facts = world.driver.facts("sim", "sim");
-        world.manager.driver_joined(facts);
+        world.manager.driver_joined(facts).expect("its only driver is wanted");
         world.carry_out();
         world
     }
@@ -406,6 +406,7 @@ impl World {
 
     fn tell_driver(&mut self, message: ToDriver) {
         let failed = match message {
+            ToDriver::Refused { reason } => unreachable!("its only driver is wanted: {reason}"),
             ToDriver::AddDomain { domain, flows_max, user } => {
                 let opening = self.openings.values_mut().find(|opening| opening.domain.is_none());
                 if let Some(opening) = opening {

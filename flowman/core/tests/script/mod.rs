@@ -79,7 +79,7 @@ impl Script {
             gone: Vec::new(),
             clients: 0,
         };
-        assert_eq!(script.manager.driver_joined(facts()), Some(LINK));
+        assert_eq!(script.manager.driver_joined(facts()), Ok(LINK));
         script.drain();
         script
     }
