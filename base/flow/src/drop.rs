@@ -41,6 +41,10 @@ reasons! {
     NotOurMac = "not_our_mac",
     /// Received: tagged for a VLAN this link is not part of.
     OtherVlan = "other_vlan",
+    /// Received: from an address that nobody on a wire has: our own, a group's, everybody's, nobody's, or loopback.
+    BadSource = "bad_source",
+    /// Received: for one host or of a connection, but sent to many: in a frame for many, or to an address of many.
+    SentToMany = "sent_to_many",
     /// Received: neither IP nor ARP.
     UnknownEtherType = "unknown_ether_type",
     /// Received: an IP header that contradicts itself or the frame.

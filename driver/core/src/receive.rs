@@ -8,7 +8,7 @@
 
 use base_flow::{DropReason, bill_word};
 use driver_atropos::Scheduler;
-use driver_filter::{Pieces, Sums, Verdict, is_transport_checksum};
+use driver_filter::{Origin, Pieces, Sums, Verdict, is_transport_checksum};
 use driver_link::{Arrival, Checksum, Link};
 use rbuf_channel::{Data, Fault, Words, flag};
 
@@ -67,7 +67,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         let mut payer = None;
         let count = link.poll_rx(limits.burst, &mut |arrival| {
             let verdict = match arrival.missing {
-                0 => demux.classify(arrival.frame, arrival.vlan),
+                0 => demux.classify(arrival.frame, arrival.vlan, Origin::Wire),
                 _ => Verdict::Drop(DropReason::Merged),
             };
             let whose = table.payer(verdict);
@@ -92,7 +92,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     pub(crate) fn inject(&mut self, frame: &[u8], now_ns: u64) {
         let checksum = Checksum::Unverified;
         let arrival = Arrival { frame, vlan: None, checksum, merged: None, missing: 0 };
-        let verdict = self.demux.classify(frame, None);
+        let verdict = self.demux.classify(frame, None, Origin::Inside);
         let mtu = self.facts.mtu;
         let mut table = Table {
             flows: &mut self.flows,

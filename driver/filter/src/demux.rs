@@ -9,13 +9,22 @@
 //! of flows beyond the cache misses of a larger table.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use base_flow::{DropReason, Endpoints, Prefix, Sap};
 use base_wire::{Mac, Protocol};
 
 use crate::key::{Key, Key4, Key6, Secret};
-use crate::parse::{Arrived, Fields, parse};
+use crate::parse::{About, Arrived, Ends, Fields, Parsed, parse};
+
+/// Where a frame comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// The wire: what it says of its sender is an allegation.
+    Wire,
+    /// This host: it passed its sender's template, and may come from our own address.
+    Inside,
+}
 
 /// What is to be done with an arriving frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -134,82 +143,91 @@ impl Demux {
     }
 
     /// Whose frame it is. `stripped_vlan` is the tag's control field if the link has removed it.
-    pub fn classify(&self, frame: &[u8], stripped_vlan: Option<u16>) -> Verdict {
-        let (destination, vlan, arrived) = match parse(frame, stripped_vlan) {
-            Ok(parsed) => parsed,
-            Err(reason) => return Verdict::Drop(reason),
-        };
+    ///
+    /// A frame from the wire whose sender cannot be on it is nobody's (RFC 1122 §3.2.1.3), nor is one that
+    /// reached many and is for one (§3.3.6); only datagrams may be for many.
+    pub fn classify(&self, frame: &[u8], stripped_vlan: Option<u16>, origin: Origin) -> Verdict {
+        self.judge(frame, stripped_vlan, origin).unwrap_or_else(Verdict::Drop)
+    }
+
+    fn judge(
+        &self,
+        frame: &[u8],
+        stripped_vlan: Option<u16>,
+        origin: Origin,
+    ) -> Result<Verdict, DropReason> {
+        let Parsed { source, destination, vlan, arrived } = parse(frame, stripped_vlan)?;
         if destination != self.station && !destination.is_group() {
-            return Verdict::Drop(DropReason::NotOurMac);
+            return Err(DropReason::NotOurMac);
         }
         if vlan != self.vlan {
-            return Verdict::Drop(DropReason::OtherVlan);
+            return Err(DropReason::OtherVlan);
         }
-        match arrived {
-            Arrived::Arp => Verdict::LastResort,
-            Arrived::OtherIp { fragment: true, destination } => {
-                Verdict::Drop(if self.is_ours(destination) {
-                    DropReason::Fragment
-                } else {
-                    DropReason::NotOurAddress
-                })
+        if source.is_group() || (origin == Origin::Wire && source == self.station) {
+            return Err(DropReason::BadSource);
+        }
+        let Arrived::Ip(ends, about) = arrived else { return Ok(Verdict::LastResort) };
+        let discovery = ends.destination.is_ipv6() && ends.destination.is_multicast();
+        if !self.is_ours(ends.destination) && !discovery {
+            return Err(DropReason::NotOurAddress);
+        }
+        if !self.can_be_from(&ends, origin) {
+            return Err(DropReason::BadSource);
+        }
+        let for_us_alone = self.is_own(ends.destination);
+        let reached_many = !for_us_alone || destination.is_group();
+        // A datagram for many is for its port; neighbour discovery is the flow manager's.
+        let for_many = !for_us_alone && (ends.protocol == Protocol::UDP || discovery);
+        if reached_many && !for_many {
+            return Err(DropReason::SentToMany);
+        }
+        match about {
+            About::Fragment => Err(DropReason::Fragment),
+            About::Other => self.unclaimed(&ends),
+            About::Flow(fields) => match self.find(&fields) {
+                None | Some(PARKED) => self.unclaimed(&ends),
+                Some(flow) => Ok(Verdict::Flow { flow, header_bytes: fields.header_bytes }),
+            },
+        }
+    }
+
+    /// Whether the sender of a packet can be what it says it is.
+    fn can_be_from(&self, ends: &Ends, origin: Origin) -> bool {
+        if origin == Origin::Wire && self.is_own(ends.source) {
+            return false;
+        }
+        let broadcast = |prefix: &Prefix| prefix.broadcast() == Some(ends.source);
+        match ends.source {
+            // Who has no address yet says so, to everybody.
+            IpAddr::V4(Ipv4Addr::UNSPECIFIED) => ends.destination == Ipv4Addr::BROADCAST,
+            IpAddr::V6(Ipv6Addr::UNSPECIFIED) => ends.destination.is_multicast(),
+            IpAddr::V4(source) => {
+                source.octets()[0] != 0
+                    && !source.is_loopback()
+                    && !source.is_multicast()
+                    && !source.is_broadcast()
+                    && !self.addresses.iter().any(broadcast)
             }
-            Arrived::OtherIp { destination, .. } => self.unclaimed(destination),
-            Arrived::Packet(fields) => {
-                if fields.unsolicited {
-                    return self.unclaimed(fields.destination);
-                }
-                if !self.is_ours(fields.destination) {
-                    return Verdict::Drop(DropReason::NotOurAddress);
-                }
-                if fields.protocol == Protocol::TCP && !self.is_between_two(&fields) {
-                    return Verdict::Drop(DropReason::Unclaimed);
-                }
-                match self.find(&fields) {
-                    Some(PARKED) => self.unclaimed(fields.destination),
-                    Some(flow) => Verdict::Flow { flow, header_bytes: fields.header_bytes },
-                    None => self.unclaimed(fields.destination),
-                }
-            }
+            IpAddr::V6(source) => !source.is_loopback() && !source.is_multicast(),
         }
     }
 
     /// The flow manager answers for what is sent to this host alone, and hears IPv6 neighbour
-    /// discovery; nobody may answer a broadcast (RFC 1122 §3.2.2).
-    fn unclaimed(&self, destination: IpAddr) -> Verdict {
-        let own = self.addresses.iter().any(|prefix| prefix.address() == destination);
-        let discovery = destination.is_ipv6() && destination.is_multicast();
-        if own || discovery {
-            Verdict::LastResort
-        } else if self.is_ours(destination) {
-            Verdict::Drop(DropReason::Unclaimed)
+    /// discovery; other traffic for many is not even shown to it.
+    fn unclaimed(&self, ends: &Ends) -> Result<Verdict, DropReason> {
+        if self.is_own(ends.destination) || ends.destination.is_ipv6() {
+            Ok(Verdict::LastResort)
         } else {
-            Verdict::Drop(DropReason::NotOurAddress)
+            Err(DropReason::Unclaimed)
         }
     }
 
-    /// Whether a packet is for this host alone, and from one that may be there (RFC 9293 MUST-57, MUST-63).
-    fn is_between_two(&self, fields: &Fields) -> bool {
-        let many = |address: IpAddr| {
-            self.addresses.iter().any(|prefix| prefix.broadcast() == Some(address))
-        };
-        self.addresses.iter().any(|prefix| prefix.address() == fields.local)
-            && !many(fields.remote)
-            && match fields.remote {
-                IpAddr::V4(remote) => {
-                    !(remote.is_multicast()
-                        || remote.is_broadcast()
-                        || remote.is_unspecified()
-                        || remote.is_loopback())
-                }
-                IpAddr::V6(remote) => {
-                    !(remote.is_multicast() || remote.is_unspecified() || remote.is_loopback())
-                }
-            }
+    fn is_own(&self, address: IpAddr) -> bool {
+        self.addresses.iter().any(|prefix| prefix.address() == address)
     }
 
     fn is_ours(&self, address: IpAddr) -> bool {
-        let broadcast = IpAddr::V4(std::net::Ipv4Addr::BROADCAST);
+        let broadcast = IpAddr::V4(Ipv4Addr::BROADCAST);
         self.addresses
             .iter()
             .any(|prefix| prefix.address() == address || prefix.broadcast() == Some(address))

@@ -14,7 +14,9 @@
 //! 1. Of the flows that match a frame exactly one is most specific: connected before listening
 //!    before wildcard. The flow manager promises that no two are equal; [`Demux::install`] refuses
 //!    a second one.
-//! 2. A [`Checked`] frame's header lies in the driver's private memory and has passed its flow's
+//! 2. What comes from the wire comes from somebody else, and what is for one host came to it alone
+//!    ([`Demux::classify`] has the rule), before anybody sees it, the flow manager included.
+//! 3. A [`Checked`] frame's header lies in the driver's private memory and has passed its flow's
 //!    template. Only [`Template::check`] makes one, and links send nothing else.
 
 #![forbid(unsafe_code)]
@@ -25,7 +27,6 @@ mod merged;
 mod parse;
 mod template;
 
-pub use demux::{Demux, InUse, Verdict};
+pub use demux::{Demux, InUse, Origin, Verdict};
 pub use merged::{PIECES_MAX, Pieces, Sums, is_transport_checksum};
-pub use parse::{Arrived, Fields, parse};
 pub use template::{Checked, HEADER_BYTES_MAX, Rights, Template};

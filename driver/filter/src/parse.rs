@@ -13,52 +13,68 @@ use base_wire::{
 
 /// What a frame carries, as far as a demultiplexer cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Arrived {
-    /// A packet of one of the protocols flows are made of.
-    Packet(Fields),
+pub(crate) enum Arrived {
     /// ARP.
     Arp,
-    /// IP between these addresses, but nothing a flow could be attached to.
-    OtherIp {
-        /// Address the packet is for.
-        destination: IpAddr,
-        /// Whether it is a fragment.
-        fragment: bool,
-    },
+    /// An IP packet, and what it is about.
+    Ip(Ends, About),
+}
+
+/// Between whom a packet goes, as it says itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ends {
+    pub(crate) source: IpAddr,
+    pub(crate) destination: IpAddr,
+    pub(crate) protocol: Protocol,
+}
+
+/// What a packet is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum About {
+    /// A flow of this host's, if it has one with these ends.
+    Flow(Fields),
+    /// Nothing that a flow could be attached to: it may only go to the flow manager, as may echo requests and
+    /// control messages that are no answer to anything.
+    Other,
+    /// A part of a packet.
+    Fragment,
 }
 
 /// The fields that decide whose packet it is, seen from this host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Fields {
+pub(crate) struct Fields {
     /// Protocol of the flow: the packet's own, or for control messages the one they are about.
-    pub protocol: Protocol,
+    pub(crate) protocol: Protocol,
     /// Address on this host: the destination, or for control messages the source of the packet
     /// they quote.
-    pub local: IpAddr,
+    pub(crate) local: IpAddr,
     /// Port on this host; for echo replies the identifier.
-    pub local_port: u16,
+    pub(crate) local_port: u16,
     /// Address of the other end.
-    pub remote: IpAddr,
+    pub(crate) remote: IpAddr,
     /// Port of the other end; 0 for echo.
-    pub remote_port: u16,
-    /// Address the packet itself is for; differs from `local` only in malicious quotes.
-    pub destination: IpAddr,
+    pub(crate) remote_port: u16,
     /// Bytes from the start of the frame to the end of the transport header.
-    pub header_bytes: u16,
-    /// Whether the packet may only go to the flow manager: echo requests and control messages
-    /// that are no answer to anything.
-    pub unsolicited: bool,
+    pub(crate) header_bytes: u16,
 }
 
-/// Stations, VLAN and content of a frame.
-pub(crate) type Parsed = (Mac, Option<u16>, Arrived);
+/// A frame, read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Parsed {
+    /// Station it comes from, as it says itself.
+    pub(crate) source: Mac,
+    /// Station it is for, or group.
+    pub(crate) destination: Mac,
+    pub(crate) vlan: Option<u16>,
+    pub(crate) arrived: Arrived,
+}
 
 /// Reads a frame; `stripped_vlan` is the tag's control field if the link has removed it.
 ///
 /// # Errors
 ///
 /// Why the frame cannot be anybody's.
-pub fn parse(frame: &[u8], stripped_vlan: Option<u16>) -> Result<Parsed, DropReason> {
+pub(crate) fn parse(frame: &[u8], stripped_vlan: Option<u16>) -> Result<Parsed, DropReason> {
     let (ethernet, mut rest) = Ethernet::split(frame).ok_or(DropReason::Truncated)?;
     let mut ether_type = ethernet.ether_type;
     let mut vlan = stripped_vlan.map(|control| control & 0x0fff);
@@ -80,7 +96,7 @@ pub fn parse(frame: &[u8], stripped_vlan: Option<u16>) -> Result<Parsed, DropRea
         EtherType::ARP => Arrived::Arp,
         _ => return Err(DropReason::UnknownEtherType),
     };
-    Ok((ethernet.destination, vlan, arrived))
+    Ok(Parsed { source: ethernet.source, destination: ethernet.destination, vlan, arrived })
 }
 
 fn ipv4(packet: &[u8], link_bytes: usize) -> Result<Arrived, DropReason> {
@@ -91,10 +107,11 @@ fn ipv4(packet: &[u8], link_bytes: usize) -> Result<Arrived, DropReason> {
     }
     let payload = packet.get(header..total).ok_or(DropReason::Truncated)?;
     let (source, destination) = (IpAddr::V4(ip.source()), IpAddr::V4(ip.destination()));
+    let ends = Ends { source, destination, protocol: ip.protocol };
     if ip.is_fragment() {
-        return Ok(Arrived::OtherIp { destination, fragment: true });
+        return Ok(Arrived::Ip(ends, About::Fragment));
     }
-    transport(ip.protocol, source, destination, payload, link_bytes + header)
+    Ok(Arrived::Ip(ends, transport(ends, payload, link_bytes + header)?))
 }
 
 fn ipv6(packet: &[u8], link_bytes: usize) -> Result<Arrived, DropReason> {
@@ -104,32 +121,26 @@ fn ipv6(packet: &[u8], link_bytes: usize) -> Result<Arrived, DropReason> {
     }
     let payload = rest.get(..usize::from(ip.payload_bytes.get())).ok_or(DropReason::Truncated)?;
     let (source, destination) = (IpAddr::V6(ip.source()), IpAddr::V6(ip.destination()));
+    let ends = Ends { source, destination, protocol: ip.next };
     if ip.next == Protocol::IPV6_FRAGMENT {
-        return Ok(Arrived::OtherIp { destination, fragment: true });
+        return Ok(Arrived::Ip(ends, About::Fragment));
     }
-    transport(ip.next, source, destination, payload, link_bytes + IPV6_BYTES)
+    Ok(Arrived::Ip(ends, transport(ends, payload, link_bytes + IPV6_BYTES)?))
 }
 
-fn transport(
-    protocol: Protocol,
-    source: IpAddr,
-    destination: IpAddr,
-    payload: &[u8],
-    lower_bytes: usize,
-) -> Result<Arrived, DropReason> {
+fn transport(ends: Ends, payload: &[u8], lower_bytes: usize) -> Result<About, DropReason> {
+    let Ends { source, destination, protocol } = ends;
     let fields = Fields {
         protocol,
         local: destination,
         local_port: 0,
         remote: source,
         remote_port: 0,
-        destination,
         header_bytes: lower_bytes as u16,
-        unsolicited: false,
     };
     let with_ports = |local_port, remote_port, bytes: usize| {
         let header_bytes = (lower_bytes + bytes) as u16;
-        Ok(Arrived::Packet(Fields { local_port, remote_port, header_bytes, ..fields }))
+        Ok(About::Flow(Fields { local_port, remote_port, header_bytes, ..fields }))
     };
     match (protocol, destination) {
         (Protocol::UDP, _) => {
@@ -151,15 +162,15 @@ fn transport(
         (Protocol::ICMP, IpAddr::V4(_)) | (Protocol::ICMPV6, IpAddr::V6(_)) => {
             let (icmp, quoted) = Icmp::split(payload).ok_or(DropReason::MalformedTransport)?;
             let fields = Fields { header_bytes: (lower_bytes + ICMP_BYTES) as u16, ..fields };
-            Ok(Arrived::Packet(control(icmp, quoted, fields)))
+            Ok(control(icmp, quoted, fields))
         }
-        _ => Ok(Arrived::OtherIp { destination, fragment: false }),
+        _ => Ok(About::Other),
     }
 }
 
 /// Whose control message it is: echo replies belong to the identifier, errors to the flow whose
 /// packet they quote, everything else to the flow manager.
-fn control(icmp: &Icmp, quoted: &[u8], fields: Fields) -> Fields {
+fn control(icmp: &Icmp, quoted: &[u8], fields: Fields) -> About {
     let (reply, error) = match fields.protocol {
         Protocol::ICMP => (
             IcmpV4Type::ECHO_REPLY,
@@ -170,15 +181,14 @@ fn control(icmp: &Icmp, quoted: &[u8], fields: Fields) -> Fields {
         ),
         _ => (IcmpV6Type::ECHO_REPLY, icmp.kind <= IcmpV6Type::ERROR_MAX),
     };
-    let unsolicited = Fields { unsolicited: true, ..fields };
     if icmp.kind == reply {
-        return Fields { local_port: icmp.id.get(), ..fields };
+        return About::Flow(Fields { local_port: icmp.id.get(), ..fields });
     }
     if !error {
-        return unsolicited;
+        return About::Other;
     }
-    let Some((protocol, source, destination, transport)) = quote(quoted, fields.destination) else {
-        return unsolicited;
+    let Some((protocol, source, destination, transport)) = quote(quoted, fields.local) else {
+        return About::Other;
     };
     // Only the first eight bytes of the quoted transport header need be there (RFC 792).
     let ports = match protocol {
@@ -190,12 +200,12 @@ fn control(icmp: &Icmp, quoted: &[u8], fields: Fields) -> Fields {
         }
         _ => None,
     };
-    let Some((local_port, remote_port)) = ports else { return unsolicited };
+    let Some((local_port, remote_port)) = ports else { return About::Other };
     // A quote of a packet that this host cannot have sent is nobody's.
-    if source != fields.destination {
-        return unsolicited;
+    if source != fields.local {
+        return About::Other;
     }
-    Fields { protocol, local: source, local_port, remote: destination, remote_port, ..fields }
+    About::Flow(Fields { protocol, local_port, remote: destination, remote_port, ..fields })
 }
 
 /// The packet a control message quotes: protocol, source, destination, start of its payload.

@@ -3,8 +3,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use base_flow::{DropReason, Endpoints, Sap, Transport};
-use base_wire::Mac;
-use driver_filter::{Demux, InUse, Verdict};
+use base_wire::{Mac, Protocol};
+use driver_filter::{Demux, InUse, Origin, Verdict};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 
@@ -52,7 +52,7 @@ fn scan(flows: &[(Endpoints, u32)], frame: &[u8]) -> Option<u32> {
 
 fn endpoints() -> impl Strategy<Value = Endpoints> {
     let transport = prop_oneof![Just(Transport::Udp), Just(Transport::Tcp)];
-    (transport, any::<bool>(), any::<bool>(), any::<bool>(), 1u16..4, 1u16..4, 1u8..4).prop_map(
+    (transport, any::<bool>(), any::<bool>(), any::<bool>(), 1u16..4, 1u16..4, 2u8..5).prop_map(
         |(transport, v6, any_address, connected, here, there, host)| {
             let (ours, all, peer): (IpAddr, IpAddr, IpAddr) = if v6 {
                 (
@@ -75,7 +75,7 @@ fn endpoints() -> impl Strategy<Value = Endpoints> {
 }
 
 fn frame() -> impl Strategy<Value = Vec<u8>> {
-    (any::<bool>(), any::<bool>(), 1u16..4, 1u16..4, 1u8..4).prop_map(
+    (any::<bool>(), any::<bool>(), 1u16..4, 1u16..4, 2u8..5).prop_map(
         |(v6, tcp, there, here, host)| {
             let link = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], US.0);
             let ip = if v6 {
@@ -124,7 +124,7 @@ proptest! {
         });
         prop_assert_eq!(demux.len(), flows.len());
         for frame in frames {
-            let verdict = match demux.classify(&frame, None) {
+            let verdict = match demux.classify(&frame, None, Origin::Wire) {
                 Verdict::Flow { flow, .. } => Some(flow),
                 Verdict::LastResort => None,
                 Verdict::Drop(reason) => return Err(TestCaseError::fail(format!("dropped: {reason}"))),
@@ -135,7 +135,7 @@ proptest! {
 
     #[test]
     fn no_bytes_make_the_demultiplexer_panic(bytes in proptest::collection::vec(any::<u8>(), 0..120), vlan in any::<Option<u16>>()) {
-        let _ = demux().classify(&bytes, vlan);
+        let _ = demux().classify(&bytes, vlan, Origin::Wire);
     }
 
     #[test]
@@ -146,7 +146,7 @@ proptest! {
         if let Some(byte) = frame.get_mut(at) {
             *byte = value;
         }
-        if let Verdict::Flow { .. } = demux.classify(&frame, None) {
+        if let Verdict::Flow { .. } = demux.classify(&frame, None, Origin::Wire) {
             prop_assert_eq!(scan(&[(ends, 7)], &frame), Some(7));
         }
     }
@@ -173,7 +173,7 @@ fn every_reason_to_drop_has_a_frame_that_causes_it() {
     let mut demux = demux();
     let local = Sap::new(OURS_V4.into(), 1000);
     demux.install(&Endpoints { transport: Transport::Udp, local, remote: None }, 5).unwrap();
-    let verdict = |frame: &[u8]| demux.classify(frame, None);
+    let verdict = |frame: &[u8]| demux.classify(frame, None, Origin::Wire);
     assert_eq!(verdict(&udp_frame()), Verdict::Flow { flow: 5, header_bytes: 42 });
     let rows: &[(&str, Vec<u8>, DropReason)] = &[
         ("no whole Ethernet header", udp_frame()[..13].to_vec(), DropReason::Truncated),
@@ -211,8 +211,9 @@ fn vlan_tags_in_the_frame_and_beside_it_mean_the_same() {
         let mut demux = Demux::new(US, vlan, [1, 2]);
         demux.set_addresses(&["10.77.0.1/24".parse().unwrap()]);
         demux.install(&ends, 5).unwrap();
-        let claimed =
-            |frame: &[u8], beside| matches!(demux.classify(frame, beside), Verdict::Flow { .. });
+        let claimed = |frame: &[u8], beside| {
+            matches!(demux.classify(frame, beside, Origin::Wire), Verdict::Flow { .. })
+        };
         assert_eq!(claimed(&tagged, None), expected_tagged, "in the frame, link in {vlan:?}");
         assert_eq!(
             claimed(&udp_frame(), Some(0x2007)),
@@ -227,7 +228,7 @@ fn vlan_tags_in_the_frame_and_beside_it_mean_the_same() {
         );
     }
     assert_eq!(
-        demux().classify(&tagged, Some(7)),
+        demux().classify(&tagged, Some(7), Origin::Wire),
         Verdict::Drop(DropReason::OtherVlan),
         "two tags"
     );
@@ -269,7 +270,7 @@ fn control_messages_go_to_the_flow_they_are_about() {
             .unwrap();
         packet
     };
-    let flow = |frame: &[u8]| match demux.classify(frame, None) {
+    let flow = |frame: &[u8]| match demux.classify(frame, None, Origin::Wire) {
         Verdict::Flow { flow, .. } => Some(flow),
         _ => None,
     };
@@ -283,6 +284,26 @@ fn control_messages_go_to_the_flow_they_are_about() {
         "about a packet we cannot have sent"
     );
     assert_eq!(flow(&icmp(3, 0, &sent([10, 77, 0, 1])[..21])), None, "quote cut short");
+}
+
+fn udp_between(source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], US.0)
+        .ipv4(source, destination, 64)
+        .udp(2000, 1000)
+        .write(&mut frame, b"payload")
+        .unwrap();
+    frame
+}
+
+fn echo_reply(source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], US.0)
+        .ipv4(source, destination, 64)
+        .icmpv4_echo_reply(1000, 1)
+        .write(&mut frame, &[])
+        .unwrap();
+    frame
 }
 
 fn tcp_frame(source: [u8; 4], destination: [u8; 4]) -> Vec<u8> {
@@ -303,8 +324,9 @@ fn what_is_parked_goes_to_the_last_resort_whoever_listens_until_a_flow_has_it() 
     let remote = Some(Sap::new(std::net::Ipv4Addr::new(10, 77, 0, 2).into(), 2000));
     let listener = Endpoints { transport: Transport::Tcp, local, remote: None };
     let parked = Endpoints { remote, ..listener };
-    let verdict =
-        |demux: &Demux| demux.classify(&tcp_frame([10, 77, 0, 2], OURS_V4.octets()), None);
+    let verdict = |demux: &Demux| {
+        demux.classify(&tcp_frame([10, 77, 0, 2], OURS_V4.octets()), None, Origin::Wire)
+    };
     let to = |flow| Verdict::Flow { flow, header_bytes: 54 };
     demux.install(&listener, 5).unwrap();
     assert_eq!(verdict(&demux), to(5));
@@ -321,18 +343,118 @@ fn what_is_parked_goes_to_the_last_resort_whoever_listens_until_a_flow_has_it() 
 }
 
 #[test]
-fn no_connection_is_made_with_many() {
+fn a_packet_for_one_that_reached_many_is_nobodys() {
     let mut demux = demux();
-    let ends = Endpoints { transport: Transport::Tcp, local: Sap::any_v4(1000), remote: None };
-    demux.install(&ends, 5).unwrap();
-    let verdict = |from, to| demux.classify(&tcp_frame(from, to), None);
+    for (flow, transport) in [(1, Transport::Udp), (2, Transport::Tcp), (3, Transport::Icmp)] {
+        let ends = Endpoints { transport, local: Sap::any_v4(1000), remote: None };
+        demux.install(&ends, flow).unwrap();
+    }
     let (ours, peer) = (OURS_V4.octets(), [10, 77, 0, 2]);
-    assert!(matches!(verdict(peer, ours), Verdict::Flow { .. }));
-    let unclaimed = Verdict::Drop(DropReason::Unclaimed);
-    for to in [[10, 77, 0, 255], [255, 255, 255, 255]] {
-        assert_eq!(verdict(peer, to), unclaimed, "MUST-57: {to:?}");
+    let subnet = [10, 77, 0, 255];
+    let all = [255; 4];
+    let of = |protocol, destination| match protocol {
+        Protocol::UDP => udp_between(peer, destination),
+        Protocol::TCP => tcp_frame(peer, destination),
+        _ => echo_reply(peer, destination),
+    };
+    let to_station = |frame: Vec<u8>, station: [u8; 6]| {
+        let mut frame = frame;
+        frame[..6].copy_from_slice(&station);
+        demux.classify(&frame, None, Origin::Wire)
+    };
+    let many = Verdict::Drop(DropReason::SentToMany);
+    for protocol in [Protocol::UDP, Protocol::TCP, Protocol::ICMP] {
+        let to_us = to_station(of(protocol, ours), US.0);
+        assert!(matches!(to_us, Verdict::Flow { .. }), "{protocol:?}");
+        for station in [[0xff; 6], [1, 0, 0x5e, 0, 0, 1], [0x33, 0x33, 0, 0, 0, 1]] {
+            assert_eq!(to_station(of(protocol, ours), station), many, "{protocol:?} {station:?}");
+        }
+        for station in [[0xff; 6], US.0] {
+            for destination in [subnet, all] {
+                let verdict = to_station(of(protocol, destination), station);
+                let heard = matches!(verdict, Verdict::Flow { flow: 1, .. });
+                assert_eq!(heard, protocol == Protocol::UDP, "{protocol:?} {destination:?}");
+                assert!(heard || verdict == many, "MUST-57: {protocol:?} {destination:?}");
+            }
+        }
     }
-    for from in [[10, 77, 0, 255], [255, 255, 255, 255], [224, 0, 0, 1], [127, 0, 0, 1], [0; 4]] {
-        assert_eq!(verdict(from, ours), unclaimed, "MUST-63: {from:?}");
+    // What nobody owns goes to the flow manager only if it came to us alone.
+    let mut stray = udp_between(peer, ours);
+    stray[36..38].fill(9);
+    assert_eq!(to_station(stray.clone(), US.0), Verdict::LastResort);
+    assert_eq!(to_station(stray, [0xff; 6]), many);
+}
+
+#[test]
+fn nobody_on_the_wire_has_our_address_or_one_that_nobody_has() {
+    let mut demux = demux();
+    for (flow, transport) in [(1, Transport::Udp), (2, Transport::Tcp), (3, Transport::Icmp)] {
+        let ends = Endpoints { transport, local: Sap::any_v4(1000), remote: None };
+        demux.install(&ends, flow).unwrap();
     }
+    let ours = OURS_V4.octets();
+    let verdict = |frame: &[u8], origin| demux.classify(frame, None, origin);
+    let bad = Verdict::Drop(DropReason::BadSource);
+    let nobodys = [
+        [10, 77, 0, 255],
+        [255; 4],
+        [224, 0, 0, 1],
+        [239, 1, 2, 3],
+        [127, 0, 0, 1],
+        [127, 9, 9, 9],
+        [0; 4],
+        [0, 1, 2, 3],
+    ];
+    for make in [udp_between, tcp_frame, echo_reply] {
+        for from in nobodys {
+            for origin in [Origin::Wire, Origin::Inside] {
+                assert_eq!(verdict(&make(from, ours), origin), bad, "MUST-63: {from:?}");
+            }
+        }
+        let in_our_name = make(ours, ours);
+        assert_eq!(verdict(&in_our_name, Origin::Wire), bad);
+        assert!(matches!(verdict(&in_our_name, Origin::Inside), Verdict::Flow { .. }));
+        let mut stray = make(ours, ours);
+        stray[23] = 89;
+        assert_eq!(verdict(&stray, Origin::Wire), bad, "nor does the flow manager see it");
+        let from_station = |station: [u8; 6]| {
+            let mut frame = make([10, 77, 0, 2], ours);
+            frame[6..12].copy_from_slice(&station);
+            frame
+        };
+        assert!(matches!(
+            verdict(&from_station([2, 9, 9, 9, 9, 9]), Origin::Wire),
+            Verdict::Flow { .. }
+        ));
+        assert_eq!(verdict(&from_station(US.0), Origin::Wire), bad);
+        assert_eq!(verdict(&from_station([0xff; 6]), Origin::Wire), bad);
+        assert!(matches!(verdict(&from_station(US.0), Origin::Inside), Verdict::Flow { .. }));
+    }
+    // Who has no address yet asks everybody.
+    let asking = udp_between([0; 4], [255; 4]);
+    assert!(matches!(verdict(&asking, Origin::Wire), Verdict::Flow { flow: 1, .. }));
+}
+
+#[test]
+fn a_router_may_write_of_whom_it_likes_but_not_in_our_name() {
+    let mut demux = demux();
+    let local = Sap::new(OURS_V4.into(), 1000);
+    demux.install(&Endpoints { transport: Transport::Tcp, local, remote: None }, 5).unwrap();
+    let quoting = |from: [u8; 4]| {
+        let mut quoted = Vec::new();
+        PacketBuilder::ipv4(OURS_V4.octets(), [10, 77, 0, 9], 64)
+            .tcp(1000, 2000, 1, 1)
+            .write(&mut quoted, &[])
+            .unwrap();
+        let payload = [&[3, 1, 0, 0, 0, 0, 0, 0][..], &quoted].concat();
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], US.0)
+            .ipv4(from, OURS_V4.octets(), 64)
+            .write(&mut frame, etherparse::IpNumber::ICMP, &payload)
+            .unwrap();
+        demux.classify(&frame, None, Origin::Wire)
+    };
+    assert!(matches!(quoting([192, 0, 2, 1]), Verdict::Flow { flow: 5, .. }));
+    assert_eq!(quoting(OURS_V4.octets()), Verdict::Drop(DropReason::BadSource));
+    assert_eq!(quoting([127, 0, 0, 1]), Verdict::Drop(DropReason::BadSource));
 }

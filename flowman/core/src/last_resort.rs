@@ -7,7 +7,7 @@ use std::net::Ipv4Addr;
 
 use base_wire::{
     Arp, EtherType, Ethernet, Header, ICMP_BYTES, IPV4_BYTES, Icmp, IcmpV4Type, Ipv4, Mac,
-    Protocol, Udp, VlanTag, checksum,
+    Protocol, Udp, VlanTag, checksum, pseudo_header,
 };
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::network_endian::U16;
@@ -101,8 +101,32 @@ fn packet<'a>(ethernet: &Ethernet, bytes: &'a [u8]) -> Option<Packet<'a>> {
         && !source.is_unspecified()
         && !source.is_multicast()
         && !source.is_broadcast()
-        && !source.is_loopback();
+        && !source.is_loopback()
+        && is_intact(ip, payload);
     answerable.then_some(Packet { from: ethernet.source, ip, whole, payload })
+}
+
+/// Whether what a packet carries has the checksum it says: what was damaged on its way is answered by nobody
+/// (RFC 1122 §3.2.2, §4.1.3.4, §4.2.2.7).
+fn is_intact(ip: &Ipv4, payload: &[u8]) -> bool {
+    let covered = match ip.protocol {
+        Protocol::ICMP => Some((payload, 0)),
+        Protocol::TCP => pseudo(ip, payload.len()).map(|pseudo| (payload, pseudo)),
+        Protocol::UDP => Udp::split(payload).and_then(|(udp, _)| {
+            let datagram = payload.get(..usize::from(udp.bytes.get()))?;
+            match udp.checksum.get() {
+                // The sender has left it out.
+                0 => Some((&[][..], 0xffff)),
+                _ => pseudo(ip, datagram.len()).map(|pseudo| (datagram, pseudo)),
+            }
+        }),
+        _ => return true,
+    };
+    covered.is_some_and(|(bytes, pseudo)| checksum::is_valid(pseudo + checksum::sum(bytes)))
+}
+
+fn pseudo(ip: &Ipv4, bytes: usize) -> Option<u64> {
+    pseudo_header(ip.source().into(), ip.destination().into(), ip.protocol, bytes as u32)
 }
 
 /// What the answer to a packet is.
@@ -138,8 +162,7 @@ fn send(packet: &Packet<'_>, station: Station, protocol: Protocol, payload: &[&[
 /// RFC 792: the same data back.
 fn echo(packet: &Packet<'_>, station: Station) -> Option<Vec<u8>> {
     let (icmp, data) = Icmp::split(packet.payload)?;
-    let intact = checksum::is_valid(checksum::sum(packet.payload));
-    if icmp.kind != IcmpV4Type::ECHO_REQUEST || icmp.code != 0 || !intact {
+    if icmp.kind != IcmpV4Type::ECHO_REQUEST || icmp.code != 0 {
         return None;
     }
     let mut reply = Icmp { kind: IcmpV4Type::ECHO_REPLY, checksum: U16::ZERO, ..*icmp };
@@ -246,6 +269,27 @@ mod tests {
         let Some(Answer::Unreachable(reply)) = reply_to(&frame) else { panic!("no answer") };
         assert_eq!(reply[14 + 20], 3);
         assert_eq!(reply[14 + 20 + 8..], frame[14..14 + 28]);
+    }
+
+    #[test]
+    fn what_was_damaged_on_its_way_is_answered_by_nobody() {
+        let mut frames = vec![Vec::new(); 4];
+        to_us().udp(1000, 2000).write(&mut frames[0], b"some data").unwrap();
+        to_us().tcp(1000, 2000, 500, 1000).syn().write(&mut frames[1], b"some data").unwrap();
+        to_us().tcp(1000, 2000, 5, 10).ack(9).write(&mut frames[2], b"some data").unwrap();
+        to_us().icmpv4_echo_request(77, 5).write(&mut frames[3], b"some data").unwrap();
+        for frame in &frames {
+            assert!(reply_to(frame).is_some());
+            for at in 34..frame.len() {
+                let mut damaged = frame.clone();
+                damaged[at] ^= 0x10;
+                assert_eq!(reply_to(&damaged), None, "byte {at}");
+            }
+        }
+        // Whoever sends no checksum wants an answer all the same.
+        let datagram = &mut frames[0];
+        datagram[40..42].fill(0);
+        assert!(matches!(reply_to(datagram), Some(Answer::Unreachable(_))));
     }
 
     #[test]

@@ -20,7 +20,7 @@ use base_flow::{Bill, Endpoints, Fib, FlowId, LinkFacts, Rate, Sap, Transport};
 use base_rpc::{Answer, Call, DomainId, FromDriver, ToDriver, decode, encode};
 use base_wire::{Mac, Protocol};
 use driver_filter::{
-    Demux, HEADER_BYTES_MAX, PIECES_MAX, Pieces, Rights, Sums, Template, Verdict,
+    Demux, HEADER_BYTES_MAX, Origin, PIECES_MAX, Pieces, Rights, Sums, Template, Verdict,
     is_transport_checksum,
 };
 use etherparse::{NetSlice, SlicedPacket, TransportSlice};
@@ -74,7 +74,9 @@ pub fn receive(frame: &[u8]) {
     for (flow, transport) in [(1, Transport::Udp), (2, Transport::Tcp), (3, Transport::Icmp)] {
         demux.install(&ends(transport, 1000), flow).expect("different ends");
     }
-    let Verdict::Flow { flow, header_bytes } = demux.classify(frame, None) else { return };
+    let Verdict::Flow { flow, header_bytes } = demux.classify(frame, None, Origin::Wire) else {
+        return;
+    };
     assert!(usize::from(header_bytes) <= frame.len(), "headers beyond the frame");
     let packet = SlicedPacket::from_ethernet(frame).expect("what is claimed can be parsed");
     let Some(NetSlice::Ipv4(ip)) = packet.net else { panic!("not IPv4") };
@@ -84,6 +86,9 @@ pub fn receive(frame: &[u8]) {
             || ip.header().destination_addr().octets()[3] == 255
     );
     assert!((1..=3).contains(&flow));
+    let source = ip.header().source_addr();
+    assert!(source != OURS && !source.is_loopback() && !source.is_multicast());
+    assert!(frame[..6] == US.0 || flow == 1, "a connection with many");
 }
 
 /// A frame arrives of which the kernel says that it was merged, after eight bytes of what it says: no more pieces come

@@ -3,15 +3,19 @@
 mod in_lab;
 
 use std::io::ErrorKind;
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
+use base_wire::{EtherType, Ethernet, Ipv4, Mac, Protocol};
+use driver_link::{Arrival, Checksum, Link};
+use driver_link_packet::PacketLink;
 use driver_netlink::Netlink;
 use in_lab::{
     Account, OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer, processes, program,
 };
 use plumb_net::{Contract, DropReason, Refusal, Udp, Wait};
+use zerocopy::IntoBytes;
 
 #[test]
 fn datagrams_of_every_size_go_there_and_come_back() {
@@ -106,6 +110,42 @@ fn what_nobody_owns_is_answered_as_hosts_do() {
             status.resets_sent >= 1 && status.unreachable_sent == 1 && status.arp_answered >= 1,
             "{status:?}"
         );
+    });
+}
+
+#[test]
+fn frames_in_our_own_name_or_to_everybody_reach_nobody() {
+    in_lab("frames_in_our_own_name_or_to_everybody_reach_nobody", &[], || {
+        let host = host();
+        let echo = Udp::options().host(&host).bind((OURS, 7007)).unwrap();
+        let wire = on_peer(|| PacketLink::open("plumb1", None).unwrap());
+        let ours = Netlink::open().unwrap().interface("plumb0").unwrap().mac;
+        let send = |to: Mac, from: Ipv4Addr| {
+            let bytes = 8 + 4;
+            let ethernet = Ethernet {
+                destination: to,
+                source: wire.facts().station,
+                ether_type: EtherType::IPV4,
+            };
+            let ip = Ipv4::new(from, OURS, Protocol::UDP, bytes);
+            // From the port of the echo server, without a checksum.
+            let udp = [7007_u16.to_be_bytes(), 7007_u16.to_be_bytes(), bytes.to_be_bytes(), [0; 2]];
+            let frame = [ethernet.as_bytes(), ip.as_bytes(), &udp.concat(), b"echo"].concat();
+            let checksum = Checksum::Unverified;
+            let frame = &frame[..];
+            let arrival = Arrival { frame, vlan: None, checksum, merged: None, missing: 0 };
+            wire.forward(&arrival).unwrap();
+        };
+        send(ours, OURS);
+        send(ours, Ipv4Addr::LOCALHOST);
+        send(Mac::BROADCAST, THEIRS);
+        send(ours, THEIRS);
+        let mut buffer = [0; 10];
+        let (bytes, from) = echo.recv_from(&mut buffer).unwrap();
+        assert_eq!((bytes, from), (4, SocketAddr::from((THEIRS, 7007))), "the last one only");
+        let bill = &host.query_links().unwrap()[0].bill;
+        let dropped = [DropReason::BadSource, DropReason::SentToMany].map(|it| bill.dropped(it));
+        assert_eq!(dropped, [2, 1]);
     });
 }
 
