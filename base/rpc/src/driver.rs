@@ -14,11 +14,13 @@ pub struct DomainUser {
     pub uid: Option<u32>,
     /// Driver time that the user's flows may use for receiving, all together: nanoseconds per second.
     pub rx_cpu_ppb: u32,
+    /// How large each of the domain's data arenas is.
+    pub arena_bytes: u64,
 }
 
 impl DomainUser {
     /// The flow manager: only the budgets of its flows limit it.
-    pub const FLOW_MANAGER: Self = Self { uid: None, rx_cpu_ppb: 0 };
+    pub const FLOW_MANAGER: Self = Self { uid: None, rx_cpu_ppb: 0, arena_bytes: 1 << 26 };
 }
 
 /// A range of bytes in an arena.

@@ -66,7 +66,7 @@ fn a_device_without_room_is_tried_again_and_loses_nothing() {
         Driver::new(link, Rate::mbit(1000), 1_000_000, limits, counters, [1, 2], 0).unwrap();
     let offset = (fifo_words(1) as u64 * 8).next_multiple_of(64);
     let arenas = HeapArenas::new(offset + flow_block_bytes(64, 64), 4096, 4096);
-    let user = DomainUser { uid: Some(1000), rx_cpu_ppb: 1 };
+    let user = DomainUser { uid: Some(1000), rx_cpu_ppb: 1, arena_bytes: 1 << 28 };
     driver.add_domain(DomainId(1), arenas.clone(), 1, user).unwrap();
     let region = Region { offset: 0, bytes: 4096 };
     let layout = FlowLayout {

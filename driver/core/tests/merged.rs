@@ -91,7 +91,7 @@ impl Rig {
         let offset = (fifo_words(1) as u64 * 8).next_multiple_of(64);
         let area = BUFFERS * BUFFER;
         let arenas = HeapArenas::new(offset + flow_block_bytes(WORDS, WORDS), area, area);
-        let user = DomainUser { uid: Some(1000), rx_cpu_ppb: 1_000_000_000 };
+        let user = DomainUser { uid: Some(1000), rx_cpu_ppb: 1_000_000_000, arena_bytes: 1 << 28 };
         driver.add_domain(DomainId(1), arenas.clone(), 1, user).unwrap();
         let region = Region { offset: 0, bytes: area };
         let layout = FlowLayout {

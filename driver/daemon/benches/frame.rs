@@ -10,7 +10,7 @@ use base_flow::{Contract, Endpoints, Fib, FlowId, Rate, Sap, Transport};
 use base_rpc::{DomainId, DomainUser, FlowLayout};
 use base_wire::{Header, Ipv4, Mac, Protocol};
 use driver_core::{Driver, Limits, bill_words};
-use driver_daemon::{Joined, ShmArenas};
+use driver_daemon::{Joined, Reaper, ShmArenas};
 use driver_link::null::NullLink;
 use rbuf_channel::{Data, IoRec, Pair};
 use rbuf_domain::{Domain, Ends};
@@ -67,8 +67,8 @@ impl Bench {
             Driver::new(link, rate, 10_000, limits, words, [1, 2], monotonic_ns()).unwrap();
         driver.set_addresses(&["10.0.0.1/8".parse().unwrap()]);
 
-        let Joined { arenas, passed, .. } = ShmArenas::make().unwrap();
-        let user = DomainUser { uid: Some(1000), rx_cpu_ppb: 1_000_000_000 };
+        let Joined { arenas, passed, .. } = ShmArenas::make(1 << 32, &Reaper::NOBODY).unwrap();
+        let user = DomainUser { uid: Some(1000), rx_cpu_ppb: 1_000_000_000, arena_bytes: 1 << 28 };
         driver.add_domain(DomainId(1), arenas, flows, user).unwrap();
         let domain = Domain::new(flows, passed.into()).unwrap();
 

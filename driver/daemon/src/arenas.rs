@@ -9,14 +9,23 @@ use rbuf_channel::{AtomicU64, Park};
 use rbuf_domain::{CONTROL_BYTES_MAX, DATA_BYTES_MAX, Passed};
 use rbuf_shm::{Access, Arena, ArenaError, Doorbell, DriverBell, Futex, Ringer, ShmData, ShmWords};
 
+use crate::reaper::{Memory, Reaper};
+
 /// Arenas in memory shared with the domain.
 #[derive(Debug)]
 pub struct ShmArenas {
-    control_out: Arena,
-    control_in: Arena,
-    tx_data: Arena,
-    rx_data: Arena,
+    /// Until it goes to the reaper.
+    memory: Option<Memory>,
     bell: Ringer,
+    reaper: Reaper,
+}
+
+impl Drop for ShmArenas {
+    fn drop(&mut self) {
+        if let Some(memory) = self.memory.take() {
+            self.reaper.take(memory);
+        }
+    }
 }
 
 /// What is made for a domain that joins.
@@ -31,14 +40,15 @@ pub struct Joined {
 }
 
 impl ShmArenas {
-    /// Makes arenas and doorbells for a domain, at their full size: pages cost memory only once they are
-    /// written.
+    /// Makes arenas and doorbells for a domain, at their full size, data arenas of `data_bytes`: pages cost memory
+    /// only once they are written. `reaper` gives all back in the end.
     ///
     /// # Errors
     ///
     /// Out of memory, descriptors or address space.
-    pub fn make() -> Result<Joined, InstallError> {
+    pub fn make(data_bytes: u64, reaper: &Reaper) -> Result<Joined, InstallError> {
         use Access::{Read, Write};
+        let data_bytes = data_bytes.clamp(1, DATA_BYTES_MAX);
         let problem = |arena: &'static str| {
             move |error: ArenaError| InstallError::Memory {
                 what: arena.into(),
@@ -50,8 +60,8 @@ impl ShmArenas {
         };
         let control_out = make("plumb-control-out", CONTROL_BYTES_MAX, Read, Write)?;
         let control_in = make("plumb-control-in", CONTROL_BYTES_MAX, Write, Read)?;
-        let tx_data = make("plumb-tx-data", DATA_BYTES_MAX, Read, Write)?;
-        let rx_data = make("plumb-rx-data", DATA_BYTES_MAX, Write, Read)?;
+        let tx_data = make("plumb-tx-data", data_bytes, Read, Write)?;
+        let rx_data = make("plumb-rx-data", data_bytes, Write, Read)?;
         let os = |error: io::Error| InstallError::Memory {
             what: "a doorbell".into(),
             problem: error.to_string(),
@@ -67,7 +77,8 @@ impl ShmArenas {
             bell: bell.into(),
             driver_bell: copy(driver_bell.as_fd())?,
         };
-        let arenas = Self { control_out, control_in, tx_data, rx_data, bell: ringer };
+        let memory = Some(Memory { control_out, control_in, tx_data, rx_data });
+        let arenas = Self { memory, bell: ringer, reaper: reaper.clone() };
         Ok(Joined { arenas, bell: driver_bell, passed })
     }
 }
@@ -77,19 +88,19 @@ impl Arenas for ShmArenas {
     type Data = ShmData;
 
     fn control_out(&self, offset: u64, words: usize) -> Option<ShmWords> {
-        self.control_out.words(offset, words)
+        self.memory.as_ref()?.control_out.words(offset, words)
     }
 
     fn control_in(&self, offset: u64, words: usize) -> Option<ShmWords> {
-        self.control_in.words(offset, words)
+        self.memory.as_ref()?.control_in.words(offset, words)
     }
 
     fn tx_data(&self, offset: u64, bytes: u32) -> Option<ShmData> {
-        self.tx_data.data(offset, bytes)
+        self.memory.as_ref()?.tx_data.data(offset, bytes)
     }
 
     fn rx_data(&self, offset: u64, bytes: u32) -> Option<ShmData> {
-        self.rx_data.data(offset, bytes)
+        self.memory.as_ref()?.rx_data.data(offset, bytes)
     }
 
     fn wake(&self, word: &AtomicU64) {

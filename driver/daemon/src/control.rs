@@ -15,6 +15,7 @@ use rbuf_shm::{Connection, ReceiveError, ShmWords};
 
 use crate::arenas::{Joined, ShmArenas};
 use crate::bells::Bells;
+use crate::reaper::Reaper;
 
 /// Messages answered in one round of the loop.
 const MESSAGES_PER_ROUND: usize = 64;
@@ -59,11 +60,13 @@ pub(crate) enum Heard {
 pub(crate) struct Control {
     connection: Connection,
     unsent: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
+    /// Gives back what domains had.
+    reaper: Reaper,
 }
 
 impl Control {
-    pub(crate) const fn new(connection: Connection) -> Self {
-        Self { connection, unsent: VecDeque::new() }
+    pub(crate) const fn new(connection: Connection, reaper: Reaper) -> Self {
+        Self { connection, unsent: VecDeque::new(), reaper }
     }
 
     pub(crate) fn as_fd(&self) -> BorrowedFd<'_> {
@@ -152,7 +155,7 @@ impl Control {
             // Heard before.
             ToDriver::Refused { .. } => {}
             ToDriver::AddDomain { domain, flows_max, user } => {
-                let added = join(domain, flows_max, user, driver, bells);
+                let added = join(domain, flows_max, user, &self.reaper, driver, bells);
                 let (result, descriptors) = match added {
                     Ok(passed) => (Ok(()), passed.into()),
                     Err(error) => (Err(error), Vec::new()),
@@ -201,10 +204,11 @@ fn join<L: Link, S: Scheduler>(
     domain: DomainId,
     flows_max: u32,
     user: DomainUser,
+    reaper: &Reaper,
     driver: &mut Driver<L, ShmArenas, ShmWords, S>,
     bells: &mut Bells,
 ) -> Result<Passed, InstallError> {
-    let Joined { arenas, bell, passed } = ShmArenas::make()?;
+    let Joined { arenas, bell, passed } = ShmArenas::make(user.arena_bytes, reaper)?;
     // Before anybody else has it: what they do to it first cannot make watching it dear.
     bells.watch(domain, bell)?;
     driver.add_domain(domain, arenas, flows_max, user).inspect_err(|_| bells.forget(domain))?;

@@ -15,10 +15,12 @@ mod bells;
 mod claim;
 mod confine;
 mod control;
+mod reaper;
 mod serve;
 mod thread_clock;
 
 pub use arenas::{Joined, ShmArenas};
 pub use claim::{Claim, ClaimError};
 pub use confine::ConfineError;
+pub use reaper::Reaper;
 pub use serve::{Options, ServeError, serve, serve_by};

@@ -23,6 +23,7 @@ use crate::arenas::ShmArenas;
 use crate::bells::Bells;
 use crate::confine::{ConfineError, confine};
 use crate::control::{Control, Heard};
+use crate::reaper::Reaper;
 use crate::thread_clock::ThreadClock;
 
 /// How a driver process works.
@@ -136,7 +137,8 @@ pub fn serve_by<L: Polled, S: Scheduler>(
         Driver::scheduled_by(schedule, link, options.rate, lead_ns, options.limits, words, secret)
     });
     let driver = driver.expect("the counter area was made large enough");
-    let mut server = Server::new(driver, watch, connection, options.spin_ns)?;
+    let mut server =
+        Server::new(driver, watch, connection, Reaper::start(options.confine)?, options.spin_ns)?;
     let hello = FromDriver::Hello {
         facts: server.driver.facts(&options.name, &options.kind),
         flows_max: options.limits.flows_max,
@@ -174,6 +176,7 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         driver: Driver<L, ShmArenas, ShmWords, S>,
         watch: Option<Watch>,
         connection: Connection,
+        reaper: Reaper,
         spin_ns: u64,
     ) -> Result<Self, ServeError> {
         let bells = Bells::new().map_err(os("epoll_create"))?;
@@ -186,7 +189,7 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         Ok(Self {
             driver,
             watch,
-            control: Some(Control::new(connection)),
+            control: Some(Control::new(connection, reaper)),
             bells,
             spin_ns,
             clock: ThreadClock::new(monotonic_ns()),

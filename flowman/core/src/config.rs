@@ -87,6 +87,8 @@ pub struct Rights {
     pub ports_max: u32,
     /// Driver time the user's flows may use for receiving, all together and each, in nanoseconds per second.
     pub receive_ns_per_s: u32,
+    /// Bytes of each of the two data arenas that an application shares with a driver, up to 4 GiB.
+    pub arena_bytes: u64,
     /// Whether other users' flows and bills may be looked at, and their contracts changed.
     pub sees_others: bool,
 }
@@ -100,6 +102,7 @@ impl Rights {
         flows_max: 65_536,
         ports_max: 65_536,
         receive_ns_per_s: 500_000_000,
+        arena_bytes: 1 << 32,
         sees_others: true,
     };
 
@@ -111,6 +114,7 @@ impl Rights {
         flows_max: 4_096,
         ports_max: 4_096,
         receive_ns_per_s: 200_000_000,
+        arena_bytes: 1 << 28,
         sees_others: false,
     };
 }

@@ -154,7 +154,8 @@ impl FlowManager {
         if self.links.get(usize::from(offer.link)).is_none_or(|link| link.driver.is_none()) {
             return Err(no_link);
         }
-        let Rights { flows_max, receive_ns_per_s: rx_cpu_ppb, .. } = self.rights(client);
+        let Rights { flows_max, receive_ns_per_s: rx_cpu_ppb, arena_bytes, .. } =
+            self.rights(client);
         if offer.flows_max == 0 || offer.flows_max > flows_max {
             return Err(Refusal::Quota(format!(
                 "{} flows were asked for, between 1 and {flows_max} are possible",
@@ -166,7 +167,7 @@ impl FlowManager {
         }
         let domain = self.new_domain();
         self.client(client)?.domains.insert(id, ClientDomain { id: domain, joining: Some(tag) });
-        let user = DomainUser { uid: Some(self.client(client)?.uid), rx_cpu_ppb };
+        let user = DomainUser { uid: Some(self.client(client)?.uid), rx_cpu_ppb, arena_bytes };
         self.tell_driver(id, ToDriver::AddDomain { domain, flows_max: offer.flows_max, user });
         Ok(())
     }

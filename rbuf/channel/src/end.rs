@@ -49,7 +49,7 @@ pub struct End<W> {
 impl<W: Words> End<W> {
     /// An end that writes block `mine` and reads block `theirs`, over a data area of `area` bytes.
     ///
-    /// Both blocks must be zeroed; they need not be the same size as each other's ring is bounded
+    /// The counts of both blocks must be zero; they need not be the same size as each other's ring is bounded
     /// by its own block.
     ///
     /// `None` unless both have room for a header and rings of the same permitted power of two.
@@ -294,9 +294,10 @@ impl<W: Words> End<W> {
         self.theirs.clone()
     }
 
-    /// Sets this end's block to zero, for the next channel that will use it.
+    /// Sets this end's counts to zero, for the next channel that will use its block. What stands in the ring is
+    /// left: nobody reads beyond the counts, and writing it would cost memory that was never used.
     pub fn clear(&self) {
-        for word in self.mine.iter() {
+        for word in &self.mine[..BLOCK_HEADER_WORDS] {
             word.store(0, Ordering::Relaxed);
         }
         fence(Ordering::Release);

@@ -176,6 +176,11 @@ impl Arena {
         self.mapping.bytes as u64
     }
 
+    /// Whether parts of the mapping are still in use besides this.
+    pub fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.mapping) > 1
+    }
+
     /// The file, to be sent to the other domain.
     pub fn file(&self) -> BorrowedFd<'_> {
         self.file.as_fd()

@@ -78,7 +78,8 @@ impl Rig {
         let arenas =
             HeapArenas::new(fifo + flow_block_bytes(WORDS, WORDS), 32 * BUFFER, 32 * BUFFER);
         let domain = DomainId(index);
-        let user = DomainUser { uid: Some(self.uid), rx_cpu_ppb: self.rx_cpu_ppb };
+        let user =
+            DomainUser { uid: Some(self.uid), rx_cpu_ppb: self.rx_cpu_ppb, arena_bytes: 1 << 28 };
         self.driver.add_domain(domain, arenas.clone(), 4, user).unwrap();
         let layout = self.layout();
         let flow = FlowId { index, generation: 0 };
