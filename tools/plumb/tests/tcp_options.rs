@@ -421,28 +421,26 @@ fn a_host_that_was_called_before_is_sent_data_with_the_syn_and_takes_it_so() {
 #[test]
 fn what_a_router_said_to_one_connection_is_known_to_the_next() {
     let name = "what_a_router_said_to_one_connection_is_known_to_the_next";
-    in_lab(name, &FAR, || {
+    in_lab(name, &["--rate", "1gbit", "--delay", "200ms"], || {
         let mut wire = Wire::open();
-        let (mut first, mut kernel) = opened(7000, true);
-        let ours = station(&mut wire);
-        assert_eq!(first.info().mtu, 1500);
-        let reader = thread::spawn(move || kernel.read_to_end(&mut Vec::new()).unwrap());
-        eventually("the connection heeds a router", || {
-            first.write_all(&[7; 100_000]).unwrap();
-            let mut about = wire.expect_segment("a full segment", |ip, _, _, payload| {
-                (payload.len() > 1000).then(|| ip[..28].to_vec())
+        let listener = on_peer(|| KernelListener::bind((THEIRS, 7000)).unwrap());
+        eventually("a connection heeds a router", || {
+            let calling = thread::spawn(|| options().connect_tcp((THEIRS, 7000)).unwrap());
+            // It is under way for a while.
+            let (syn, ours) = wire.expect("a SYN", |frame| {
+                let ip = frame.get(14..).filter(|_| frame[12..14] == [8, 0])?;
+                let (_, segment, _) = unwrap(ip).filter(|_| ip[12..16] == OURS.octets())?;
+                let station = Mac(frame[6..12].try_into().unwrap());
+                segment.has(tcp_flag::SYN).then(|| (ip.to_vec(), station))
             });
-            // What was sent after it has not been acknowledged when this arrives.
-            let sequence = u32::from_be_bytes(about[24..28].try_into().unwrap());
-            about[24..28].copy_from_slice(&sequence.wrapping_add(20_000).to_be_bytes());
-            wire.refuse(ours, &about, FRAGMENTATION_NEEDED, 1200);
-            first.info().mtu == 1200
+            wire.refuse(ours, &syn, FRAGMENTATION_NEEDED, 1200);
+            let stream = calling.join().unwrap();
+            listener.accept().unwrap();
+            stream.info().mtu == 1200
         });
-        // Another host of the same user, which has learned nothing by itself.
+        // Another application of the same user, which has learned nothing by itself.
         eventually("the next one knows it", || opened(7001, true).0.info().mtu == 1200);
         assert_eq!(opened(7002, false).0.info().mtu, 1200, "whoever opens");
-        drop(first);
-        reader.join().unwrap();
     });
 }
 
