@@ -199,7 +199,7 @@ pub enum BenchDoes {
 
 #[derive(Debug, Args)]
 pub struct Lab {
-    /// Rate of the wire.
+    /// Rate of the wire on the way out of Plumb. The peer is an ordinary kernel, and sends as fast as it can.
     #[arg(long, default_value = "100mbit")]
     pub rate: Rate,
     /// Largest packet of the wire, in bytes.
