@@ -9,10 +9,11 @@ use std::num::NonZeroU64;
 
 use base_flow::Rate;
 use base_rpc::{DomainId, FromDriver};
+use base_wire::Mac;
 use driver_atropos::{Atropos, Line, Scheduler};
 use driver_core::{Driver, Limits, bill_words};
 use driver_link::Polled;
-use driver_netlink::Watch;
+use driver_netlink::{News, Watch};
 use rbuf_shm::{
     Access, Arena, ArenaError, Connection, ShmWords, monotonic_ns, raise_descriptor_limit,
 };
@@ -63,6 +64,26 @@ pub enum ServeError {
     /// The flow manager does not want this driver.
     #[error("the flow manager refuses this driver: {0}")]
     Refused(String),
+    /// The interface is not there any more.
+    #[error(
+        "interface {name} is gone: it was deleted, or moved to another network namespace; its flows are closed, start again when it is there"
+    )]
+    Gone {
+        /// What it was called.
+        name: String,
+    },
+    /// The interface has got another address.
+    #[error(
+        "interface {name} has now the address {station}: what its flows may send is made for {before}; they are closed, start again"
+    )]
+    Station {
+        /// The interface.
+        name: String,
+        /// Its address now.
+        station: Mac,
+        /// Its address until then.
+        before: Mac,
+    },
     /// The kernel refused.
     #[error("{call}: {source}")]
     Os {
@@ -137,8 +158,8 @@ pub fn serve_by<L: Polled, S: Scheduler>(
         Driver::scheduled_by(schedule, link, options.rate, lead_ns, options.limits, words, secret)
     });
     let driver = driver.expect("the counter area was made large enough");
-    let mut server =
-        Server::new(driver, watch, connection, Reaper::start(options.confine)?, options.spin_ns)?;
+    let reaper = Reaper::start(options.confine)?;
+    let mut server = Server::new(driver, watch, connection, reaper, options)?;
     let hello = FromDriver::Hello {
         facts: server.driver.facts(&options.name, &options.kind),
         flows_max: options.limits.flows_max,
@@ -165,6 +186,8 @@ fn secret() -> Result<[u64; 2], rustix::io::Errno> {
 struct Server<L, S> {
     driver: Driver<L, ShmArenas, ShmWords, S>,
     watch: Option<Watch>,
+    /// What the interface is called.
+    name: String,
     control: Option<Control>,
     bells: Bells,
     spin_ns: u64,
@@ -177,7 +200,7 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         watch: Option<Watch>,
         connection: Connection,
         reaper: Reaper,
-        spin_ns: u64,
+        options: &Options,
     ) -> Result<Self, ServeError> {
         let bells = Bells::new().map_err(os("epoll_create"))?;
         let data = epoll::EventData::new_u64(CONTROL);
@@ -191,7 +214,8 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
             watch,
             control: Some(Control::new(connection, reaper)),
             bells,
-            spin_ns,
+            name: options.name.clone(),
+            spin_ns: options.spin_ns,
             clock: ThreadClock::new(monotonic_ns()),
         })
     }
@@ -316,7 +340,7 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
         for event in &events[..count] {
             match event.data.u64() {
                 CONTROL => control = true,
-                INTERFACE => self.hear_interface(),
+                INTERFACE => self.hear_interface()?,
                 // A domain rang: it has posted what it wants.
                 _ => rung = true,
             }
@@ -344,13 +368,39 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
     }
 
     /// Somebody has changed the interface.
-    fn hear_interface(&mut self) {
-        let Some(mtu) = self.watch.as_mut().and_then(Watch::changed) else { return };
-        // More than a packet can have is more than anybody sends.
-        let news = self.driver.set_mtu(u16::try_from(mtu).unwrap_or(u16::MAX));
-        if let Some(news) = news {
-            self.tell(&news);
+    fn hear_interface(&mut self) -> Result<(), ServeError> {
+        let news = self.watch.as_mut().map(Watch::changed).unwrap_or_default();
+        for news in news {
+            match news {
+                News::Mtu(mtu) => {
+                    // More than a packet can have is more than anybody sends.
+                    let news = self.driver.set_mtu(u16::try_from(mtu).unwrap_or(u16::MAX));
+                    if let (Some(news), Some(control)) = (news, &mut self.control) {
+                        control.tell(&news, Vec::new());
+                    }
+                }
+                News::Up(true) => self.say("is up again"),
+                News::Up(false) => {
+                    self.say("is down: nothing is sent or received until somebody brings it up");
+                }
+                News::Name(name) => {
+                    self.say(&format!("is called {name} now"));
+                    self.name = name;
+                }
+                News::Station(station) => {
+                    let before = self.driver.link().facts().station;
+                    return Err(ServeError::Station { name: self.name.clone(), station, before });
+                }
+                News::Gone => return Err(ServeError::Gone { name: self.name.clone() }),
+            }
         }
+        Ok(())
+    }
+
+    /// Tells whoever runs the driver something of the interface.
+    fn say(&self, what: &str) {
+        // Nobody may be listening.
+        let _ = writeln!(io::stderr(), "plumb driver: {} {what}", self.name);
     }
 
     fn obey(&mut self) -> Result<(), ServeError> {

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use base_wire::{ETHERNET_BYTES, FRAME_BYTES_MIN, IPV6_BYTES, VLAN_TAG_BYTES};
+use base_wire::{ETHERNET_BYTES, FRAME_BYTES_MIN, IPV6_BYTES, Mac, VLAN_TAG_BYTES};
 use driver_filter::Checked;
 use driver_link::{Arrival, Facts, Link, Polled};
 use driver_netlink::{Netlink, NetlinkError};
@@ -38,6 +38,18 @@ pub enum OpenError {
     /// The interface is down.
     #[error("interface {0} is down: bring it up with `ip link set {0} up`")]
     Down(String),
+    /// Its frames are not Ethernet's.
+    #[error(
+        "interface {name} has no Ethernet frames between stations (its type is {hardware}, its address {mac}): give an Ethernet interface, such as a network card, veth, a bridge or a tap device"
+    )]
+    NotEthernet {
+        /// The interface.
+        name: String,
+        /// What its frames are (`ARPHRD_…` of `if_arp.h`).
+        hardware: u16,
+        /// Its address.
+        mac: Mac,
+    },
     /// The MTU is more than a header can say.
     #[error("interface {name} has an MTU of {mtu}: at most 65535 is possible")]
     Mtu {
@@ -167,6 +179,10 @@ impl PacketLink {
     /// As [`Self::open`].
     pub fn open_with_ring(name: &str, vlan: Option<u16>, slots: usize) -> Result<Self, OpenError> {
         let interface = Netlink::open()?.interface(name)?;
+        if !interface.is_ethernet() {
+            let (hardware, mac) = (interface.hardware, interface.mac);
+            return Err(OpenError::NotEthernet { name: name.to_string(), hardware, mac });
+        }
         if !interface.up {
             return Err(OpenError::Down(name.to_string()));
         }

@@ -6,7 +6,7 @@
 //!
 //! | Used by | For |
 //! |---|---|
-//! | driver | an interface's index, address, MTU and the addresses the kernel owns on it; word of a changed MTU |
+//! | driver | an interface's index, address, MTU and the addresses the kernel owns on it; word of what becomes of it |
 //! | lab | veth pairs, namespaces, addresses, offload settings |
 
 #![forbid(unsafe_code)]
@@ -18,4 +18,4 @@ mod watch;
 
 pub use message::NetlinkError;
 pub use route::{Interface, Netlink};
-pub use watch::Watch;
+pub use watch::{News, Watch};

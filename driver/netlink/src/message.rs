@@ -30,7 +30,7 @@ const NLM_F_ACK: u16 = 4;
 pub(crate) const NLM_F_DUMP: u16 = 0x300;
 /// Fail if it exists, create if not.
 pub(crate) const NLM_F_NEW: u16 = 0x600;
-const NLMSG_ERROR: u16 = 2;
+pub(crate) const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 /// The group of what is said about interfaces (`RTMGRP_LINK`).
 const LINKS: u32 = 1;

@@ -5,9 +5,12 @@ use std::net::IpAddr;
 use base_flow::Prefix;
 use base_wire::Mac;
 
-use crate::message::{NLM_F_DUMP, NLM_F_NEW, NetlinkError, Request, Socket, attributes};
+use crate::message::{
+    NLM_F_DUMP, NLM_F_NEW, NLMSG_ERROR, NetlinkError, Request, Socket, attributes,
+};
 
 const RTM_NEWLINK: u16 = 16;
+const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
@@ -34,7 +37,9 @@ pub struct Interface {
     pub index: u32,
     /// Its name.
     pub name: String,
-    /// Its address.
+    /// What its frames are (`ARPHRD_…`).
+    pub hardware: u16,
+    /// Its address; zero if it has none of six bytes.
     pub mac: Mac,
     /// Largest packet it carries, in bytes.
     pub mtu: u32,
@@ -42,6 +47,14 @@ pub struct Interface {
     pub up: bool,
     /// Name of its queueing discipline (`tc(8)`).
     pub queue: String,
+}
+
+impl Interface {
+    /// Whether its frames are Ethernet's, between stations.
+    pub fn is_ethernet(&self) -> bool {
+        const ARPHRD_ETHER: u16 = 1;
+        self.hardware == ARPHRD_ETHER && self.mac != Mac::ZERO && !self.mac.is_group()
+    }
 }
 
 /// Talks to the kernel about the interfaces of the current network namespace.
@@ -214,9 +227,35 @@ pub(crate) fn link_request(index: u32) -> Request {
     Request::new(RTM_GETLINK, 0, &link_header(index, 0, 0))
 }
 
-/// What a message says of an interface that is there.
-pub(crate) fn read_news(kind: u16, body: &[u8]) -> Option<Interface> {
-    (kind == RTM_NEWLINK).then(|| read_link(body)).flatten()
+/// What is said of an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Said {
+    /// It is there, and is this.
+    Is(Interface),
+    /// It is not there any more.
+    Gone {
+        /// Its number.
+        index: u32,
+    },
+}
+
+/// Reads a message about an interface.
+pub(crate) fn read_news(kind: u16, body: &[u8]) -> Option<Said> {
+    if kind == NLMSG_ERROR {
+        // Refused as there is no such interface: behind the error stands what was asked.
+        let error = i32::from_ne_bytes(*body.first_chunk()?);
+        let asked = read_link(body.get(20..)?)?;
+        let missing = error == -rustix::io::Errno::NODEV.raw_os_error();
+        return missing.then_some(Said::Gone { index: asked.index });
+    }
+    let interface = read_link(body)?;
+    // Bridges speak of their ports in messages of their own family, which say less.
+    let of_all = body.first() == Some(&0);
+    match kind {
+        RTM_NEWLINK => Some(Said::Is(interface)),
+        RTM_DELLINK if of_all => Some(Said::Gone { index: interface.index }),
+        _ => None,
+    }
 }
 
 fn read_link(body: &[u8]) -> Option<Interface> {
@@ -224,6 +263,7 @@ fn read_link(body: &[u8]) -> Option<Interface> {
     let mut interface = Interface {
         index: word(4)?,
         name: String::new(),
+        hardware: u16::from_ne_bytes(body.get(2..4)?.try_into().ok()?),
         mac: Mac::ZERO,
         mtu: 0,
         up: word(8)? & IFF_UP != 0,
@@ -274,6 +314,7 @@ mod tests {
         let lo = netlink.interface("lo").unwrap();
         assert_eq!((lo.index, lo.name.as_str()), (1, "lo"));
         assert!(lo.mtu >= 1500);
+        assert!(!lo.is_ethernet(), "there are no stations on it");
         if lo.up {
             let addresses = netlink.addresses(1).unwrap();
             assert!(addresses.contains(&"127.0.0.1/8".parse().unwrap()), "{addresses:?}");

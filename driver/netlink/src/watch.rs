@@ -1,17 +1,34 @@
-//! Hearing of an interface's MTU when somebody changes it.
+//! Hearing of what becomes of an interface when somebody changes it.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use crate::message::{NetlinkError, Socket};
-use crate::route::{Netlink, link_request, read_news};
+use base_wire::Mac;
 
-/// Hears when the MTU of one interface changes. Needs no privileges, and keeps those of the namespace it
-/// was opened in.
+use crate::message::{NetlinkError, Socket};
+use crate::route::{Interface, Netlink, Said, link_request, read_news};
+
+/// What has become of an interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum News {
+    /// It carries packets of up to so many bytes.
+    Mtu(u32),
+    /// It is up, or down.
+    Up(bool),
+    /// It is called something else.
+    Name(String),
+    /// It has another address.
+    Station(Mac),
+    /// It is not there any more: it was deleted, or moved to another network namespace. It stays gone, whatever
+    /// is called as it was.
+    Gone,
+}
+
+/// Hears what becomes of one interface. Needs no privileges, and keeps those of the namespace it was opened in.
 #[derive(Debug)]
 pub struct Watch {
     socket: Socket,
-    index: u32,
-    mtu: u32,
+    known: Interface,
+    gone: bool,
 }
 
 impl Watch {
@@ -24,28 +41,52 @@ impl Watch {
         let socket = Socket::listen()
             .map_err(|source| NetlinkError { what: "watch interfaces".into(), source })?;
         // Not before the socket hears of changes, or one could be missed.
-        let interface = Netlink::open()?.interface(name)?;
-        Ok(Self { socket, index: interface.index, mtu: interface.mtu })
+        let known = Netlink::open()?.interface(name)?;
+        Ok(Self { socket, known, gone: false })
     }
 
-    /// The MTU, if it is another than at the last call; never waits.
-    pub fn changed(&mut self) -> Option<u32> {
-        let before = self.mtu;
-        let (index, mtu) = (self.index, &mut self.mtu);
-        let complete = self.socket.hear(|kind, body| {
-            if let Some(interface) = read_news(kind, body)
-                && interface.index == index
-                // Not all news is about this.
-                && interface.mtu > 0
-            {
-                *mtu = interface.mtu;
-            }
-        });
+    /// What is another than at the last call; never waits.
+    pub fn changed(&mut self) -> Vec<News> {
+        let mut said = Vec::new();
+        let complete = self.socket.hear(|kind, body| said.extend(read_news(kind, body)));
+        let news = said.into_iter().flat_map(|said| self.learn(said)).collect();
         if !complete {
-            // The kernel had no room for news: what it was is asked for, and heard as news.
-            let _ = self.socket.send(link_request(self.index));
+            // The kernel had no room for news: what it was is asked for, and heard as news, also if it is that
+            // there is no such interface.
+            let _ = self.socket.send(link_request(self.known.index));
         }
-        (self.mtu != before).then_some(self.mtu)
+        news
+    }
+
+    fn learn(&mut self, said: Said) -> Vec<News> {
+        let mut news = Vec::new();
+        let now = match said {
+            Said::Is(now) if now.index == self.known.index && !self.gone => now,
+            Said::Gone { index } if index == self.known.index && !self.gone => {
+                self.gone = true;
+                return vec![News::Gone];
+            }
+            _ => return news,
+        };
+        let known = &mut self.known;
+        // Not all messages say everything.
+        if now.mtu > 0 && now.mtu != known.mtu {
+            known.mtu = now.mtu;
+            news.push(News::Mtu(now.mtu));
+        }
+        if now.up != known.up {
+            known.up = now.up;
+            news.push(News::Up(now.up));
+        }
+        if !now.name.is_empty() && now.name != known.name {
+            known.name.clone_from(&now.name);
+            news.push(News::Name(now.name));
+        }
+        if now.mac != Mac::ZERO && now.mac != known.mac {
+            known.mac = now.mac;
+            news.push(News::Station(now.mac));
+        }
+        news
     }
 }
 
@@ -62,7 +103,7 @@ mod tests {
 
     #[test]
     fn an_interface_that_stays_as_it_is_makes_no_news_and_one_that_is_not_there_is_named() {
-        assert_eq!(Watch::open("lo").unwrap().changed(), None);
+        assert_eq!(Watch::open("lo").unwrap().changed(), []);
         let error = Watch::open("nosuchif0").unwrap_err();
         assert!(error.to_string().contains("nosuchif0"), "{error}");
     }
@@ -70,8 +111,33 @@ mod tests {
     #[test]
     fn news_that_was_lost_is_asked_for_and_then_heard() {
         let mut watch = Watch::open("lo").unwrap();
-        let known = std::mem::take(&mut watch.mtu);
-        watch.socket.send(link_request(watch.index)).unwrap();
-        assert_eq!(watch.changed(), Some(known));
+        let known = std::mem::take(&mut watch.known.mtu);
+        watch.socket.send(link_request(watch.known.index)).unwrap();
+        assert_eq!(watch.changed(), [News::Mtu(known)]);
+        // As if it were gone and that had not been heard.
+        watch.known.index = u32::MAX >> 1;
+        watch.socket.send(link_request(watch.known.index)).unwrap();
+        assert_eq!(watch.changed(), [News::Gone]);
+    }
+
+    #[test]
+    fn every_change_of_the_interface_is_told_once_and_of_others_none() {
+        let mut watch = Watch::open("lo").unwrap();
+        let mut now = watch.known.clone();
+        let mac = Mac([2, 0, 0, 0, 0, 7]);
+        now.mtu = 1400;
+        now.up = !now.up;
+        now.name = "other".into();
+        now.mac = mac;
+        let other = Interface { index: now.index + 1, ..now.clone() };
+        assert_eq!(watch.learn(Said::Is(other)), []);
+        assert_eq!(watch.learn(Said::Gone { index: now.index + 1 }), []);
+        let expected =
+            [News::Mtu(1400), News::Up(now.up), News::Name("other".into()), News::Station(mac)];
+        assert_eq!(watch.learn(Said::Is(now.clone())), expected);
+        assert_eq!(watch.learn(Said::Is(now.clone())), []);
+        assert_eq!(watch.learn(Said::Gone { index: now.index }), [News::Gone]);
+        now.mtu = 1300;
+        assert_eq!(watch.learn(Said::Is(now)), [], "another one has its number");
     }
 }

@@ -2,14 +2,14 @@
 
 mod in_lab;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
 use base_wire::Mac;
 use driver_netlink::Netlink;
-use in_lab::{eventually, in_lab, program, socket};
-use plumb_net::Host;
+use in_lab::{eventually, in_lab, processes, program, socket};
+use plumb_net::{Host, Udp};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// Where the kernel, at the other end of our interface, is.
@@ -248,5 +248,50 @@ fn a_host_alone_in_its_network_reaches_the_world_over_a_gateway_outside_of_it() 
         };
         assert!(nc("127.0.0.1").contains("the kernel's own"), "{}", nc("127.0.0.1"));
         assert!(!nc("127.0.0.1").contains("gateway"));
+    });
+}
+
+#[test]
+fn what_somebody_does_to_the_interface_is_said_and_flows_of_one_that_is_gone_end() {
+    const NAME: &str =
+        "what_somebody_does_to_the_interface_is_said_and_flows_of_one_that_is_gone_end";
+    in_lab(NAME, &[], || {
+        interface("up0", "up1");
+        let netlink = Netlink::open().unwrap();
+        let index = netlink.interface("up0").unwrap().index;
+        let place = place("s");
+        let mut running = Running::start(&place, &["--dev", "up0", "--addr", "10.78.0.1/24"]);
+        netlink.set_down(index).unwrap();
+        running.hear("up0 is down");
+        netlink.set_up(index).unwrap();
+        running.hear("up0 is up again");
+        eventually("the kernel answers again", || ping(&place));
+
+        let host = Host::connect(&place).unwrap();
+        let socket = Udp::options().host(&host).connect("10.78.0.2:9").unwrap();
+        let waiting = std::thread::spawn(move || {
+            let mut buffer = [0; 10];
+            loop {
+                // The kernel may say first that nobody is at the port.
+                match socket.recv(&mut buffer) {
+                    Err(error) if error.kind() == ErrorKind::ConnectionRefused => {}
+                    other => return other.map(drop),
+                }
+            }
+        });
+        // To this namespace it is as if it had been deleted.
+        netlink.move_to_namespace(index, processes()["__peer"]).unwrap();
+        let said = running.hear("interface up0 is gone");
+        assert!(said.contains("start again when it is there"), "{said}");
+        assert_eq!(running.child.wait().unwrap().code(), Some(1));
+        assert!(waiting.join().unwrap().is_err(), "its flow waits for nobody");
+    });
+}
+
+#[test]
+fn an_interface_without_stations_is_refused_with_the_reason() {
+    in_lab("an_interface_without_stations_is_refused_with_the_reason", &[], || {
+        let said = refused(&place("s"), &["--dev", "lo", "--addr", "10.78.0.1/24"]);
+        assert!(said.contains("lo has no Ethernet frames between stations"), "{said}");
     });
 }
