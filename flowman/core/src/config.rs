@@ -85,7 +85,8 @@ pub struct Rights {
     pub flows_max: u32,
     /// Access points the user may hold.
     pub ports_max: u32,
-    /// Driver time the user's flows may use for receiving, all together and each, in nanoseconds per second.
+    /// Driver time that each of the user's flows may use for receiving, in nanoseconds per second; all
+    /// together may use twice as much.
     pub receive_ns_per_s: u32,
     /// Bytes of each of the two data arenas that an application shares with a driver, up to 4 GiB.
     pub arena_bytes: u64,

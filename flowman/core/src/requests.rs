@@ -167,6 +167,8 @@ impl FlowManager {
         }
         let domain = self.new_domain();
         self.client(client)?.domains.insert(id, ClientDomain { id: domain, joining: Some(tag) });
+        // Of all flows together: two that are not flooded do not cut each other short.
+        let rx_cpu_ppb = rx_cpu_ppb.saturating_mul(2);
         let user = DomainUser { uid: Some(self.client(client)?.uid), rx_cpu_ppb, arena_bytes };
         self.tell_driver(id, ToDriver::AddDomain { domain, flows_max: offer.flows_max, user });
         Ok(())

@@ -91,7 +91,12 @@ fn a_flow_dies_with_its_process_whoever_holds_its_connection() {
             given = given.take().or_else(|| meeting.accept().unwrap());
             given.is_some()
         });
-        let received = given.unwrap().receive(100).unwrap();
+        let (given, mut received) = (given.unwrap(), None);
+        eventually("it has arrived", || {
+            received = received.take().or_else(|| given.receive(100).ok());
+            received.is_some()
+        });
+        let received = received.unwrap();
         assert_eq!(received.descriptors.len(), 1);
         attacker.wait_until_dead();
         eventually("its flow is gone", || host.query_status().unwrap().flows == before);
