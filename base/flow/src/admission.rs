@@ -10,10 +10,10 @@ use core::fmt;
 
 use crate::Contract;
 
-/// What a line needs of a contract.
+/// Least that a line asks of a contract.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Admission {
-    /// What the longest frame is charged.
+    /// Charge of the longest frame, in nanoseconds.
     frame_ns: u64,
     promisable_ppm: u64,
 }
@@ -32,7 +32,7 @@ pub struct Refused {
 pub enum Reason {
     /// A period could pass without a whole frame.
     SliceTooShort {
-        /// What the longest frame is charged: the shortest slice.
+        /// Charge of the longest frame, in nanoseconds: the shortest slice.
         frame_ns: u64,
     },
     /// The line has promised too much already.
@@ -87,7 +87,7 @@ impl Admission {
         self.promisable_ppm
     }
 
-    /// Whether every period of `contract` holds a whole frame.
+    /// Returns `true` if every period of `contract` holds a whole frame.
     pub(crate) const fn has_room(&self, contract: &Contract) -> bool {
         !contract.is_guaranteed() || contract.slice_ns >= self.frame_ns
     }
@@ -97,7 +97,7 @@ impl Admission {
         self.frame_ns
     }
 
-    /// What would be admitted instead of `asked`, of which the line or the user has `left_ppm` left.
+    /// Contract that would be admitted instead of `asked`, of which the line or the user has `left_ppm` left.
     ///
     /// In this order: as much of the share as is left in the same period; that share with whole frames in
     /// a longer period; a frame in the same period; a frame in the longest period there is.

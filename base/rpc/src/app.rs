@@ -408,7 +408,7 @@ pub enum Refusal {
     SliceTooShort {
         /// Asked for.
         slice_ns: u64,
-        /// What the longest frame is charged.
+        /// Charge of the longest frame, in nanoseconds.
         frame_ns: u64,
         /// What would be admitted.
         offer: Option<Contract>,
