@@ -40,8 +40,11 @@ const USER_PPB_MAX: u64 = 250_000_000;
 const NOTICE_NS: u64 = 2_000;
 /// Who was active in this window or the one before is active.
 const WINDOW_NS: u64 = 10_000_000;
-/// Most of the time of a frame that was sent which counts as paid to the scheduler.
-const SENT_NS_MAX: u64 = 4_000;
+/// Driver time that counts as paid to the scheduler with each frame, with the event and the wake-up that go with it:
+/// whatever the line, a sender whose frames the scheduler let pass is not stopped by its account.
+const SENT_NS: u64 = 2_000;
+/// How much of that is kept until the next round, for the events of the next frames.
+const SENT_NS_KEPT: u64 = 64 * SENT_NS;
 
 /// Driver time: so many nanoseconds a second, saved up for a while.
 ///
@@ -207,7 +210,7 @@ impl Accounts {
         self.now_ns = self.now_ns.max(now_ns);
     }
 
-    /// A round is over: what was paid to the scheduler in it pays for nothing later.
+    /// A round is over: what was paid to the scheduler in it is good for one more.
     pub(crate) fn next_round(&mut self) {
         self.round += 1;
     }
@@ -294,9 +297,10 @@ impl Accounts {
         cap
     }
 
-    /// Whether something may be done for the domain now.
+    /// Whether something may be done for the domain now: from what the scheduler was paid, or from the account.
     pub(crate) fn is_open(&mut self, account: &mut Account) -> bool {
-        if account.left > 0 && !account.shut {
+        self.turn(account);
+        if account.sent_ns > 0 || account.left > 0 && !account.shut {
             return true;
         }
         let cap = self.earn(account);
@@ -311,21 +315,27 @@ impl Accounts {
         account.earned_at.saturating_add((missing * 1_000_000_000).div_ceil(income))
     }
 
-    /// The scheduler was paid `cost_ns` for something that the domain had sent.
-    pub(crate) const fn sent(&self, account: &mut Account, cost_ns: u64) {
-        if account.sent_in != self.round {
-            (account.sent_in, account.sent_ns) = (self.round, 0);
+    /// The scheduler was paid for a frame of the domain.
+    pub(crate) fn sent(&self, account: &mut Account) {
+        self.turn(account);
+        account.sent_ns += SENT_NS;
+    }
+
+    /// Forgets what the domain has sent before the last round.
+    fn turn(&self, account: &mut Account) {
+        match self.round - account.sent_in {
+            0 => return,
+            1 => account.sent_ns = account.sent_ns.min(SENT_NS_KEPT),
+            _ => account.sent_ns = 0,
         }
-        account.sent_ns += if cost_ns < SENT_NS_MAX { cost_ns } else { SENT_NS_MAX };
+        account.sent_in = self.round;
     }
 
     /// The driver has worked for the domain for so long.
     pub(crate) fn pay(&mut self, account: &mut Account, spent_ns: u64) {
-        let mut due_ns = spent_ns;
-        if account.sent_in == self.round {
-            due_ns = spent_ns.saturating_sub(account.sent_ns);
-            account.sent_ns -= spent_ns - due_ns;
-        }
+        self.turn(account);
+        let due_ns = spent_ns.saturating_sub(account.sent_ns);
+        account.sent_ns -= spent_ns - due_ns;
         let window = self.window();
         let user = &mut self.users[account.user as usize];
         if due_ns == 0 || user.uid.is_none() {
@@ -451,15 +461,21 @@ mod tests {
     }
 
     #[test]
-    fn what_the_scheduler_was_paid_for_is_not_paid_twice_nor_kept() {
+    fn what_the_scheduler_was_paid_for_is_not_paid_twice_nor_kept_for_long() {
         let mut accounts = Accounts::new(Rate::mbit(100), 1_000);
         let mut account = accounts.open(Some(1), 1);
         let full = account.left;
-        accounts.sent(&mut account, 1_500);
+        accounts.sent(&mut account);
+        accounts.pay(&mut account, 1_500);
+        accounts.next_round();
         accounts.pay(&mut account, 1_000);
-        accounts.pay(&mut account, 1_000);
+        assert_eq!(account.left, full - 500, "the event of the next frame is paid too");
+        (0..1000).for_each(|_| accounts.sent(&mut account));
+        accounts.next_round();
+        accounts.pay(&mut account, SENT_NS_KEPT);
         assert_eq!(account.left, full - 500);
-        accounts.sent(&mut account, 123_000);
+        accounts.sent(&mut account);
+        accounts.next_round();
         accounts.next_round();
         accounts.pay(&mut account, 1_000);
         assert_eq!(account.left, full - 1_500);

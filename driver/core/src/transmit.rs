@@ -190,7 +190,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             if sent { cut.ns(|bytes| line.cost_ns(bytes)) } else { line.cost_ns(FRAME_BYTES_MIN) };
         self.bills.note(index, flow.domain, Side::Tx, 0);
         if let Some(Some(domain)) = self.domains.get_mut(flow.domain as usize) {
-            self.accounts.sent(&mut domain.account, cost);
+            self.accounts.sent(&mut domain.account);
         }
         if sent {
             self.bills.add(index, bill_word::TX_FRAMES, cut.frames());
