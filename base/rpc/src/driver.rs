@@ -135,7 +135,8 @@ pub enum ToDriver {
         /// Which ends.
         endpoints: Endpoints,
     },
-    /// Treat `frame` as if it had just arrived.
+    /// Treat `frame` as if it had just arrived for the flow that claims it. If none does, it does not go to
+    /// the last resort once more.
     Inject {
         /// An Ethernet frame.
         frame: Vec<u8>,

@@ -229,9 +229,10 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         Ok(())
     }
 
-    /// Treats a frame from the flow manager as if it had just arrived.
+    /// Treats a frame from the flow manager as if it had just arrived, but for the last resort: what no flow
+    /// claims does not go there a second time.
     pub fn inject_frame(&mut self, frame: &[u8], now_ns: u64) {
-        self.inject(frame, now_ns);
+        self.inject_again(frame, now_ns);
     }
 }
 

@@ -90,9 +90,24 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
 
     /// Treats `frame` as if it had just arrived on the link.
     pub(crate) fn inject(&mut self, frame: &[u8], now_ns: u64) {
+        let verdict = self.demux.classify(frame, None, Origin::Inside);
+        self.deliver(frame, verdict, now_ns);
+    }
+
+    /// Treats a frame that the last resort hands back as if it had just arrived for the flow that claims
+    /// it. If none does by now it is dropped: the last resort has seen it.
+    pub(crate) fn inject_again(&mut self, frame: &[u8], now_ns: u64) {
+        // Where it came from was judged when it was first seen.
+        let verdict = match self.demux.classify(frame, None, Origin::Inside) {
+            Verdict::LastResort => Verdict::Drop(DropReason::Unclaimed),
+            verdict => verdict,
+        };
+        self.deliver(frame, verdict, now_ns);
+    }
+
+    fn deliver(&mut self, frame: &[u8], verdict: Verdict, now_ns: u64) {
         let checksum = Checksum::Unverified;
         let arrival = Arrival { frame, vlan: None, checksum, merged: None, missing: 0 };
-        let verdict = self.demux.classify(frame, None, Origin::Inside);
         let mtu = self.facts.mtu;
         let mut table = Table {
             flows: &mut self.flows,

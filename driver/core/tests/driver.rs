@@ -266,6 +266,20 @@ fn what_nobody_claims_goes_to_the_last_resort_under_its_own_budget() {
 }
 
 #[test]
+fn what_is_handed_back_comes_to_the_last_resort_no_second_time() {
+    let mut rig = Rig::new();
+    let mut manager = rig.bare(Contract::BEST_EFFORT);
+    manager.offer(4);
+    rig.driver.set_last_resort(manager.flow, 0).unwrap();
+    let mut app = rig.app(4000, Contract::BEST_EFFORT);
+    app.offer(4);
+    rig.driver.inject_frame(&incoming(9999, b"nobody's"), 0);
+    rig.driver.inject_frame(&incoming(4000, b"mine"), 0);
+    assert_eq!((manager.received().len(), app.received().len()), (0, 1));
+    assert_eq!(rig.driver.link_bill().dropped(DropReason::Unclaimed), 1);
+}
+
+#[test]
 fn a_flood_to_one_flow_stops_at_its_budget() {
     let mut rig = Rig::new();
     let mut app = rig.app(4000, ms(10, 100));

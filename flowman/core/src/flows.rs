@@ -1,6 +1,7 @@
 //! The table of flows.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
 
 use base_flow::{Contract, Endpoints, Fib, FlowId, Sap, Transport};
 
@@ -9,6 +10,58 @@ use crate::neighbours::Place;
 
 /// Most flows at a time.
 pub(crate) const FLOWS_MAX: usize = 65_536;
+
+/// A flow's ends, and what the driver lets it do with them. Changed in one place only, by
+/// `FlowManager::change_ends`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Attachment {
+    /// It has none: it neither sends nor receives.
+    Detached,
+    /// They are reserved, and the station of its next hop is being asked for: the driver knows nothing
+    /// of them.
+    Asking(Asking),
+    /// The driver lets it send and receive what this says, and its owner was told.
+    Attached {
+        /// How its packets are formatted.
+        fib: Fib,
+        /// Whom they are handed to, if that is a neighbour.
+        place: Option<Place>,
+    },
+}
+
+/// A request for ends that waits for a neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Asking {
+    /// The ends, with the reserved port.
+    pub(crate) endpoints: Endpoints,
+    /// Our address on the way.
+    pub(crate) source: IpAddr,
+    /// Who is asked for.
+    pub(crate) place: Place,
+    /// The request to answer.
+    pub(crate) tag: u32,
+    /// Whether it is the one that opens the flow: that has not been opened before it is answered.
+    pub(crate) opens: bool,
+}
+
+impl Attachment {
+    /// The ends, with the reserved port.
+    pub(crate) const fn endpoints(&self) -> Option<Endpoints> {
+        match self {
+            Self::Detached => None,
+            Self::Asking(asking) => Some(asking.endpoints),
+            Self::Attached { fib, .. } => Some(fib.endpoints),
+        }
+    }
+
+    /// How packets are formatted, once that is settled.
+    pub(crate) const fn fib(&self) -> Option<&Fib> {
+        match self {
+            Self::Attached { fib, .. } => Some(fib),
+            _ => None,
+        }
+    }
+}
 
 /// What the flow manager keeps of a flow.
 #[derive(Debug, Clone)]
@@ -20,13 +73,7 @@ pub(crate) struct Flow {
     pub(crate) uid: u32,
     pub(crate) link: LinkId,
     pub(crate) contract: Contract,
-    /// Its ends, with the reserved port.
-    pub(crate) endpoints: Option<Endpoints>,
-    /// Whom its packets are handed to.
-    pub(crate) hop: Option<Place>,
-    /// What its owner was told of how to format its packets; `None` without ends, or as long as its
-    /// neighbour is not known.
-    pub(crate) fib: Option<Fib>,
+    pub(crate) attachment: Attachment,
     /// It is closing: its driver sends what it had accepted.
     pub(crate) closing: Option<Closing>,
 }
@@ -79,9 +126,7 @@ impl Flows {
             uid,
             link,
             contract,
-            endpoints: None,
-            hop: None,
-            fib: None,
+            attachment: Attachment::Detached,
             closing: None,
         });
         self.count += 1;
@@ -96,23 +141,23 @@ impl Flows {
         self.places.get_mut(id.index as usize)?.1.as_mut().filter(|flow| flow.id == id)
     }
 
-    /// Gives a flow its ends; `false` if another flow has them.
-    pub(crate) fn set_endpoints(&mut self, id: FlowId, endpoints: Option<Endpoints>) -> bool {
-        let Some(link) = self.get(id).map(|flow| flow.link) else { return false };
-        if let Some(endpoints) = endpoints
-            && self.by_endpoints.get(&(link, endpoints)).is_some_and(|&owner| owner != id)
-        {
-            return false;
+    /// Puts `attachment` in place of a flow's, and returns that; `None`, and nothing is changed, if there
+    /// is no such flow or another one has these ends.
+    pub(crate) fn attach(&mut self, id: FlowId, attachment: Attachment) -> Option<Attachment> {
+        let link = self.get(id)?.link;
+        let endpoints = attachment.endpoints();
+        let owner = endpoints.and_then(|endpoints| self.by_endpoints.get(&(link, endpoints)));
+        if owner.is_some_and(|&owner| owner != id) {
+            return None;
         }
-        let Some(flow) = self.get_mut(id) else { return false };
-        let before = std::mem::replace(&mut flow.endpoints, endpoints);
-        if let Some(before) = before {
+        let before = std::mem::replace(&mut self.get_mut(id)?.attachment, attachment);
+        if let Some(before) = before.endpoints() {
             self.by_endpoints.remove(&(link, before));
         }
         if let Some(endpoints) = endpoints {
             self.by_endpoints.insert((link, endpoints), id);
         }
-        true
+        Some(before)
     }
 
     /// The flow of a link that has exactly these ends.
@@ -128,7 +173,7 @@ impl Flows {
 
     /// Removes a flow whose place is not free yet: [`Self::give_place`] frees it.
     pub(crate) fn retire(&mut self, id: FlowId) -> Option<Flow> {
-        self.set_endpoints(id, None);
+        self.attach(id, Attachment::Detached)?;
         let (generation, place) = self.places.get_mut(id.index as usize)?;
         if place.as_ref().is_none_or(|flow| flow.id != id) {
             return None;
@@ -147,7 +192,11 @@ impl Flows {
     /// How packets of the flows of a link are formatted.
     pub(crate) fn fibs_of(&mut self, link: LinkId) -> impl Iterator<Item = &mut Fib> {
         let flows = self.places.iter_mut().filter_map(|(_, flow)| flow.as_mut());
-        flows.filter(move |flow| flow.link == link).filter_map(|flow| flow.fib.as_mut())
+        let fib = |flow| match flow {
+            &mut Flow { attachment: Attachment::Attached { ref mut fib, .. }, .. } => Some(fib),
+            _ => None,
+        };
+        flows.filter(move |flow| flow.link == link).filter_map(fib)
     }
 
     /// All flows from index `from` on, in order.

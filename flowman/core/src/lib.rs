@@ -29,6 +29,7 @@
 mod config;
 mod departed;
 mod dynamic_ports;
+mod ends;
 mod flows;
 mod last_resort;
 mod link;

@@ -13,7 +13,8 @@ use base_wire::{Arp, Mac};
 
 use crate::config::{Config, LinkConfig, Policy};
 use crate::departed::Departed;
-use crate::flows::{Closing, Flow, Flows};
+use crate::ends::Why;
+use crate::flows::{Attachment, Closing, Flow, Flows};
 use crate::last_resort::{Allowance, Station, announcement};
 use crate::link::{Driver, Link, longest_frame_ns};
 use crate::neighbours::{Event, Neighbours, Place};
@@ -154,22 +155,13 @@ pub(crate) struct ClientDomain {
     pub(crate) joining: Option<u32>,
 }
 
-/// A request that waits for a neighbour.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Waiter {
-    pub(crate) client: ClientId,
-    pub(crate) tag: u32,
-    pub(crate) purpose: Purpose,
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(crate) enum Purpose {
-    /// Answer [`Reply::Opened`], or close the flow again.
-    Open(FlowId),
-    /// Answer [`Reply::Attached`], or detach the flow again.
-    Attach(FlowId),
-    /// Answer [`Reply::Resolved`].
-    Resolve { source: IpAddr },
+/// Who waits for a neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Waiter {
+    /// A flow, for the ends of its [`Asking`](crate::flows::Asking).
+    Flow(FlowId),
+    /// A client that asked only where it is: answer [`Reply::Resolved`].
+    Resolve { client: ClientId, tag: u32, source: IpAddr },
 }
 
 /// The flow manager.
@@ -299,10 +291,12 @@ impl FlowManager {
             self.tell_driver(link, ToDriver::RemoveDomain { domain: domain.id });
         }
         self.ports.forget(client);
-        for waiters in self.waiting.values_mut() {
-            waiters.retain(|waiter| waiter.client != client);
-        }
-        self.waiting.retain(|_, waiters| !waiters.is_empty());
+        self.waiting.retain(|_, waiters| {
+            waiters.retain(
+                |waiter| !matches!(*waiter, Waiter::Resolve { client: of, .. } if of == client),
+            );
+            !waiters.is_empty()
+        });
         self.forget_account(gone.uid);
     }
 
@@ -316,7 +310,9 @@ impl FlowManager {
 
     /// The application of a flow has died: if it was a connection, its peer is to hear of it.
     fn mourn(&mut self, flow: &Flow) {
-        let Some(Fib { endpoints: ends, source, next_hop_mac: Some(mac), .. }) = flow.fib else {
+        let Some(&Fib { endpoints: ends, source, next_hop_mac: Some(mac), .. }) =
+            flow.attachment.fib()
+        else {
             return;
         };
         if ends.transport == Transport::Tcp && ends.remote.is_some() {
@@ -359,6 +355,10 @@ impl FlowManager {
             Some(Driver { facts, shares, own_domain, own_flow, open: false, defended_at: None });
         let addresses = link.config.addresses.clone();
         self.tell_driver(id, ToDriver::SetAddresses { addresses });
+        // It knows nothing of the connections that the driver before it carried.
+        for endpoints in self.time_waits.of(id) {
+            self.tell_driver(id, ToDriver::Park { endpoints });
+        }
         self.outputs.push_back(Output::JoinOwn { link: id, domain: own_domain });
         Ok(id)
     }
@@ -463,6 +463,7 @@ impl FlowManager {
     }
 
     fn flow_removed(&mut self, id: FlowId, bill: Bill, settled: bool) {
+        self.change_ends(id, Attachment::Detached, Why::Closed);
         let Some(flow) = self.flows.retire(id) else { return };
         if let Some(Closing { local: Some((transport, local)), .. }) = flow.closing {
             self.ports.closed(flow.uid, transport, local);
@@ -496,24 +497,22 @@ impl FlowManager {
         if flow.closing.is_some() {
             return;
         }
-        let local = flow.endpoints.map(|ends| (ends.transport, ends.local));
+        let local = flow.attachment.endpoints().map(|ends| (ends.transport, ends.local));
         let (link, client, uid) = (flow.link, flow.client, flow.uid);
         flow.closing = Some(Closing { tag, local });
-        self.release_endpoints(id);
+        self.change_ends(id, Attachment::Detached, Why::Closed);
         if let Some((transport, local)) = local {
             self.ports.closing(uid, transport, local);
         }
         if let Some(client) = client.and_then(|client| self.clients.get_mut(&client)) {
             client.flows.remove(&id);
         }
-        self.drop_waiters(id);
         self.tell_driver(link, ToDriver::RemoveFlow { flow: id });
     }
 
     /// Removes a flow whose driver is gone from the table, and tells its owner.
     fn forget_flow(&mut self, id: FlowId, reason: &str) {
-        self.release_endpoints(id);
-        self.drop_waiters(id);
+        self.change_ends(id, Attachment::Detached, Why::Closed);
         let Some(flow) = self.flows.remove(id) else { return };
         if let Some(Closing { local: Some((transport, local)), .. }) = flow.closing {
             self.ports.closed(flow.uid, transport, local);
@@ -546,37 +545,6 @@ impl FlowManager {
         let connection = ends.transport == Transport::Tcp && ends.remote.is_some();
         if connection && self.time_waits.add(ends, link, uid, time_wait) {
             self.tell_driver(link, ToDriver::Park { endpoints: ends });
-        }
-    }
-
-    /// Gives a flow's ends and port back.
-    pub(crate) fn release_endpoints(&mut self, id: FlowId) {
-        let Some(flow) = self.flows.get_mut(id) else { return };
-        (flow.hop, flow.fib) = (None, None);
-        let (client, endpoints) = (flow.client, flow.endpoints);
-        self.flows.set_endpoints(id, None);
-        if let (Some(client), Some(endpoints)) = (client, endpoints) {
-            self.ports.release_from_flow(client, endpoints.transport, endpoints.local);
-        }
-    }
-
-    /// Requests that wait for a neighbour on behalf of a flow that is gone are answered.
-    fn drop_waiters(&mut self, id: FlowId) {
-        let mut dropped = Vec::new();
-        for waiters in self.waiting.values_mut() {
-            waiters.retain(|waiter| {
-                let its = matches!(waiter.purpose, Purpose::Open(flow) | Purpose::Attach(flow) if flow == id);
-                if its {
-                    dropped.push((waiter.client, waiter.tag));
-                }
-                !its
-            });
-        }
-        for (client, tag) in dropped {
-            if let Some(known) = self.clients.get_mut(&client) {
-                known.waiting = known.waiting.saturating_sub(1);
-                self.tell(client, tag, Reply::Refused(Refusal::UnknownFlow));
-            }
         }
     }
 
@@ -637,60 +605,6 @@ impl FlowManager {
         self.outputs.push_back(Output::Frame { link, frame });
     }
 
-    /// Those who waited for a neighbour hear of it.
-    fn found(&mut self, place: Place, mac: Option<Mac>) {
-        for Waiter { client, tag, purpose } in self.waiting.remove(&place).unwrap_or_default() {
-            if let Some(client) = self.clients.get_mut(&client) {
-                client.waiting = client.waiting.saturating_sub(1);
-            }
-            match (mac, purpose) {
-                (Some(mac), Purpose::Open(flow)) => self.finish_open(client, tag, flow, Some(mac)),
-                (Some(mac), Purpose::Attach(flow)) => {
-                    self.finish_attach(client, tag, flow, Some(mac))
-                }
-                (Some(mac), Purpose::Resolve { source }) => {
-                    self.tell(client, tag, Reply::Resolved { mac, source, link: place.0.0 });
-                }
-                (None, purpose) => {
-                    match purpose {
-                        Purpose::Open(flow) => self.close(flow, None),
-                        Purpose::Attach(flow) => self.release_endpoints(flow),
-                        Purpose::Resolve { .. } => {}
-                    }
-                    self.tell(
-                        client,
-                        tag,
-                        Reply::Refused(Refusal::Unreachable { address: place.1 }),
-                    );
-                }
-            }
-        }
-    }
-
-    /// A neighbour moved to another station: flows to it get a new template and their owners a
-    /// call-back (paper §3.2).
-    fn reorganise(&mut self, place: Place, mac: Mac) {
-        let ids: Vec<FlowId> = self
-            .flows
-            .iter_from(0)
-            .filter(|flow| flow.hop == Some(place))
-            .map(|flow| flow.id)
-            .collect();
-        for id in ids {
-            let Some(flow) = self.flows.get_mut(id) else { continue };
-            let client = flow.client;
-            let Some(fib) = flow.fib.as_mut().filter(|fib| fib.next_hop_mac != Some(mac)) else {
-                continue;
-            };
-            fib.next_hop_mac = Some(mac);
-            let fib = *fib;
-            self.tell_driver(place.0, ToDriver::Attach { fib });
-            if let Some(client) = client {
-                self.tell(client, 0, Reply::Reorganised { fib });
-            }
-        }
-    }
-
     /// A link carries smaller packets from now on, or as large ones as before: one call-back to each
     /// application, for all its flows there. Templates say nothing about size; the driver sees to it.
     fn carries(&mut self, id: LinkId, mtu: u16, unit_bytes: u16) {
@@ -712,32 +626,6 @@ impl FlowManager {
         }
     }
 
-    /// The way of a flow is known: what the owner must know to format its packets.
-    pub(crate) fn settle(&mut self, id: FlowId, next_hop_mac: Option<Mac>) -> Option<Fib> {
-        let flow = self.flows.get(id)?;
-        let endpoints = flow.endpoints?;
-        let link = &self.links[usize::from(flow.link.0)];
-        let facts = &link.driver.as_ref()?.facts;
-        let source = if endpoints.local.is_any_address() {
-            link.source_for(endpoints.local.address)?
-        } else {
-            endpoints.local.address
-        };
-        let fib = Fib {
-            flow: id,
-            endpoints,
-            source,
-            source_mac: facts.mac,
-            next_hop_mac,
-            mtu: facts.mtu,
-            unit_bytes: facts.unit_bytes,
-            path_mtu: endpoints.remote.and_then(|remote| self.paths.mtu(flow.uid, remote.address)),
-            vlan: facts.vlan,
-        };
-        self.flows.get_mut(id)?.fib = Some(fib);
-        Some(fib)
-    }
-
     pub(crate) fn station(&self, link: LinkId) -> Option<Station> {
         let facts = &self.links.get(usize::from(link.0))?.driver.as_ref()?.facts;
         Some(Station { mac: facts.mac, vlan: facts.vlan })
@@ -749,6 +637,9 @@ impl FlowManager {
     }
 
     pub(crate) fn tell_driver(&mut self, link: LinkId, message: ToDriver) {
+        if self.links.get(usize::from(link.0)).is_none_or(|link| link.driver.is_none()) {
+            return;
+        }
         self.outputs.push_back(Output::Driver { link, message });
     }
 

@@ -10,8 +10,10 @@ use base_rpc::{
 use base_wire::Mac;
 
 use crate::config::Rights;
+use crate::ends::Why;
+use crate::flows::{Asking, Attachment};
 use crate::manager::{
-    Client, ClientDomain, ClientId, Counters, FlowManager, LinkId, Output, Purpose, Waiter,
+    Client, ClientDomain, ClientId, Counters, FlowManager, LinkId, Output, Waiter,
 };
 use crate::neighbours::{Lookup, Place};
 use crate::ports::Taken;
@@ -100,14 +102,13 @@ impl FlowManager {
             }
             Request::Attach { flow, endpoints } => self.attach(now, client, tag, flow, endpoints),
             Request::Detach { flow } => {
-                let link = self.own_flow(client, flow)?;
-                self.release_endpoints(flow);
-                self.tell_driver(link, ToDriver::Detach { flow });
+                self.opened_flow(client, flow)?;
+                self.change_ends(flow, Attachment::Detached, Why::Newer);
                 Ok(Some(Reply::Done))
             }
             Request::Close { flow, time_wait } => {
-                self.own_flow(client, flow)?;
-                let ends = self.flows.get(flow).and_then(|flow| flow.endpoints);
+                self.opened_flow(client, flow)?;
+                let ends = self.flows.get(flow).and_then(|flow| flow.attachment.endpoints());
                 let link = self.flows.get(flow).map(|flow| flow.link);
                 let uid = self.client(client)?.uid;
                 self.close(flow, Some(tag));
@@ -123,7 +124,7 @@ impl FlowManager {
                 let link_mtu = driver.map_or(0, |driver| driver.facts.mtu);
                 let found = self.flows.get(flow);
                 if let Some(found) = found
-                    && let Some(remote) = found.endpoints.and_then(|ends| ends.remote)
+                    && let Some(remote) = found.attachment.endpoints().and_then(|ends| ends.remote)
                 {
                     self.paths.learn(now, found.uid, remote.address, mtu, link_mtu);
                 }
@@ -248,16 +249,12 @@ impl FlowManager {
         let add = ToDriver::AddFlow { flow, domain, layout, contract, rx_cpu_ppb, after };
         self.tell_driver(link, add);
         let Some(endpoints) = endpoints else {
-            self.finish_open(client, tag, flow, None);
+            self.tell_attached(client, tag, flow, true);
             return Ok(None);
         };
-        match self.place(now, client, flow, endpoints) {
-            Ok(Hop::Ready(mac)) => self.finish_open(client, tag, flow, mac),
-            Ok(Hop::Asked(place)) => self.wait(client, tag, place, Purpose::Open(flow))?,
-            Err(refusal) => {
-                self.close(flow, None);
-                return Err(refusal);
-            }
+        if let Err(refusal) = self.place(now, client, (tag, true), flow, endpoints) {
+            self.close(flow, None);
+            return Err(refusal);
         }
         Ok(None)
     }
@@ -270,26 +267,22 @@ impl FlowManager {
         flow: FlowId,
         endpoints: Endpoints,
     ) -> Result<Option<Reply>, Refusal> {
-        let link = self.own_flow(client, flow)?;
-        if self.flows.get(flow).is_some_and(|flow| flow.endpoints.is_some()) {
-            self.release_endpoints(flow);
-            self.tell_driver(link, ToDriver::Detach { flow });
-        }
-        match self.place(now, client, flow, endpoints)? {
-            Hop::Ready(mac) => self.finish_attach(client, tag, flow, mac),
-            Hop::Asked(place) => self.wait(client, tag, place, Purpose::Attach(flow))?,
-        }
-        Ok(None)
+        self.opened_flow(client, flow)?;
+        // The older ends are gone whatever becomes of this, and so is a request that waits for them.
+        self.change_ends(flow, Attachment::Detached, Why::Newer);
+        self.place(now, client, (tag, false), flow, endpoints).map(|()| None)
     }
 
-    /// Gives a flow its ends: reserves the local one and finds the way to the remote one.
+    /// Gives a flow that has none its ends: reserves the local one and finds the way to the remote one.
+    /// The request, and whether it opens the flow, is answered now or when the neighbour is found.
     fn place(
         &mut self,
         now: u64,
         client: ClientId,
+        (tag, opens): (u32, bool),
         flow: FlowId,
         ends: Endpoints,
-    ) -> Result<Hop, Refusal> {
+    ) -> Result<(), Refusal> {
         let link = self.own_flow(client, flow)?;
         let transport = ends.transport;
         let mut local = self.checked_local(client, transport, ends.local)?;
@@ -315,8 +308,17 @@ impl FlowManager {
             hop = way.hop;
             place = way.place;
         }
-        if !local.is_any_address() && !self.links[usize::from(link.0)].owns(local.address) {
+        let known = &self.links[usize::from(link.0)];
+        if !local.is_any_address() && !known.owns(local.address) {
             return Err(Refusal::NotOurAddress { address: local.address });
+        }
+        let source = match local.is_any_address() {
+            true => known.source_for(local.address),
+            false => Some(local.address),
+        };
+        let source = source.ok_or(Refusal::NoRoute { address: local.address })?;
+        if matches!(hop, Hop::Asked(_)) && self.client(client)?.waiting >= WAITING_MAX {
+            return Err(too_many_waiting());
         }
         // The last connection between the same ends may not be over yet.
         let waits = &self.time_waits;
@@ -331,14 +333,22 @@ impl FlowManager {
             .use_for_flow(whose, transport, local, remote, given_up, usable)
             .map_err(taken(transport, local))?;
         let endpoints = Endpoints { transport, local, remote };
-        if !self.flows.set_endpoints(flow, Some(endpoints)) {
+        let fib = |mac| self.fib(flow, link, endpoints, source, mac);
+        let attachment = match hop {
+            Hop::Asked(place) => {
+                Some(Attachment::Asking(Asking { endpoints, source, place, tag, opens }))
+            }
+            Hop::Ready(mac) => fib(mac).map(|fib| Attachment::Attached { fib, place }),
+        };
+        let is_settled = matches!(attachment, Some(Attachment::Attached { .. }));
+        if !attachment.is_some_and(|attachment| self.change_ends(flow, attachment, Why::Newer)) {
             self.ports.release_from_flow(client, transport, local);
             return Err(Refusal::InUse { transport, sap: local });
         }
-        if let Some(found) = self.flows.get_mut(flow) {
-            found.hop = place;
+        if is_settled {
+            self.tell_attached(client, tag, flow, opens);
         }
-        Ok(hop)
+        Ok(())
     }
 
     fn is_for_many(&self, link: LinkId, address: IpAddr) -> bool {
@@ -395,61 +405,6 @@ impl FlowManager {
         Ok((Way { hop, place: Some(place), link: on }, source))
     }
 
-    fn wait(
-        &mut self,
-        client: ClientId,
-        tag: u32,
-        place: Place,
-        purpose: Purpose,
-    ) -> Result<(), Refusal> {
-        let known = self.client(client)?;
-        if known.waiting >= WAITING_MAX {
-            if let Purpose::Open(flow) = purpose {
-                self.close(flow, None);
-            }
-            return Err(Refusal::Quota(format!(
-                "{WAITING_MAX} requests are waiting for neighbours already"
-            )));
-        }
-        known.waiting += 1;
-        self.waiting.entry(place).or_default().push(Waiter { client, tag, purpose });
-        Ok(())
-    }
-
-    /// A flow has all it needs: the driver may let it send and receive, and its owner may start.
-    pub(crate) fn finish_open(
-        &mut self,
-        client: ClientId,
-        tag: u32,
-        flow: FlowId,
-        mac: Option<Mac>,
-    ) {
-        let Some(found) = self.flows.get(flow) else { return };
-        let (link, contract) = (found.link, found.contract);
-        let tardiness_ns = self.tardiness_ns(link);
-        let fib = self.settle(flow, mac);
-        if let Some(fib) = fib {
-            self.tell_driver(link, ToDriver::Attach { fib });
-        }
-        self.tell(client, tag, Reply::Opened { flow, fib, contract, tardiness_ns });
-    }
-
-    pub(crate) fn finish_attach(
-        &mut self,
-        client: ClientId,
-        tag: u32,
-        flow: FlowId,
-        mac: Option<Mac>,
-    ) {
-        let Some(fib) = self.settle(flow, mac) else {
-            return self.tell(client, tag, Reply::Refused(Refusal::UnknownFlow));
-        };
-        if let Some(link) = self.flows.get(flow).map(|found| found.link) {
-            self.tell_driver(link, ToDriver::Attach { fib });
-        }
-        self.tell(client, tag, Reply::Attached { fib });
-    }
-
     fn adjust(
         &mut self,
         client: ClientId,
@@ -486,7 +441,12 @@ impl FlowManager {
             Hop::Ready(Some(mac)) => Ok(Some(Reply::Resolved { mac, source, link: way.link.0 })),
             Hop::Ready(None) => Err(Refusal::NoRoute { address: remote }),
             Hop::Asked(place) => {
-                self.wait(client, tag, place, Purpose::Resolve { source })?;
+                if self.client(client)?.waiting >= WAITING_MAX {
+                    return Err(too_many_waiting());
+                }
+                self.count_waiting(client, 1);
+                let waiter = Waiter::Resolve { client, tag, source };
+                self.waiting.entry(place).or_default().push(waiter);
                 Ok(None)
             }
         }
@@ -499,6 +459,15 @@ impl FlowManager {
             .get(flow)
             .filter(|found| found.client == Some(client) && found.closing.is_none());
         found.map(|found| found.link).ok_or(Refusal::UnknownFlow)
+    }
+
+    /// A flow of this client that its owner knows by now: the request that opens it has been answered.
+    fn opened_flow(&self, client: ClientId, flow: FlowId) -> Result<LinkId, Refusal> {
+        let link = self.own_flow(client, flow)?;
+        match self.flows.get(flow).map(|found| found.attachment) {
+            Some(Attachment::Asking(Asking { opens: true, .. })) => Err(Refusal::UnknownFlow),
+            _ => Ok(link),
+        }
     }
 
     /// The owner and the link of a flow whose contract `client` may change.
@@ -519,7 +488,7 @@ impl FlowManager {
         Err(Refusal::Policy("this is another user's flow: only root may change it".into()))
     }
 
-    fn tardiness_ns(&self, link: LinkId) -> u64 {
+    pub(crate) fn tardiness_ns(&self, link: LinkId) -> u64 {
         let driver = self.links.get(usize::from(link.0)).and_then(|link| link.driver.as_ref());
         driver.map_or(0, |driver| driver.facts.tardiness_ns)
     }
@@ -596,7 +565,7 @@ impl FlowManager {
             let visible = rights.sees_others || owner.is_some_and(|owner| Some(owner.uid) == uid);
             FlowInfo {
                 flow: flow.id,
-                endpoints: flow.endpoints,
+                endpoints: flow.attachment.endpoints(),
                 contract: flow.contract,
                 link: self.link_name(flow.link),
                 pid: owner.map_or(0, |owner| owner.pid),
@@ -621,6 +590,10 @@ struct Way {
 enum Hop {
     Ready(Option<Mac>),
     Asked(Place),
+}
+
+fn too_many_waiting() -> Refusal {
+    Refusal::Quota(format!("{WAITING_MAX} requests are waiting for neighbours already"))
 }
 
 fn taken(transport: Transport, sap: Sap) -> impl Fn(Taken) -> Refusal {

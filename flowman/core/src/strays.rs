@@ -79,8 +79,13 @@ impl FlowManager {
             return;
         }
         let parked = connection.is_some_and(|(here, there)| self.time_waits.has(here, there));
-        if !parked && self.flow_for(link, packet).is_some() {
-            return self.tell_driver(link, ToDriver::Inject { frame: frame.to_vec() });
+        if !parked && let Some(flow) = self.flow_for(link, packet) {
+            // The driver knows the flow, or is told before it hears this. As long as a neighbour is being
+            // asked for it does not: nobody can be answered then, and who sent this will send it again.
+            if flow.attachment.fib().is_some() {
+                self.tell_driver(link, ToDriver::Inject { frame: frame.to_vec() });
+            }
+            return;
         }
         let Some(back) = answer(packet, station) else {
             if let (Some(ends), Some(segment)) = (connection, Segment::read(packet))
@@ -131,8 +136,9 @@ impl FlowManager {
                 false
             }
             Verdict::Reopens(above) => {
-                let listener =
-                    self.flow_for(link, packet).and_then(|flow| Some((flow.id, flow.client?)));
+                let settled = |flow: &&Flow| flow.attachment.fib().is_some();
+                let listener = self.flow_for(link, packet).filter(settled);
+                let listener = listener.and_then(|flow| Some((flow.id, flow.client?)));
                 let (Some((flow, client)), Some(syn)) = (listener, segment) else {
                     self.time_waits.remove(ends);
                     self.let_go(link, ends);

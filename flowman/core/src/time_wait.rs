@@ -108,6 +108,12 @@ impl TimeWaits {
         self.table.contains_key(&(local, remote))
     }
 
+    /// All ends of a link that are not free.
+    pub(crate) fn of(&self, link: LinkId) -> Vec<Endpoints> {
+        let on_link = self.table.iter().filter(|(_, waiting)| waiting.link == link);
+        on_link.map(|(&ends, _)| endpoints(ends)).collect()
+    }
+
     /// Forgets a connection.
     /// How many ends were given up so far: as long as it is the same, no more are free.
     pub(crate) const fn given_up(&self) -> u64 {

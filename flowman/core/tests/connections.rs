@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use base_flow::{Contract, Endpoints, Sap, Transport};
 use base_rpc::{Refusal, Reply, Request, ToDriver};
 use base_wire::Arp;
-use script::{LINK, OURS, PEER, S, Script, THEIRS, US, layout, peer, refused};
+use script::{LINK, OURS, PEER, S, Script, THEIRS, US, facts, layout, peer, refused};
 
 #[test]
 fn the_peer_of_a_connection_whose_application_died_is_asked_and_then_reset() {
@@ -310,4 +310,18 @@ fn a_port_that_calls_can_be_listened_at() {
     assert!(matches!(script.connect(client, 4000, 0), Some(Reply::Opened { .. })), "MUST-42");
     assert!(matches!(script.connect(client, 4000, 81), Some(Reply::Opened { .. })));
     assert!(matches!(refused(script.connect(client, 4000, 0)), Refusal::InUse { .. }));
+}
+
+#[test]
+fn a_new_driver_hears_which_connections_are_not_over() {
+    let mut script = Script::new();
+    let client = script.client(0);
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    assert_eq!(script.wait(client, 4000, 80), None);
+    script.manager.driver_left(LINK);
+    script.drain();
+    script.told.clear();
+    assert_eq!(script.manager.driver_joined(facts()), Some(LINK));
+    script.drain();
+    assert_eq!(script.told(|told| matches!(told, ToDriver::Park { .. })), 1);
 }

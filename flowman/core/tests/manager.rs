@@ -393,6 +393,29 @@ fn a_frame_for_a_flow_the_driver_does_not_have_yet_is_given_to_it_not_answered()
 }
 
 #[test]
+fn a_frame_for_a_flow_whose_neighbour_is_being_asked_goes_nowhere() {
+    let mut script = Script::new();
+    let client = script.client(0);
+    let local = Sap::new(OURS.into(), 8080);
+    assert_eq!(script.open(client, Contract::BEST_EFFORT, local, Some(peer(1))), None);
+    script.frames.clear();
+    script.told.clear();
+    let mut frame = Vec::new();
+    etherparse::PacketBuilder::ethernet2(PEER.0, US.0)
+        .ipv4(THEIRS.octets(), OURS.octets(), 64)
+        .udp(1, 8080)
+        .write(&mut frame, b"early")
+        .unwrap();
+    script.manager.frame(script.now, LINK, &frame);
+    script.drain();
+    assert_eq!((script.told.len(), script.frames.len()), (0, 0), "{:?}", script.told);
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    script.manager.frame(script.now, LINK, &frame);
+    script.drain();
+    assert_eq!(script.told.last(), Some(&ToDriver::Inject { frame }), "now the driver knows it");
+}
+
+#[test]
 fn answers_to_strangers_are_limited_and_those_held_back_are_counted() {
     let mut script = Script::new();
     script.frames.clear();
@@ -507,4 +530,30 @@ fn what_a_dead_process_still_sends_counts_for_its_user_until_it_has() {
     assert!(matches!(refused(open(&mut script)), Refusal::OverAllowance { .. }));
     script.removed();
     assert!(matches!(open(&mut script), Some(Reply::Opened { .. })));
+}
+
+#[test]
+fn of_two_requests_for_a_flows_ends_the_newer_counts_and_the_older_is_told() {
+    let mut script = Script::new();
+    let (client, other) = (script.client(0), script.client(0));
+    let flow = script.listen(client, 4000);
+    let ends = |port, remote: [u8; 4]| Endpoints {
+        transport: Transport::Udp,
+        local: Sap::new(OURS.into(), port),
+        remote: Some(Sap::new(remote.into(), 53)),
+    };
+    let attach = |endpoints| Request::Attach { flow, endpoints };
+    script.told.clear();
+    assert_eq!(script.ask(client, attach(ends(5353, THEIRS.octets()))), None);
+    // The second neighbour is silent.
+    let first = script.ask(client, attach(ends(5353, [10, 77, 0, 66])));
+    assert!(matches!(refused(first), Refusal::Order(_)));
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    assert_eq!(script.answer(client), None, "nobody waits for the first any more");
+    script.pass(5 * S);
+    let silent = Refusal::Unreachable { address: [10, 77, 0, 66].into() };
+    assert_eq!(refused(script.answer(client)), silent);
+    assert_eq!(script.told, [ToDriver::Detach { flow }], "nothing was attached");
+    let bind = Request::Bind { transport: Transport::Udp, local: Sap::new(OURS.into(), 5353) };
+    assert!(matches!(script.ask(other, bind), Some(Reply::Bound { .. })));
 }
