@@ -378,6 +378,8 @@ pub struct StatusInfo {
     pub resets_sent: u64,
     /// Replies not sent because of the rate limit.
     pub replies_suppressed: u64,
+    /// How often the flow manager's own flows on a link were lost, and opened again.
+    pub last_resorts_lost: u64,
 }
 
 /// Why the flow manager did not do it, and what to do about that.

@@ -1,6 +1,6 @@
 //! Messages between the flow manager and a driver (the paper's `Netif` interface).
 
-use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Prefix};
+use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Pace, Prefix, Stray};
 use serde::{Deserialize, Serialize};
 
 /// Names a domain (an application that joined a driver) to flow manager and driver.
@@ -120,10 +120,14 @@ pub enum ToDriver {
         /// All of them.
         addresses: Vec<Prefix>,
     },
-    /// Frames nobody claims go to `flow`, which may send any frame from our station.
+    /// Frames of a kind that nobody claims go to `flow`, which may send any frame from our station.
     SetLastResort {
-        /// The flow manager's own flow.
+        /// Which kind.
+        stray: Stray,
+        /// The flow manager's own flow for it.
         flow: FlowId,
+        /// How many are passed on.
+        pace: Pace,
     },
     /// What is between these ends goes to the flow manager, whoever listens there.
     Park {

@@ -1,6 +1,6 @@
 //! What the flow manager has installed: domains, flows, filters, contracts (the paper's `Netif`).
 
-use base_flow::{Bill, Contract, DropReason, Endpoints, Fib, FlowId, Prefix};
+use base_flow::{Bill, Contract, DropReason, Endpoints, Fib, FlowId, Pace, Prefix, Stray};
 use base_rpc::{DomainId, DomainUser, FlowLayout, FromDriver, InstallError};
 use driver_atropos::Scheduler;
 use driver_filter::{Rights, Template};
@@ -159,7 +159,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             }
             self.bills.count_drop(index, DropReason::Closed, unsent);
             if let Some(Some(domain)) = self.domains.get_mut(flow.domain as usize) {
-                domain.leave(flow.slot, flow.event_due);
+                domain.leave(flow.slot, flow.tx.is_armed());
                 self.accounts.reserve(&mut domain.account, Some(&flow.contract), None);
             }
             // The next user of the place finds counts of zero.
@@ -213,18 +213,25 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         self.demux.set_addresses(addresses);
     }
 
-    /// Gives frames that nobody claims to `id`, which may send any frame from our station.
+    /// Gives frames of a kind that nobody claims to `id`, no more than `pace` of them; it may send any frame
+    /// from our station.
     ///
     /// # Errors
     ///
     /// If there is no such flow.
-    pub fn set_last_resort(&mut self, id: FlowId, now_ns: u64) -> Result<(), InstallError> {
+    pub fn set_last_resort(
+        &mut self,
+        stray: Stray,
+        id: FlowId,
+        pace: Pace,
+        now_ns: u64,
+    ) -> Result<(), InstallError> {
         let unknown = || InstallError::Unknown(format!("flow {id}"));
         let index = self.find(id).ok_or_else(unknown)?;
         let flow = self.flows[index as usize].as_mut().ok_or_else(unknown)?;
         let rights = Rights::Station(self.facts.station);
         flow.template = Some(Template::new(&rights, self.facts.vlan));
-        self.last_resort = index;
+        self.last_resort.set(stray, index, pace);
         self.activate(index, now_ns);
         Ok(())
     }
@@ -283,7 +290,6 @@ impl<A: Arenas> Flow<A> {
             rx_data,
             head: IoRec::EMPTY,
             spare: IoRec::EMPTY,
-            event_due: false,
             owed_words: 0,
             template: None,
             endpoints: None,

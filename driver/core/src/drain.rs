@@ -84,7 +84,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     }
 
     fn drain(&mut self, index: u32, now_ns: u64) {
-        let is_last_resort = self.last_resort == index;
+        let is_last_resort = self.last_resort.is_by(index);
         let Some(Some(flow)) = self.flows.get_mut(index as usize) else { return };
         if flow.drain_words.is_some() {
             return;

@@ -15,6 +15,7 @@ use crate::bills::{Bills, FRAME_NS_MAX, NO_DOMAIN, Side, Work};
 use crate::domain::Domain;
 use crate::drain::Draining;
 use crate::flow::{Flow, NO_FLOW, touched};
+use crate::last_resort::LastResort;
 
 /// How much a driver takes on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +91,7 @@ pub struct Driver<L, A: Arenas, W, S = Atropos> {
     /// What domains and users may take of the loop's time.
     pub(crate) accounts: Accounts,
     pub(crate) bills: Bills<W>,
-    pub(crate) last_resort: u32,
+    pub(crate) last_resort: LastResort,
     pub(crate) in_flight: InFlight,
     /// Flows whose owners are to be told of something at the end of the round.
     pub(crate) touched: Vec<u32>,
@@ -171,7 +172,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             cursor: 0,
             accounts: Accounts::new(rate, limits.frame_cost_ns),
             bills: Bills::new(counters, limits.flows_max)?,
-            last_resort: NO_FLOW,
+            last_resort: LastResort::new(secret),
             in_flight: InFlight::new(),
             touched: Vec::with_capacity(1024),
             faults: Vec::with_capacity(16),
@@ -490,9 +491,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         if let Some(endpoints) = flow.endpoints.take() {
             self.demux.remove(&endpoints, index);
         }
-        if self.last_resort == index {
-            self.last_resort = NO_FLOW;
-        }
+        self.last_resort.forget(index);
     }
 }
 

@@ -31,9 +31,6 @@ pub(crate) struct Flow<A: Arenas> {
     pub(crate) head: IoRec,
     /// A buffer taken for receiving that was not used.
     pub(crate) spare: IoRec,
-    /// Whether an arming is out whose event was not read: there is never a second one, so that the
-    /// events of a flow never exceed its place in the event channel.
-    pub(crate) event_due: bool,
     /// Words needed to return the packets that the link has.
     pub(crate) owed_words: u64,
     /// What it may send; nothing before it is attached.

@@ -41,6 +41,7 @@ mod domain;
 mod drain;
 mod driver;
 mod flow;
+mod last_resort;
 mod receive;
 mod transmit;
 

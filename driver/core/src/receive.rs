@@ -17,7 +17,8 @@ use crate::arenas::Arenas;
 use crate::bills::{Bills, NO_DOMAIN, Side};
 use crate::domain::Domain;
 use crate::driver::{Driver, charge};
-use crate::flow::{Flow, NO_FLOW, touched};
+use crate::flow::{Flow, touched};
+use crate::last_resort::{LastResort, Pass};
 
 /// Words of a packet in one piece, as applications offer buffers.
 const PACKET_WORDS: u64 = 2;
@@ -61,7 +62,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             bills: &mut self.bills,
             touched: &mut self.touched,
             faults: &mut self.faults,
-            last_resort: self.last_resort,
+            last_resort: &mut self.last_resort,
             mtu,
         };
         let mut payer = None;
@@ -99,7 +100,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     pub(crate) fn inject_again(&mut self, frame: &[u8], now_ns: u64) {
         // Where it came from was judged when it was first seen.
         let verdict = match self.demux.classify(frame, None, Origin::Inside) {
-            Verdict::LastResort => Verdict::Drop(DropReason::Unclaimed),
+            Verdict::LastResort(_) => Verdict::Drop(DropReason::Unclaimed),
             verdict => verdict,
         };
         self.deliver(frame, verdict, now_ns);
@@ -116,7 +117,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             bills: &mut self.bills,
             touched: &mut self.touched,
             faults: &mut self.faults,
-            last_resort: self.last_resort,
+            last_resort: &mut self.last_resort,
             mtu,
         };
         table.deliver(&arrival, verdict, now_ns);
@@ -142,7 +143,7 @@ struct Table<'a, A: Arenas, W> {
     bills: &'a mut Bills<W>,
     touched: &'a mut Vec<u32>,
     faults: &'a mut Vec<(base_flow::FlowId, Fault)>,
-    last_resort: u32,
+    last_resort: &'a mut LastResort,
     mtu: u16,
 }
 
@@ -151,7 +152,7 @@ impl<A: Arenas, W: Words> Table<'_, A, W> {
     fn payer(&self, verdict: Verdict) -> u32 {
         let index = match verdict {
             Verdict::Flow { flow, .. } => flow,
-            Verdict::LastResort => self.last_resort,
+            Verdict::LastResort(stray) => self.last_resort.of(stray),
             Verdict::Drop(_) => return NO_DOMAIN,
         };
         let flow = self.flows.get(index as usize).and_then(Option::as_ref);
@@ -167,11 +168,15 @@ impl<A: Arenas, W: Words> Table<'_, A, W> {
     fn deliver(&mut self, arrival: &Arrival<'_>, verdict: Verdict, now_ns: u64) {
         let (index, header_bytes) = match verdict {
             Verdict::Flow { flow, header_bytes } => (flow, usize::from(header_bytes)),
-            Verdict::LastResort if self.last_resort != NO_FLOW => (self.last_resort, 0),
-            Verdict::LastResort => return self.nobodys(DropReason::Unclaimed),
+            Verdict::LastResort(stray) => match self.last_resort.pass(stray, now_ns) {
+                Pass::To(flow) => (flow, 0),
+                // Cut here, where it costs least, and not asked whether there is a buffer.
+                Pass::TooMany(flow) => return self.too_many(flow),
+                Pass::Nowhere => return self.nobodys(DropReason::Unclaimed),
+            },
             Verdict::Drop(reason) => return self.nobodys(reason),
         };
-        let strays = matches!(verdict, Verdict::LastResort);
+        let strays = matches!(verdict, Verdict::LastResort(_));
         let frame = arrival.frame;
         // Who answers strangers sees what a wire would have carried.
         let sums = if strays { Sums::Whole } else { Sums::Open };
@@ -257,6 +262,13 @@ impl<A: Arenas, W: Words> Table<'_, A, W> {
                 }
             }
         }
+    }
+
+    /// More frames came for the last resort than it hears.
+    fn too_many(&mut self, flow: u32) {
+        self.bills.add(flow, bill_word::RX_OFFERED, 1);
+        self.bills.count_drop(flow, DropReason::RxBudget, 1);
+        self.bills.note(self.bills.link(), NO_DOMAIN, Side::Rx, 0);
     }
 
     fn nobodys(&mut self, reason: DropReason) {

@@ -120,18 +120,17 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             let Some(Some(domain)) = self.domains.get_mut(index) else { return };
             let heard = match domain.events.read() {
                 Ok(None) => return,
-                Ok(Some(slot)) => match domain.flow(slot) {
-                    Some(flow) => {
+                Ok(Some(event)) => match (event.slot(), domain.flow(event.slot())) {
+                    (slot, Some(flow)) => {
                         let known = self.flows.get_mut(flow as usize).and_then(Option::as_mut);
-                        let due = known.is_some_and(|flow| std::mem::take(&mut flow.event_due));
-                        if due {
+                        if known.is_some_and(|flow| flow.tx.heard(event)) {
                             Ok(Some(flow))
                         } else {
                             domain.late_event(slot).map(|()| Some(flow))
                         }
                     }
                     // An event for a flow that was closed meanwhile is late, not a lie.
-                    None => domain.late_event(slot).map(|()| None),
+                    (slot, None) => domain.late_event(slot).map(|()| None),
                 },
                 Err(fault) => Err(fault),
             };
@@ -322,11 +321,7 @@ impl<A: Arenas> crate::flow::Flow<A> {
             }
             // Asks to be told of the next advance. What happened before that was seen is found by
             // looking once more.
-            // An event that is still to come or to be read will do as well.
-            if !self.event_due {
-                self.tx.arm()?;
-                self.event_due = true;
-            }
+            self.tx.arm()?;
         }
         Ok(if self.head.is_empty() { Head::Empty } else { Head::Blocked })
     }

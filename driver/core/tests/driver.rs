@@ -2,7 +2,7 @@
 
 mod rig;
 
-use base_flow::{Contract, DropReason, FlowId, Prefix};
+use base_flow::{Contract, DropReason, FlowId, Pace, Prefix, Stray};
 use base_rpc::{DomainUser, FromDriver, InstallError};
 use base_wire::Mac;
 use driver_link::sim::Side;
@@ -248,7 +248,7 @@ fn what_nobody_claims_goes_to_the_last_resort_under_its_own_budget() {
     let mut rig = Rig::new();
     let mut manager = rig.bare(Contract::BEST_EFFORT);
     manager.offer(4);
-    rig.driver.set_last_resort(manager.flow, 0).unwrap();
+    rig.driver.set_last_resort(Stray::Others, manager.flow, FAST, 0).unwrap();
     for _ in 0..10 {
         rig.wire.send(Side::Right, incoming(9999, b"?"));
     }
@@ -265,12 +265,53 @@ fn what_nobody_claims_goes_to_the_last_resort_under_its_own_budget() {
     assert_eq!(rig.arrived(), [any]);
 }
 
+/// As many as come.
+const FAST: Pace = Pace { per_s: 1_000_000, burst: 1_000_000 };
+
+#[test]
+fn a_flood_of_one_kind_of_strays_is_cut_and_leaves_the_other_kinds_alone() {
+    let mut rig = Rig::new();
+    let mut arp = rig.bare(Contract::BEST_EFFORT);
+    let mut others = rig.bare(Contract::BEST_EFFORT);
+    arp.offer(32);
+    others.offer(32);
+    let pace = Pace { per_s: 1_000, burst: 16 };
+    rig.driver.set_last_resort(Stray::Neighbours, arp.flow, FAST, 0).unwrap();
+    rig.driver.set_last_resort(Stray::Others, others.flow, pace, 0).unwrap();
+    let mut request = frame(PEER, Mac::BROADCAST, THEIRS, OURS, 1, 2, &[0; 20]);
+    request[12..14].copy_from_slice(&[8, 6]);
+    let flood = incoming(9999, b"?");
+    let (mut asked, mut heard, mut sent, mut strangers) = (0, 0, 0, 0);
+    for ms in 0..1_000u64 {
+        // A hundred thousand a second, as the wire carries them, and a question now and then.
+        for _ in 0..100 {
+            rig.wire.send(Side::Right, flood.clone());
+            sent += 1;
+        }
+        if ms % 50 == 0 {
+            rig.wire.send(Side::Right, request.clone());
+            asked += 1;
+        }
+        rig.run((ms + 1) * MS);
+        heard += arp.taken();
+        strangers += others.taken();
+    }
+    rig.run(1_100 * MS);
+    heard += arp.taken();
+    strangers += others.taken();
+    assert_eq!(heard, asked);
+    let seconds = rig.now / (1_000 * MS) + 1;
+    let cut = rig.driver.flow_bill(others.flow).unwrap().dropped(DropReason::RxBudget);
+    assert!(strangers as u64 <= 16 + 1_000 * seconds && strangers > 500, "{strangers} of {sent}");
+    assert!(cut > 0);
+}
+
 #[test]
 fn what_is_handed_back_comes_to_the_last_resort_no_second_time() {
     let mut rig = Rig::new();
     let mut manager = rig.bare(Contract::BEST_EFFORT);
     manager.offer(4);
-    rig.driver.set_last_resort(manager.flow, 0).unwrap();
+    rig.driver.set_last_resort(Stray::Others, manager.flow, FAST, 0).unwrap();
     let mut app = rig.app(4000, Contract::BEST_EFFORT);
     app.offer(4);
     rig.driver.inject_frame(&incoming(9999, b"nobody's"), 0);

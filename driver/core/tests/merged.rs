@@ -4,7 +4,7 @@ mod rig;
 
 use std::collections::VecDeque;
 
-use base_flow::{Bill, Contract, DropReason, Endpoints, FlowId, Rate, Sap, Transport};
+use base_flow::{Bill, Contract, DropReason, Endpoints, FlowId, Pace, Rate, Sap, Stray, Transport};
 use base_rpc::{DomainId, DomainUser, FlowLayout, Region};
 use base_wire::{Protocol, checksum};
 use driver_core::{Arenas, Driver, HeapArenas, Limits, bill_words};
@@ -113,7 +113,12 @@ impl Rig {
                 fib.endpoints = Endpoints { transport, local, remote: None };
                 driver.attach(&fib, 0).unwrap();
             }
-            None => driver.set_last_resort(flow, 0).unwrap(),
+            None => {
+                let pace = Pace { per_s: 1_000_000, burst: 1_000_000 };
+                for stray in Stray::ALL {
+                    driver.set_last_resort(stray, flow, pace, 0).unwrap();
+                }
+            }
         }
         let rx_offset = offset + rx_block_offset(WORDS);
         let mine = arenas.control_out(rx_offset, block_words(WORDS)).unwrap();

@@ -36,7 +36,7 @@ fn about<L: Link, S: Scheduler>(
         ToDriver::Detach { flow }
         | ToDriver::RemoveFlow { flow }
         | ToDriver::SetContract { flow, .. }
-        | ToDriver::SetLastResort { flow } => driver.domain_of(*flow),
+        | ToDriver::SetLastResort { flow, .. } => driver.domain_of(*flow),
         ToDriver::Refused { .. }
         | ToDriver::SetAddresses { .. }
         | ToDriver::Park { .. }
@@ -186,8 +186,8 @@ impl Control {
                 driver.set_contract(flow, &contract, change, &after, now_ns)
             }
             ToDriver::SetAddresses { addresses } => driver.set_addresses(&addresses),
-            ToDriver::SetLastResort { flow } => {
-                if let Err(error) = driver.set_last_resort(flow, now_ns) {
+            ToDriver::SetLastResort { stray, flow, pace } => {
+                if let Err(error) = driver.set_last_resort(stray, flow, pace, now_ns) {
                     self.tell(&FromDriver::FlowFailed { flow, error }, Vec::new());
                 }
             }

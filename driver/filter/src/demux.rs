@@ -11,7 +11,7 @@
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use base_flow::{DropReason, Endpoints, Prefix, Sap};
+use base_flow::{DropReason, Endpoints, Prefix, Sap, Stray};
 use base_wire::{Mac, Protocol};
 
 use crate::key::{Key, Key4, Key6, Secret};
@@ -37,7 +37,7 @@ pub enum Verdict {
         header_bytes: u16,
     },
     /// Give it to the flow manager.
-    LastResort,
+    LastResort(Stray),
     /// Drop and count it.
     Drop(DropReason),
 }
@@ -166,7 +166,9 @@ impl Demux {
         if source.is_group() || (origin == Origin::Wire && source == self.station) {
             return Err(DropReason::BadSource);
         }
-        let Arrived::Ip(ends, about) = arrived else { return Ok(Verdict::LastResort) };
+        let Arrived::Ip(ends, about) = arrived else {
+            return Ok(Verdict::LastResort(Stray::Neighbours));
+        };
         let discovery = ends.destination.is_ipv6() && ends.destination.is_multicast();
         if !self.is_ours(ends.destination) && !discovery {
             return Err(DropReason::NotOurAddress);
@@ -183,9 +185,10 @@ impl Demux {
         }
         match about {
             About::Fragment => Err(DropReason::Fragment),
-            About::Other => self.unclaimed(&ends),
+            About::Other => self.unclaimed(&ends, kind(ends.protocol)),
             About::Flow(fields) => match self.find(&fields) {
-                None | Some(PARKED) => self.unclaimed(&ends),
+                None => self.unclaimed(&ends, kind(ends.protocol)),
+                Some(PARKED) => self.unclaimed(&ends, Stray::Parked),
                 Some(flow) => Ok(Verdict::Flow { flow, header_bytes: fields.header_bytes }),
             },
         }
@@ -214,9 +217,9 @@ impl Demux {
 
     /// The flow manager answers for what is sent to this host alone, and hears IPv6 neighbour
     /// discovery; other traffic for many is not even shown to it.
-    fn unclaimed(&self, ends: &Ends) -> Result<Verdict, DropReason> {
+    fn unclaimed(&self, ends: &Ends, stray: Stray) -> Result<Verdict, DropReason> {
         if self.is_own(ends.destination) || ends.destination.is_ipv6() {
-            Ok(Verdict::LastResort)
+            Ok(Verdict::LastResort(stray))
         } else {
             Err(DropReason::Unclaimed)
         }
@@ -253,6 +256,16 @@ impl Demux {
             Key::V4(key) => self.v4.get(&key).copied(),
             Key::V6(key) => self.v6.get(&key).copied(),
         }
+    }
+}
+
+/// What kind of stray a packet of this protocol is.
+const fn kind(protocol: Protocol) -> Stray {
+    match protocol {
+        Protocol::TCP => Stray::Segments,
+        Protocol::ICMP => Stray::Control,
+        Protocol::ICMPV6 => Stray::Neighbours,
+        _ => Stray::Others,
     }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use base_flow::{DropReason, Endpoints, Sap, Transport};
+use base_flow::{DropReason, Endpoints, Sap, Stray, Transport};
 use base_wire::{Mac, Protocol};
 use driver_filter::{Demux, InUse, Origin, Verdict};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
@@ -126,7 +126,7 @@ proptest! {
         for frame in frames {
             let verdict = match demux.classify(&frame, None, Origin::Wire) {
                 Verdict::Flow { flow, .. } => Some(flow),
-                Verdict::LastResort => None,
+                Verdict::LastResort(_) => None,
                 Verdict::Drop(reason) => return Err(TestCaseError::fail(format!("dropped: {reason}"))),
             };
             prop_assert_eq!(verdict, scan(&flows, &frame));
@@ -194,9 +194,17 @@ fn every_reason_to_drop_has_a_frame_that_causes_it() {
     for (name, frame, reason) in rows {
         assert_eq!(verdict(frame), Verdict::Drop(*reason), "{name}");
     }
-    assert_eq!(verdict(&with(36, &[9, 9])), Verdict::LastResort, "a port nobody owns");
-    assert_eq!(verdict(&with(23, &[89])), Verdict::LastResort, "a protocol nobody speaks");
-    assert_eq!(verdict(&with(12, &[8, 6])), Verdict::LastResort, "ARP");
+    assert_eq!(
+        verdict(&with(36, &[9, 9])),
+        Verdict::LastResort(Stray::Others),
+        "a port nobody owns"
+    );
+    assert_eq!(
+        verdict(&with(23, &[89])),
+        Verdict::LastResort(Stray::Others),
+        "a protocol nobody speaks"
+    );
+    assert_eq!(verdict(&with(12, &[8, 6])), Verdict::LastResort(Stray::Neighbours), "ARP");
 }
 
 #[test]
@@ -331,7 +339,7 @@ fn what_is_parked_goes_to_the_last_resort_whoever_listens_until_a_flow_has_it() 
     demux.install(&listener, 5).unwrap();
     assert_eq!(verdict(&demux), to(5));
     demux.park(&parked);
-    assert_eq!(verdict(&demux), Verdict::LastResort);
+    assert_eq!(verdict(&demux), Verdict::LastResort(Stray::Parked));
     demux.unpark(&parked);
     assert_eq!(verdict(&demux), to(5));
     demux.park(&parked);
@@ -381,7 +389,7 @@ fn a_packet_for_one_that_reached_many_is_nobodys() {
     // What nobody owns goes to the flow manager only if it came to us alone.
     let mut stray = udp_between(peer, ours);
     stray[36..38].fill(9);
-    assert_eq!(to_station(stray.clone(), US.0), Verdict::LastResort);
+    assert_eq!(to_station(stray.clone(), US.0), Verdict::LastResort(Stray::Others));
     assert_eq!(to_station(stray, [0xff; 6]), many);
 }
 

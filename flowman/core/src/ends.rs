@@ -58,6 +58,11 @@ impl FlowManager {
         {
             self.ports.release_from_flow(client, ends.transport, ends.local);
         }
+        for (attachment, begins) in [(before, false), (to, true)] {
+            if let Attachment::Attached { place: Some(place), .. } = attachment {
+                self.neighbours.used(place, begins);
+            }
+        }
         match (before.fib(), to.fib()) {
             // A flow that closes is removed next, which says it too.
             (Some(_), None) if !closing => self.tell_driver(link, ToDriver::Detach { flow: id }),

@@ -74,6 +74,8 @@ pub(crate) struct Flow {
     pub(crate) link: LinkId,
     pub(crate) contract: Contract,
     pub(crate) attachment: Attachment,
+    /// The ends that are kept from others when it is gone.
+    pub(crate) left: Option<(Sap, Sap)>,
     /// It is closing: its driver sends what it had accepted.
     pub(crate) closing: Option<Closing>,
 }
@@ -127,6 +129,7 @@ impl Flows {
             link,
             contract,
             attachment: Attachment::Detached,
+            left: None,
             closing: None,
         });
         self.count += 1;

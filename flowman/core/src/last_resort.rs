@@ -1,4 +1,4 @@
-//! Answers for the host where no flow does: ARP, echo, port unreachable, reset (paper §3.2).
+//! Answers for the host where no flow does: ARP, echo, unreachable, reset (paper §3.2).
 //!
 //! Pure functions from a frame to the frame that answers it. None of them answers what was sent to
 //! everybody, comes from everybody, or is itself an answer (RFC 1122 §3.2.2).
@@ -42,9 +42,9 @@ impl Station {
     }
 }
 
-/// What a frame that nobody claimed is.
+/// What a frame that nobody claimed says.
 #[derive(Debug)]
-pub(crate) enum Stray<'a> {
+pub(crate) enum Content<'a> {
     Arp(&'a Arp),
     Packet(Packet<'a>),
     /// Nothing that is ever answered.
@@ -68,8 +68,8 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// Reads a frame. Packets that may not be answered come out as [`Stray::Nothing`].
-pub(crate) fn read(frame: &[u8]) -> Stray<'_> {
+/// Reads a frame. Packets that may not be answered come out as [`Content::Nothing`].
+pub(crate) fn read(frame: &[u8]) -> Content<'_> {
     let parse = || {
         let (ethernet, mut rest) = Ethernet::split(frame)?;
         let mut ether_type = ethernet.ether_type;
@@ -78,12 +78,12 @@ pub(crate) fn read(frame: &[u8]) -> Stray<'_> {
             (ether_type, rest) = (tag.ether_type, inner);
         }
         match ether_type {
-            EtherType::ARP => Arp::split(rest).map(|(arp, _)| Stray::Arp(arp)),
-            EtherType::IPV4 => packet(ethernet, rest).map(Stray::Packet),
+            EtherType::ARP => Arp::split(rest).map(|(arp, _)| Content::Arp(arp)),
+            EtherType::IPV4 => packet(ethernet, rest).map(Content::Packet),
             _ => None,
         }
     };
-    parse().unwrap_or(Stray::Nothing)
+    parse().unwrap_or(Content::Nothing)
 }
 
 fn packet<'a>(ethernet: &Ethernet, bytes: &'a [u8]) -> Option<Packet<'a>> {
@@ -143,10 +143,12 @@ pub(crate) fn answer(packet: &Packet<'_>, station: Station) -> Option<Answer> {
         Protocol::ICMP => echo(packet, station).map(Answer::Echo),
         Protocol::UDP => {
             Udp::split(packet.payload)?;
-            unreachable(packet, station).map(Answer::Unreachable)
+            unreachable(packet, station, IcmpV4Type::PORT_UNREACHABLE).map(Answer::Unreachable)
         }
         Protocol::TCP => reset(packet, station).map(Answer::Reset),
-        _ => None,
+        _ => {
+            unreachable(packet, station, IcmpV4Type::PROTOCOL_UNREACHABLE).map(Answer::Unreachable)
+        }
     }
 }
 
@@ -159,10 +161,10 @@ fn send(packet: &Packet<'_>, station: Station, protocol: Protocol, payload: &[&[
     station.frame(packet.from, EtherType::IPV4, &parts)
 }
 
-/// RFC 792: the same data back.
+/// RFC 792: the same data back. No code is defined, so none is refused (RFC 1122 §3.2.2.6).
 fn echo(packet: &Packet<'_>, station: Station) -> Option<Vec<u8>> {
     let (icmp, data) = Icmp::split(packet.payload)?;
-    if icmp.kind != IcmpV4Type::ECHO_REQUEST || icmp.code != 0 {
+    if icmp.kind != IcmpV4Type::ECHO_REQUEST {
         return None;
     }
     let mut reply = Icmp { kind: IcmpV4Type::ECHO_REPLY, checksum: U16::ZERO, ..*icmp };
@@ -172,11 +174,11 @@ fn echo(packet: &Packet<'_>, station: Station) -> Option<Vec<u8>> {
 }
 
 /// RFC 1122 §3.2.2.1 and §4.1.3.1: the head of the packet back, so that its sender knows which.
-fn unreachable(packet: &Packet<'_>, station: Station) -> Option<Vec<u8>> {
+fn unreachable(packet: &Packet<'_>, station: Station, code: u8) -> Option<Vec<u8>> {
     let quoted = packet.whole.get(..packet.whole.len().min(packet.ip.header_bytes() + 8))?;
     let mut icmp = Icmp {
         kind: IcmpV4Type::UNREACHABLE,
-        code: IcmpV4Type::PORT_UNREACHABLE,
+        code,
         checksum: U16::ZERO,
         id: U16::ZERO,
         sequence: U16::ZERO,
@@ -190,35 +192,6 @@ fn unreachable(packet: &Packet<'_>, station: Station) -> Option<Vec<u8>> {
 fn reset(packet: &Packet<'_>, station: Station) -> Option<Vec<u8>> {
     let words = Segment::read(packet)?.reset()?;
     words.frame(station, packet.from, ends_of(packet)?)
-}
-
-/// Limits how many answers are sent: `per_s` a second, `burst` at once.
-#[derive(Debug)]
-pub(crate) struct Allowance {
-    per_s: u64,
-    burst: u64,
-    /// Billionths of an answer.
-    left: u64,
-    counted_at: u64,
-}
-
-impl Allowance {
-    const ONE: u64 = 1_000_000_000;
-
-    pub(crate) const fn new(per_s: u64, burst: u64) -> Self {
-        Self { per_s, burst, left: burst * Self::ONE, counted_at: 0 }
-    }
-
-    pub(crate) fn take(&mut self, now: u64) -> bool {
-        let passed = now.saturating_sub(self.counted_at).min(Self::ONE * 60);
-        self.counted_at = now;
-        self.left = (self.left + passed * self.per_s).min(self.burst * Self::ONE);
-        if self.left < Self::ONE {
-            return false;
-        }
-        self.left -= Self::ONE;
-        true
-    }
 }
 
 /// The frames that say, unasked, that `address` is at our station (RFC 5227 §2.3).
@@ -242,7 +215,7 @@ mod tests {
 
     fn reply_to(frame: &[u8]) -> Option<Answer> {
         match read(frame) {
-            Stray::Packet(packet) => answer(&packet, US),
+            Content::Packet(packet) => answer(&packet, US),
             _ => None,
         }
     }
@@ -340,16 +313,29 @@ mod tests {
         assert_eq!(with(|f| f[26..30].fill(255)), None, "from everybody");
         assert_eq!(with(|f| f[26] = 224), None, "from a multicast address");
         assert_eq!(with(|f| f[20] = 0x20), None, "a fragment");
-        assert_eq!(with(|f| f[23] = 89), None, "a protocol nobody speaks");
     }
 
     #[test]
-    fn answers_are_limited() {
-        let mut allowance = Allowance::new(100, 10);
-        let sent = (0..1000).filter(|_| allowance.take(0)).count();
-        assert_eq!(sent, 10);
-        let sent = (0..10_000u64).filter(|i| allowance.take(i * 100_000)).count();
-        assert!((99..=101).contains(&sent), "{sent} in a second");
+    fn a_protocol_nobody_speaks_is_unreachable_and_a_request_of_any_code_comes_back() {
+        let mut frame = Vec::new();
+        to_us().udp(1000, 2000).write(&mut frame, &[7; 100]).unwrap();
+        frame[23] = 200;
+        let mut ip = Ipv4::split(&frame[14..]).map(|(ip, _)| *ip).unwrap();
+        ip.fill_checksum();
+        frame[14..34].copy_from_slice(ip.as_bytes());
+        let Some(Answer::Unreachable(reply)) = reply_to(&frame) else { panic!("no answer") };
+        assert_eq!(reply[34..36], [3, 2], "RFC 1122 3.2.2.1: protocol unreachable");
+        assert_eq!(reply[14 + 20 + 8..], frame[14..14 + 28]);
+
+        let mut frame = Vec::new();
+        to_us().icmpv4_echo_request(77, 5).write(&mut frame, b"some data").unwrap();
+        frame[35] = 9;
+        frame[36..38].fill(0);
+        let sum = checksum::finish(checksum::sum(&frame[34..]));
+        frame[36..38].copy_from_slice(&sum.to_be_bytes());
+        let Some(Answer::Echo(reply)) = reply_to(&frame) else { panic!("no echo") };
+        assert_eq!(reply[34..36], [0, 9], "as it came");
+        assert!(checksum::is_valid(checksum::sum(&reply[34..])));
     }
 
     proptest! {

@@ -35,9 +35,11 @@ mod last_resort;
 mod link;
 mod manager;
 mod neighbours;
+mod own;
 mod paths;
 mod ports;
 mod promises;
+mod replies;
 mod requests;
 mod routes;
 mod segment;
@@ -45,6 +47,5 @@ mod strays;
 mod time_wait;
 
 pub use config::{Config, ConfigError, LinkConfig, Policy, Rights};
-pub use manager::{
-    ClientId, Counters, FlowManager, LinkId, OWN_SHAPE, Output, OwnShape, Unwelcome,
-};
+pub use manager::{ClientId, Counters, FlowManager, LinkId, Output, Unwelcome};
+pub use own::OwnFlow;

@@ -2,15 +2,10 @@
 
 use std::net::IpAddr;
 
-use base_flow::{Contract, FlowId, LinkFacts, Prefix, Shares};
+use base_flow::{FlowId, LinkFacts, Prefix, Shares, Stray};
 use base_rpc::DomainId;
 
 use crate::config::LinkConfig;
-
-/// The flow manager's own use of a link: one longest frame in fifty, a fiftieth of the line; and by
-/// a deadline that makes its density a twentieth, the part that is kept back from promises.
-const OWN_PERIOD_FRAMES: u64 = 50;
-const OWN_DEADLINE_FRAMES: u64 = 20;
 
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -23,13 +18,22 @@ pub(crate) struct Link {
 pub(crate) struct Driver {
     pub(crate) facts: LinkFacts,
     pub(crate) shares: Shares,
-    /// The flow manager's own domain and flow.
-    pub(crate) own_domain: DomainId,
-    pub(crate) own_flow: FlowId,
-    /// Whether that flow can be used: before, nobody is answered, and no neighbour found.
+    pub(crate) own: Own,
+    /// Whether our own flows can be used: before, nobody is answered, and no neighbour found.
     pub(crate) open: bool,
     /// When one of our addresses was last defended.
     pub(crate) defended_at: Option<u64>,
+}
+
+/// The flow manager's own domain and flows, one for each kind of stray.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Own {
+    pub(crate) domain: DomainId,
+    pub(crate) flows: [FlowId; Stray::COUNT],
+    /// When they were opened last; 0 for with the driver.
+    pub(crate) opened_at: u64,
+    /// Whether they do not work, and wait for being opened again.
+    pub(crate) lost: bool,
 }
 
 impl Link {
@@ -53,22 +57,6 @@ impl Link {
     pub(crate) fn is_broadcast(&self, address: IpAddr) -> bool {
         address == IpAddr::V4(std::net::Ipv4Addr::BROADCAST)
             || self.config.addresses.iter().any(|prefix| prefix.broadcast() == Some(address))
-    }
-}
-
-impl Driver {
-    /// The contract of the flow manager's own flow: prompt answers to ARP and echo, however busy
-    /// the line is.
-    pub(crate) fn own_contract(facts: &LinkFacts) -> Contract {
-        let slice_ns = longest_frame_ns(facts).clamp(1, Contract::PERIOD_NS_MAX);
-        let times = |frames: u64| slice_ns.saturating_mul(frames).min(Contract::PERIOD_NS_MAX);
-        Contract {
-            slice_ns,
-            period_ns: times(OWN_PERIOD_FRAMES),
-            deadline_ns: times(OWN_DEADLINE_FRAMES),
-            slack: true,
-            weight: 1,
-        }
     }
 }
 

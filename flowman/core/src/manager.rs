@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::net::IpAddr;
 
 use base_flow::{
-    Admission, Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Prefix, Sap, Shares, Transport,
+    Admission, Bill, Endpoints, Fib, FlowId, LinkFacts, Prefix, Sap, Shares, Stray, Transport,
 };
 use base_rpc::{
     Answer, DomainId, FromDriver, InstallError, Refusal, Reply, StatusInfo, TimeWait, ToDriver,
@@ -15,13 +15,15 @@ use crate::config::{Config, LinkConfig, Policy};
 use crate::departed::Departed;
 use crate::ends::Why;
 use crate::flows::{Attachment, Closing, Flow, Flows};
-use crate::last_resort::{Allowance, Station, announcement};
+use crate::last_resort::{Station, announcement};
 use crate::link::{Driver, Link, longest_frame_ns};
 use crate::neighbours::{Event, Neighbours, Place};
+use crate::own::OwnFlow;
 use crate::paths::Paths;
 use crate::ports::Ports;
+use crate::replies::Replies;
 use crate::routes::{Route, Routes};
-use crate::segment::Words;
+use crate::segment::{Ends, Words};
 use crate::time_wait::TimeWaits;
 
 /// Names a connected application to the daemon.
@@ -31,26 +33,6 @@ pub struct ClientId(pub u64);
 /// Names a link: its index in the configuration.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct LinkId(pub u16);
-
-/// The shape of the flow manager's own flow: how the daemon lays it out.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct OwnShape {
-    /// Buffers in each direction.
-    pub buffers: u32,
-    /// Words in each control area.
-    pub words: u32,
-}
-
-/// Enough for a burst of echo requests; more would only be memory.
-pub const OWN_SHAPE: OwnShape = OwnShape { buffers: 64, words: 128 };
-
-/// Driver time the flow manager's flow may use for receiving: what nobody claims is never allowed
-/// to take the driver from those who have flows.
-const OWN_RECEIVE_PPB: u32 = 100_000_000;
-
-/// Answers to strangers: a second's worth, and at once (RFC 1812 §4.3.2.8 asks for a limit).
-const REPLIES_PER_S: u64 = 100;
-const REPLIES_AT_ONCE: u64 = 50;
 
 /// What the daemon is to do, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -84,23 +66,28 @@ pub enum Output {
         domain: DomainId,
     },
     /// The driver joined the own domain, with the descriptors of the message just handled: open
-    /// the flow and make it the last resort.
+    /// these flows, and make each the last resort for its kind of frames.
     OpenOwn {
         /// Which driver.
         link: LinkId,
         /// The domain.
         domain: DomainId,
-        /// The flow's name.
-        flow: FlowId,
-        /// Its contract.
-        contract: Contract,
-        /// Its receive budget.
-        rx_cpu_ppb: u32,
+        /// The flows, as [`Stray::ALL`].
+        flows: [OwnFlow; Stray::COUNT],
     },
-    /// Send a frame through the flow manager's own flow.
+    /// The own flows do not work any more: let go of them, and say why.
+    OwnLost {
+        /// On which link.
+        link: LinkId,
+        /// What happened.
+        reason: String,
+    },
+    /// Send a frame through one of the flow manager's own flows.
     Frame {
         /// On which link.
         link: LinkId,
+        /// Which flow: that for this kind of frames.
+        stray: Stray,
         /// The frame.
         frame: Vec<u8>,
     },
@@ -176,7 +163,7 @@ pub struct FlowManager {
     pub(crate) waiting: HashMap<Place, Vec<Waiter>>,
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) status: StatusInfo,
-    pub(crate) replies: Allowance,
+    pub(crate) replies: Replies,
     pub(crate) departed: Departed,
     pub(crate) time_waits: TimeWaits,
     /// What paths carry.
@@ -232,7 +219,7 @@ impl FlowManager {
             waiting: HashMap::new(),
             outputs: VecDeque::new(),
             status: StatusInfo::default(),
-            replies: Allowance::new(REPLIES_PER_S, REPLIES_AT_ONCE),
+            replies: Replies::new(key),
             departed: Departed::default(),
             time_waits: TimeWaits::default(),
             paths: Paths::default(),
@@ -318,13 +305,8 @@ impl FlowManager {
         if ends.transport == Transport::Tcp && ends.remote.is_some() {
             let ends = Endpoints { local: Sap::new(source, ends.local.port), ..ends };
             self.departed.add(ends, flow.link, mac);
-            self.park(ends, flow.link, flow.uid, None);
+            self.park(ends, flow.id, None);
         }
-    }
-
-    /// How many flows an application has.
-    pub fn flows_of(&self, client: ClientId) -> usize {
-        self.clients.get(&client).map_or(0, |client| client.flows.len())
     }
 
     /// The link that a driver of interface `name` would drive.
@@ -345,21 +327,18 @@ impl FlowManager {
         if self.links[usize::from(id.0)].driver.is_some() {
             return Err(Unwelcome::Driven { name: facts.name });
         }
-        let contract = Driver::own_contract(&facts);
-        let own_flow = self.flows.add(None, 0, id, contract).ok_or(Unwelcome::Full)?;
-        let own_domain = self.new_domain();
+        let own = self.new_own(id, &facts).ok_or(Unwelcome::Full)?;
         let admission = Admission::new(longest_frame_ns(&facts), self.policy.promisable_ppm);
         let shares = Shares::new(admission);
         let link = &mut self.links[usize::from(id.0)];
-        link.driver =
-            Some(Driver { facts, shares, own_domain, own_flow, open: false, defended_at: None });
+        link.driver = Some(Driver { facts, shares, own, open: false, defended_at: None });
         let addresses = link.config.addresses.clone();
         self.tell_driver(id, ToDriver::SetAddresses { addresses });
         // It knows nothing of the connections that the driver before it carried.
         for endpoints in self.time_waits.of(id) {
             self.tell_driver(id, ToDriver::Park { endpoints });
         }
-        self.outputs.push_back(Output::JoinOwn { link: id, domain: own_domain });
+        self.join_own(id, own.domain);
         Ok(id)
     }
 
@@ -394,6 +373,9 @@ impl FlowManager {
             | FromDriver::Pong { .. }
             | FromDriver::DomainRemoved { .. } => {}
             FromDriver::DomainAdded { domain, result } => self.domain_added(link, domain, result),
+            FromDriver::FlowFailed { flow, error } if self.is_own(link, flow) => {
+                self.own_lost(link, format!("driver: {error}"));
+            }
             FromDriver::FlowFailed { flow, error } => {
                 let found = self.flows.get(flow).filter(|found| found.closing.is_none());
                 if let Some(client) = found.map(|found| found.client) {
@@ -409,6 +391,9 @@ impl FlowManager {
             }
             FromDriver::Settled { flow, change } => self.settled(flow, link, change),
             FromDriver::Carries { mtu, unit_bytes } => self.carries(link, mtu, unit_bytes),
+            FromDriver::Fault { flow, fault } if self.is_own(link, flow) => {
+                self.own_lost(link, format!("driver: {fault}"));
+            }
             FromDriver::Fault { flow, fault } => {
                 let reason = format!("the application broke the rules of the channel: {fault}");
                 if let Some(found) = self.flows.get(flow)
@@ -422,22 +407,12 @@ impl FlowManager {
     }
 
     fn domain_added(&mut self, link: LinkId, domain: DomainId, result: Result<(), InstallError>) {
-        if let Some(driver) = &mut self.links[usize::from(link.0)].driver
-            && driver.own_domain == domain
+        if let Some(driver) = &self.links[usize::from(link.0)].driver
+            && driver.own.domain == domain
         {
-            driver.open = result.is_ok();
-            if driver.open {
-                let (flow, facts) = (driver.own_flow, &driver.facts);
-                let contract = Driver::own_contract(facts);
-                let rx_cpu_ppb = OWN_RECEIVE_PPB;
-                self.outputs.push_back(Output::OpenOwn {
-                    link,
-                    domain,
-                    flow,
-                    contract,
-                    rx_cpu_ppb,
-                });
-                self.announce(link);
+            match result {
+                Ok(()) => self.open_own(link),
+                Err(error) => self.own_lost(link, format!("driver: {error}")),
             }
             return;
         }
@@ -468,6 +443,17 @@ impl FlowManager {
         if let Some(Closing { local: Some((transport, local)), .. }) = flow.closing {
             self.ports.closed(flow.uid, transport, local);
         }
+        // A connection of which nothing was ever received has left nothing in the network.
+        if let Some(ends) = flow.left
+            && bill.rx_frames == 0
+            && self.time_waits.is_of(id, ends)
+        {
+            self.forget_wait(ends);
+        }
+        // Our own are promised to nobody.
+        if flow.client.is_none() {
+            return self.flows.give_place(id);
+        }
         if let (Some(client), Some(Closing { tag: Some(tag), .. })) = (flow.client, flow.closing) {
             self.tell(client, tag, Reply::Closed { bill });
         }
@@ -478,13 +464,12 @@ impl FlowManager {
     }
 
     /// Says on every network that our addresses are at our station.
-    fn announce(&mut self, link: LinkId) {
+    pub(crate) fn announce(&mut self, link: LinkId) {
         let Some(station) = self.station(link) else { return };
         let addresses = self.links[usize::from(link.0)].config.addresses.clone();
         for prefix in addresses {
             if let IpAddr::V4(address) = prefix.address() {
-                self.outputs
-                    .push_back(Output::Frame { link, frame: announcement(station, address) });
+                self.send(link, Stray::Neighbours, announcement(station, address));
             }
         }
     }
@@ -535,16 +520,29 @@ impl FlowManager {
 
     /// A connection's flow is gone, and its ends are not free yet. Its driver is told after it was
     /// told to forget the flow.
-    pub(crate) fn park(
-        &mut self,
-        ends: Endpoints,
-        link: LinkId,
-        uid: u32,
-        time_wait: Option<TimeWait>,
-    ) {
-        let connection = ends.transport == Transport::Tcp && ends.remote.is_some();
-        if connection && self.time_waits.add(ends, link, uid, time_wait) {
+    pub(crate) fn park(&mut self, ends: Endpoints, id: FlowId, time_wait: Option<TimeWait>) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let (Transport::Tcp, Some(remote)) = (ends.transport, ends.remote) else { return };
+        let link = flow.link;
+        if self.time_waits.add(ends, link, (flow.uid, id), time_wait) {
+            flow.left = Some((ends.local, remote));
             self.tell_driver(link, ToDriver::Park { endpoints: ends });
+        }
+    }
+
+    /// A user asked for a port and has it: what other users' connections left there is forgotten.
+    pub(crate) fn port_given(&mut self, uid: u32, transport: Transport, local: Sap) {
+        if transport == Transport::Tcp {
+            let left: Vec<Ends> = self.time_waits.others_at(uid, local).collect();
+            for ends in left {
+                self.forget_wait(ends);
+            }
+        }
+    }
+
+    fn forget_wait(&mut self, ends: Ends) {
+        if let Some(link) = self.time_waits.remove(ends) {
+            self.let_go(link, ends);
         }
     }
 
@@ -561,9 +559,10 @@ impl FlowManager {
             let station = self.station(link);
             let frame = station.and_then(|us| Words::question().frame(us, mac, ends));
             if let Some(frame) = frame {
-                self.outputs.push_back(Output::Frame { link, frame });
+                self.send(link, Stray::Parked, frame);
             }
         }
+        self.reopen_own(now_ns);
     }
 
     /// When [`Self::tick`] is to be called at the latest.
@@ -573,6 +572,7 @@ impl FlowManager {
             self.departed.next_deadline(),
             self.time_waits.next_deadline(),
             self.paths.next_deadline(),
+            self.own_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -583,9 +583,9 @@ impl FlowManager {
         for event in events {
             match event {
                 Event::Ask(place, to) => self.ask(place, to),
-                Event::Found(place, mac) => self.found(place, Some(mac)),
                 Event::Lost(place) => self.found(place, None),
-                Event::Moved(place, mac) => {
+                // What was lost may be found elsewhere.
+                Event::Found(place, mac) | Event::Moved(place, mac) => {
                     self.found(place, Some(mac));
                     self.reorganise(place, mac);
                 }
@@ -602,7 +602,7 @@ impl FlowManager {
         };
         let frame =
             station.arp(to.unwrap_or(Mac::BROADCAST), &Arp::request(station.mac, source, target));
-        self.outputs.push_back(Output::Frame { link, frame });
+        self.send(link, Stray::Neighbours, frame);
     }
 
     /// A link carries smaller packets from now on, or as large ones as before: one call-back to each
@@ -641,6 +641,11 @@ impl FlowManager {
             return;
         }
         self.outputs.push_back(Output::Driver { link, message });
+    }
+
+    /// Sends a frame through the own flow for this kind.
+    pub(crate) fn send(&mut self, link: LinkId, stray: Stray, frame: Vec<u8>) {
+        self.outputs.push_back(Output::Frame { link, stray, frame });
     }
 
     pub(crate) fn new_domain(&mut self) -> DomainId {

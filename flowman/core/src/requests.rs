@@ -85,6 +85,7 @@ impl FlowManager {
                 let whose = (client, self.client(client)?.uid);
                 let bound =
                     self.ports.bind(whose, transport, local).map_err(taken(transport, local))?;
+                self.port_given(whose.1, transport, bound);
                 Ok(Some(Reply::Bound { local: bound }))
             }
             Request::Unbind { transport, local } => {
@@ -109,11 +110,9 @@ impl FlowManager {
             Request::Close { flow, time_wait } => {
                 self.opened_flow(client, flow)?;
                 let ends = self.flows.get(flow).and_then(|flow| flow.attachment.endpoints());
-                let link = self.flows.get(flow).map(|flow| flow.link);
-                let uid = self.client(client)?.uid;
                 self.close(flow, Some(tag));
-                if let (Some(ends), Some(link), Some(time_wait)) = (ends, link, time_wait) {
-                    self.park(ends, link, uid, Some(time_wait));
+                if let (Some(ends), Some(time_wait)) = (ends, time_wait) {
+                    self.park(ends, flow, Some(time_wait));
                 }
                 Ok(None)
             }
@@ -320,18 +319,22 @@ impl FlowManager {
         if matches!(hop, Hop::Asked(_)) && self.client(client)?.waiting >= WAITING_MAX {
             return Err(too_many_waiting());
         }
-        // The last connection between the same ends may not be over yet.
-        let waits = &self.time_waits;
+        let uid = self.client(client)?.uid;
+        // The last connection between the same ends may not be over yet. That of another user counts only as
+        // long as there are other ports to choose from.
+        let (waits, any) = (&self.time_waits, local.port == 0);
         let given_up = waits.given_up();
         let usable = |port| {
             let local = Sap { port, ..local };
-            transport != Transport::Tcp || remote.is_none_or(|remote| !waits.has(local, remote))
+            transport != Transport::Tcp
+                || remote.is_none_or(|remote| !waits.has_of(uid, local, remote))
+                    && !(any && waits.others_at(uid, local).next().is_some())
         };
-        let whose = (client, self.client_uid(client).unwrap_or_default());
         let local = self
             .ports
-            .use_for_flow(whose, transport, local, remote, given_up, usable)
+            .use_for_flow((client, uid), transport, local, remote, given_up, usable)
             .map_err(taken(transport, local))?;
+        self.port_given(uid, transport, local);
         let endpoints = Endpoints { transport, local, remote };
         let fib = |mac| self.fib(flow, link, endpoints, source, mac);
         let attachment = match hop {

@@ -2,13 +2,13 @@
 
 use std::net::IpAddr;
 
-use base_flow::{Endpoints, Sap, Transport};
+use base_flow::{Endpoints, Sap, Stray, Transport};
 use base_rpc::{Reply, ToDriver};
 use base_wire::{Arp, ArpOperation, Header, Protocol, Tcp, Udp, tcp_flag};
 
 use crate::flows::Flow;
-use crate::last_resort::{Answer, Packet, Stray, announcement, answer, read};
-use crate::manager::{FlowManager, LinkId, Output};
+use crate::last_resort::{Answer, Content, Packet, announcement, answer, read};
+use crate::manager::{FlowManager, LinkId};
 use crate::segment::{Ends, Segment};
 use crate::time_wait::{Verdict, endpoints};
 
@@ -19,9 +19,9 @@ impl FlowManager {
     /// A frame came that no flow claimed.
     pub fn frame(&mut self, now_ns: u64, link: LinkId, frame: &[u8]) {
         match read(frame) {
-            Stray::Arp(arp) => self.arp(now_ns, link, arp),
-            Stray::Packet(packet) => self.stray(now_ns, link, &packet, frame),
-            Stray::Nothing => {}
+            Content::Arp(arp) => self.arp(now_ns, link, arp),
+            Content::Packet(packet) => self.stray(now_ns, link, &packet, frame),
+            Content::Nothing => {}
         }
     }
 
@@ -42,14 +42,16 @@ impl FlowManager {
         if !arp.sender().is_unspecified()
             && self.routes.find(sender).is_some_and(|(on, hop)| on == link && hop == sender)
         {
-            let event = self.neighbours.heard((link, sender), arp.sender_mac, to_us, now_ns);
-            self.neighbour_events(event.into_iter().collect());
+            let mut events = Vec::new();
+            let place = (link, sender);
+            self.neighbours.heard(place, arp.sender_mac, to_us, now_ns, &mut events);
+            self.neighbour_events(events);
         }
         if operation == ArpOperation::Request && to_us {
             self.status.arp_answered += 1;
             let reply = Arp::reply(station.mac, arp.target(), arp.sender_mac, arp.sender());
             let frame = station.arp(arp.sender_mac, &reply);
-            self.outputs.push_back(Output::Frame { link, frame });
+            self.send(link, Stray::Neighbours, frame);
         }
     }
 
@@ -60,8 +62,7 @@ impl FlowManager {
         let Some(driver) = &mut self.links[usize::from(link.0)].driver else { return };
         if driver.defended_at.is_none_or(|at| now_ns.saturating_sub(at) >= DEFENCE_NS) {
             driver.defended_at = Some(now_ns);
-            self.outputs
-                .push_back(Output::Frame { link, frame: announcement(station, arp.sender()) });
+            self.send(link, Stray::Neighbours, announcement(station, arp.sender()));
         }
     }
 
@@ -96,24 +97,26 @@ impl FlowManager {
             }
             return;
         };
-        // Echo has its own measure, the contract of this flow. Who was connected to an application that
-        // died is no stranger, and is answered a few times at most. The others are limited.
-        let known = match back {
-            Answer::Echo(_) => true,
-            Answer::Reset(_) => connection.is_some_and(|ends| self.departed.answers(ends)),
-            Answer::Unreachable(_) => false,
-        };
-        if !known && !self.replies.take(now_ns) {
-            self.status.replies_suppressed += 1;
-            return;
-        }
-        let (count, frame) = match back {
-            Answer::Echo(frame) => (&mut self.status.echo_answered, frame),
-            Answer::Unreachable(frame) => (&mut self.status.unreachable_sent, frame),
-            Answer::Reset(frame) => (&mut self.status.resets_sent, frame),
+        // Each kind has its own measure: how many the driver lets through, and the contract of the flow by
+        // which it is answered. ICMP's errors have a limit besides. Who was connected to an application that
+        // died is no stranger.
+        let (count, stray, frame) = match back {
+            Answer::Echo(frame) => (&mut self.status.echo_answered, Stray::Control, frame),
+            Answer::Unreachable(frame) => {
+                if !self.replies.take(now_ns, packet.ip.source()) {
+                    self.status.replies_suppressed += 1;
+                    return;
+                }
+                (&mut self.status.unreachable_sent, Stray::Others, frame)
+            }
+            Answer::Reset(frame) => {
+                let known = connection.is_some_and(|ends| self.departed.answers(ends));
+                let stray = if known { Stray::Parked } else { Stray::Segments };
+                (&mut self.status.resets_sent, stray, frame)
+            }
         };
         *count += 1;
-        self.outputs.push_back(Output::Frame { link, frame });
+        self.send(link, stray, frame);
     }
 
     /// Asks those connections that are over but not forgotten; `false` if one of them had something to do
@@ -128,10 +131,8 @@ impl FlowManager {
             Verdict::Silence => false,
             Verdict::Acknowledge(words) => {
                 let frame = self.station(link).and_then(|us| words.frame(us, packet.from, ends));
-                if !self.replies.take(now_ns) {
-                    self.status.replies_suppressed += 1;
-                } else if let Some(frame) = frame {
-                    self.outputs.push_back(Output::Frame { link, frame });
+                if let Some(frame) = frame {
+                    self.send(link, Stray::Parked, frame);
                 }
                 false
             }
@@ -157,7 +158,7 @@ impl FlowManager {
     }
 
     /// A connection that was over is forgotten: what comes now is others' business.
-    fn let_go(&mut self, link: LinkId, ends: Ends) {
+    pub(crate) fn let_go(&mut self, link: LinkId, ends: Ends) {
         self.departed.forget(ends);
         self.tell_driver(link, ToDriver::Unpark { endpoints: endpoints(ends) });
     }

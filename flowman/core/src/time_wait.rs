@@ -10,6 +10,10 @@
 //! new one's numbers begin at least (RFC 9293 MAY-2): nobody else knows where the old one ended. The old
 //! one is forgotten when the peer goes on with the new one, so that no copy of the SYN gets there first.
 //!
+//! Ends belong to whoever holds the port. They are remembered for a user's next connections, and by the
+//! peer's word only: a flow that received nothing leaves none. They are forgotten when another user asks
+//! for the port, whose it is then.
+//!
 //! Of a connection whose application was killed nothing is known but its ends: they are kept
 //! from others for as long, and what comes is answered by a reset.
 //!
@@ -18,8 +22,9 @@
 //! About a hundred bytes each, [`HELD_MAX`] of them, [`USER_MAX`] for each user.
 
 use std::collections::{BTreeSet, HashMap};
+use std::net::{IpAddr, Ipv4Addr};
 
-use base_flow::{Endpoints, Sap, Transport};
+use base_flow::{Endpoints, FlowId, Sap, Transport};
 use base_rpc::TimeWait;
 use base_wire::tcp_flag;
 
@@ -46,6 +51,8 @@ const CALL_NS: u64 = 900_000_000;
 struct Waiting {
     link: LinkId,
     uid: u32,
+    /// The flow that left them.
+    flow: FlowId,
     what: Option<TimeWait>,
     /// When it began, and when it ends; 0 before it is known what time it is.
     since_ns: u64,
@@ -64,6 +71,8 @@ pub(crate) struct TimeWaits {
     /// By the time they end.
     queue: BTreeSet<(u64, Ends)>,
     users: HashMap<u32, usize>,
+    /// By our port.
+    ports: BTreeSet<(u16, Ends)>,
 }
 
 /// What becomes of a segment.
@@ -87,7 +96,7 @@ impl TimeWaits {
         &mut self,
         ends: Endpoints,
         link: LinkId,
-        uid: u32,
+        (uid, flow): (u32, FlowId),
         what: Option<TimeWait>,
     ) -> bool {
         let Some(remote) = ends.remote else { return false };
@@ -96,8 +105,9 @@ impl TimeWaits {
         if self.table.len() >= HELD_MAX || user >= USER_MAX || self.table.contains_key(&key) {
             return false;
         }
-        self.table
-            .insert(key, Waiting { link, uid, what, since_ns: 0, until_ns: 0, called_ns: None });
+        let waiting = Waiting { link, uid, flow, what, since_ns: 0, until_ns: 0, called_ns: None };
+        self.table.insert(key, waiting);
+        self.ports.insert((key.0.port, key));
         self.fresh.push(key);
         *self.users.entry(uid).or_default() += 1;
         true
@@ -108,22 +118,44 @@ impl TimeWaits {
         self.table.contains_key(&(local, remote))
     }
 
+    /// Whether a connection of this user has left these ends.
+    pub(crate) fn has_of(&self, uid: u32, local: Sap, remote: Sap) -> bool {
+        self.table.get(&(local, remote)).is_some_and(|waiting| waiting.uid == uid)
+    }
+
+    /// Ends at a port of ours, on this address or any, that other users have left.
+    pub(crate) fn others_at(&self, uid: u32, local: Sap) -> impl Iterator<Item = Ends> {
+        let first = Sap::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        let from = (local.port, (first, first));
+        let at = self.ports.range(from..).take_while(move |(port, _)| *port == local.port);
+        at.map(|(_, ends)| *ends).filter(move |ends| {
+            (local.is_any_address() || ends.0.address == local.address)
+                && self.table.get(ends).is_some_and(|waiting| waiting.uid != uid)
+        })
+    }
+
+    /// Whether these ends are those that `flow` left.
+    pub(crate) fn is_of(&self, flow: FlowId, ends: Ends) -> bool {
+        self.table.get(&ends).is_some_and(|waiting| waiting.flow == flow)
+    }
+
     /// All ends of a link that are not free.
     pub(crate) fn of(&self, link: LinkId) -> Vec<Endpoints> {
         let on_link = self.table.iter().filter(|(_, waiting)| waiting.link == link);
         on_link.map(|(&ends, _)| endpoints(ends)).collect()
     }
 
-    /// Forgets a connection.
     /// How many ends were given up so far: as long as it is the same, no more are free.
     pub(crate) const fn given_up(&self) -> u64 {
         self.given_up
     }
 
+    /// Forgets a connection.
     pub(crate) fn remove(&mut self, ends: Ends) -> Option<LinkId> {
         let waiting = self.table.remove(&ends)?;
         self.given_up += 1;
         self.queue.remove(&(waiting.until_ns, ends));
+        self.ports.remove(&(ends.0.port, ends));
         if let Some(count) = self.users.get_mut(&waiting.uid) {
             *count -= 1;
             if *count == 0 {

@@ -54,11 +54,8 @@ impl Model {
             }
             ToDriver::RemoveFlow { flow } => {
                 self.flows.remove(&flow);
-                return Some(FromDriver::FlowRemoved {
-                    flow,
-                    bill: Bill::default(),
-                    settled: true,
-                });
+                let bill = Bill { rx_frames: u64::from(flow.index % 2), ..Bill::default() };
+                return Some(FromDriver::FlowRemoved { flow, bill, settled: true });
             }
             ToDriver::Park { endpoints }
                 if self.flows.values().all(|has| *has != Some(endpoints)) =>

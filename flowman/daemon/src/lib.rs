@@ -3,7 +3,7 @@
 //! Two sockets: one for applications, which anybody may connect to and where the kernel says who
 //! did; one for drivers, which only the user who started the system may open. All policy is in
 //! `flowman-core`; this is its shell: it reads messages, carries out what the core decides, and
-//! sends and receives the frames nobody owns through a flow of its own.
+//! sends and receives the frames nobody owns through flows of its own.
 //!
 //! # Invariants
 //!
@@ -13,6 +13,7 @@
 
 #![forbid(unsafe_code)]
 
+mod line;
 mod own;
 mod serve;
 

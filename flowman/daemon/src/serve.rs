@@ -1,29 +1,29 @@
 //! The loop of the flow manager process.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::atomic::Ordering;
 
-use base_flow::{BILL_WORDS, Bill, bill_word};
+use base_flow::{BILL_WORDS, Bill, Stray, bill_word};
 use base_rpc::{Call, DomainUser, FromDriver, MESSAGE_BYTES_MAX, Reply, ToDriver, decode, encode};
 use flowman_core::{ClientId, Config, Counters, FlowManager, LinkId, Output, Unwelcome};
 use rbuf_domain::DomainError;
 use rbuf_shm::{
-    Access, Arena, Connection, Descriptors, Listener, PeerProcess, ReceiveError, monotonic_ns,
+    Access, Arena, Descriptors, Listener, PeerProcess, ReceiveError, monotonic_ns,
     raise_descriptor_limit,
 };
 use rustix::event::{Timespec, epoll};
 use rustix::rand::{GetRandomFlags, getrandom};
 use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 
-use crate::own::OwnFlow;
+use crate::line::{Line, Topic};
+use crate::own::OwnFlows;
 
-/// Answers a client may leave unread before it is sent away, besides call-backs: of these two for each
-/// of its flows, for it did not ask for them and they come all at once.
+/// Answers a client may leave unread before it is sent away. Call-backs do not count: it did not ask for
+/// them.
 const UNREAD_MAX: usize = 256;
-const UNREAD_OF_FLOW_MAX: usize = 2;
 
 /// Why the flow manager could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -66,34 +66,6 @@ const BELL: u64 = 3 << 56;
 const PROCESS: u64 = 4 << 56;
 const NUMBER: u64 = (1 << 56) - 1;
 
-/// A connection and what it has not been sent yet.
-struct Line {
-    connection: Connection,
-    unsent: VecDeque<(Vec<u8>, Vec<OwnedFd>)>,
-    closing: bool,
-}
-
-impl Line {
-    const fn new(connection: Connection) -> Self {
-        Self { connection, unsent: VecDeque::new(), closing: false }
-    }
-
-    fn send(&mut self, bytes: Vec<u8>, descriptors: Vec<OwnedFd>) {
-        self.unsent.push_back((bytes, descriptors));
-        self.flush();
-    }
-
-    fn flush(&mut self) {
-        while let Some((bytes, descriptors)) = self.unsent.front() {
-            let borrowed: Vec<BorrowedFd<'_>> = descriptors.iter().map(AsFd::as_fd).collect();
-            match self.connection.send(bytes, &borrowed) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                _ => self.unsent.pop_front(),
-            };
-        }
-    }
-}
-
 struct DriverLine {
     line: Line,
     link: Option<LinkId>,
@@ -102,7 +74,7 @@ struct DriverLine {
     counters: Option<Arena>,
     flows_max: u32,
     frame_bytes: u32,
-    own: Option<OwnFlow>,
+    own: Option<OwnFlows>,
 }
 
 /// The flow manager process.
@@ -223,8 +195,8 @@ impl Daemon {
     /// If the kernel does not let it wait any more.
     pub fn round(&mut self, limit_ns: Option<u64>) -> Result<(), ServeError> {
         let deadline = self.core.next_deadline().map(|at| at.saturating_sub(monotonic_ns()));
-        let behind = self.clients.values().any(|line| !line.unsent.is_empty() || line.closing)
-            || self.driver_lines.values().any(|line| !line.line.unsent.is_empty());
+        let behind = self.clients.values().any(|line| !line.is_idle() || line.closing)
+            || self.driver_lines.values().any(|line| !line.line.is_idle());
         let soon = if !self.unfinished.is_empty() { Some(0) } else { behind.then_some(1_000_000) };
         let wait = [deadline, limit_ns, soon].into_iter().flatten().min();
         // Rounded up to what every kernel's epoll understands.
@@ -415,7 +387,7 @@ impl Daemon {
         }
         notice(format_args!("a driver is refused: {reason}"));
         if let Some(line) = self.driver_lines.get_mut(&number) {
-            line.line.send(encode(&ToDriver::Refused { reason }), Vec::new());
+            line.line.send(encode(&ToDriver::Refused { reason }), Vec::new(), None);
         }
         self.lose_driver(number);
     }
@@ -436,14 +408,14 @@ impl Daemon {
         let (Some(mut own), Some(link)) = (line.own.take(), line.link) else { return };
         own.bell().answer();
         let core = &mut self.core;
-        let more = own.receive(|_, frame| core.frame(monotonic_ns(), link, frame));
-        if matches!(more, Ok(true)) {
-            self.unfinished.push(number);
-        }
-        if more.is_ok()
-            && let Some(line) = self.driver_lines.get_mut(&number)
-        {
-            line.own = Some(own);
+        match own.receive(|frame| core.frame(monotonic_ns(), link, frame)) {
+            Err(fault) => self.core.own_lost(link, fault.to_string()),
+            Ok(more) => {
+                if more {
+                    self.unfinished.push(number);
+                }
+                line.own = Some(own);
+            }
         }
         self.carry_out(Vec::new());
     }
@@ -458,15 +430,15 @@ impl Daemon {
                     } else {
                         Vec::new()
                     };
-                    let unread_max = UNREAD_MAX + UNREAD_OF_FLOW_MAX * self.core.flows_of(client);
                     if let Some(line) = self.clients.get_mut(&client) {
                         // Anybody's SYN makes one, and it comes again.
                         let is_spare = matches!(answer.reply, Reply::Reopened { .. });
-                        if is_spare && !line.unsent.is_empty() {
+                        if is_spare && !line.is_idle() {
                             continue;
                         }
-                        line.send(encode(&answer), beside);
-                        line.closing |= line.unsent.len() > unread_max;
+                        let topic = Topic::of(answer.tag, &answer.reply);
+                        line.send(encode(&answer), beside, topic);
+                        line.closing |= line.answers() > UNREAD_MAX;
                     }
                 }
                 Output::Disconnect { client } => {
@@ -476,29 +448,32 @@ impl Daemon {
                 }
                 Output::Driver { link, message } => self.tell_driver(link, &message),
                 Output::JoinOwn { link, domain } => {
-                    let user = DomainUser::FLOW_MANAGER;
-                    self.tell_driver(link, &ToDriver::AddDomain { domain, flows_max: 1, user });
+                    let (flows_max, user) = (Stray::COUNT as u32, DomainUser::FLOW_MANAGER);
+                    self.tell_driver(link, &ToDriver::AddDomain { domain, flows_max, user });
                 }
-                Output::OpenOwn { link, domain, flow, contract, rx_cpu_ppb } => {
+                Output::OpenOwn { link, domain, flows } => {
                     let files = std::mem::take(&mut descriptors);
                     let Some(line) = self.line_of(link) else { continue };
-                    let opened = OwnFlow::open(
-                        files,
-                        line.frame_bytes,
-                        (domain, flow),
-                        contract,
-                        rx_cpu_ppb,
-                    );
+                    let opened = OwnFlows::open(files, line.frame_bytes, domain, &flows);
                     if let Err(error) = self.own_opened(link, opened) {
-                        notice(format_args!("no frames can be answered on this link: {error}"));
+                        self.core.own_lost(link, error.to_string());
                     }
                 }
-                Output::Frame { link, frame } => {
+                Output::OwnLost { link, reason } => {
+                    notice(format_args!(
+                        "nothing can be answered on link {}, which is tried again in a second: {reason}",
+                        link.0
+                    ));
+                    if let Some(line) = self.line_of(link) {
+                        line.own = None;
+                    }
+                }
+                Output::Frame { link, stray, frame } => {
                     if let Some(line) = self.line_of(link)
                         && let Some(own) = &mut line.own
-                        && own.send(&frame).is_err()
+                        && let Err(fault) = own.send(stray, &frame)
                     {
-                        line.own = None;
+                        self.core.own_lost(link, fault.to_string());
                     }
                 }
             }
@@ -509,7 +484,7 @@ impl Daemon {
     fn own_opened(
         &mut self,
         link: LinkId,
-        opened: Result<(OwnFlow, [ToDriver; 2]), DomainError>,
+        opened: Result<(OwnFlows, Vec<ToDriver>), DomainError>,
     ) -> Result<(), DomainError> {
         let (own, messages) = opened?;
         for message in messages {
@@ -538,7 +513,7 @@ impl Daemon {
 
     fn tell_driver(&mut self, link: LinkId, message: &ToDriver) {
         if let Some(line) = self.line_of(link) {
-            line.line.send(encode(message), Vec::new());
+            line.line.send(encode(message), Vec::new(), None);
         }
     }
 
@@ -555,9 +530,7 @@ impl Daemon {
 
     /// Closes connections that are to be closed: after what could be said was said.
     fn sweep(&mut self) {
-        let done = |line: &Line| {
-            line.closing && (line.unsent.is_empty() || line.unsent.len() > UNREAD_MAX)
-        };
+        let done = |line: &Line| line.closing && (line.is_idle() || line.answers() > UNREAD_MAX);
         let closing: Vec<ClientId> =
             self.clients.iter().filter(|(_, line)| done(line)).map(|(&id, _)| id).collect();
         for id in closing {

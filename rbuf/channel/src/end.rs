@@ -5,7 +5,7 @@ use crate::control::{
     RING_WORDS_MIN, TAKEN, Words, block_words,
 };
 use crate::sync::{AtomicU64, Ordering, fence};
-use crate::{Fault, IoRec};
+use crate::{Event, Fault, IoRec};
 
 /// What the peer must be told after an advance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -44,6 +44,8 @@ pub struct End<W> {
     /// The last `armed` value of the peer that was answered with an event.
     answered: u64,
     armed: u64,
+    /// Whether the event of the last arming is still to come, or to be read.
+    event_due: bool,
 }
 
 impl<W: Words> End<W> {
@@ -70,6 +72,7 @@ impl<W: Words> End<W> {
             peer_taken: 0,
             answered: 0,
             armed: 0,
+            event_due: false,
         })
     }
 
@@ -210,13 +213,33 @@ impl<W: Words> End<W> {
     /// Arms the channel: the peer's next advance posts an event. Returns whether there is already
     /// something to take, in which case an event may or may not come.
     ///
+    /// Nothing is announced while the event of an earlier arming is still to come, or to be read: that
+    /// one will do as well. So whoever arms must read events before it sleeps, and have this end
+    /// [hear](Self::heard) its own.
+    ///
     /// # Errors
     ///
     /// A [`Fault`] if the peer's count is impossible.
     pub fn arm(&mut self) -> Result<bool, Fault> {
-        self.armed += 1;
-        self.announce(ARMED, self.armed);
+        if !self.event_due {
+            self.event_due = true;
+            self.armed += 1;
+            self.announce(ARMED, self.armed);
+        }
         Ok(self.available()? > 0)
+    }
+
+    /// Whether an event is still to come, or to be read.
+    pub const fn is_armed(&self) -> bool {
+        self.event_due
+    }
+
+    /// The event of this end's arming was read: it can be armed again.
+    ///
+    /// `false` if it was not armed. The event is late, of a flow that had the place before, or a lie.
+    pub fn heard(&mut self, event: Event) -> bool {
+        let Event { .. } = event;
+        std::mem::take(&mut self.event_due)
     }
 
     /// Announces sleep until the peer has published `words` words that are not taken yet. `None`,

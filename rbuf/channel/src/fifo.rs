@@ -2,9 +2,11 @@
 //!
 //! A driver with 100 000 flows must not look at idle ones. So a side that finds a channel empty
 //! *arms* it ([`End::arm`](crate::End::arm)), and the peer's next advance posts the flow's slot
-//! here. A flow has at most two events outstanding: a reader arms again only when it has read the
-//! event of the arming before, or all that were there, so only one that was still on its way can
-//! precede the new one. With two places per flow the FIFO cannot overflow, and it needs no count of what was read.
+//! here. An arming is answered by one event, and reading that event is what permits the next arming:
+//! [`FifoReader::read`] yields an [`Event`], and an end arms again only once it has
+//! [heard](crate::End::heard) it. So a flow has one event outstanding, and a second one at most while
+//! its place changes hands. With two places per flow the FIFO cannot overflow, and it needs no count
+//! of what was read.
 
 use crate::Fault;
 use crate::control::Words;
@@ -59,6 +61,23 @@ impl<W: Words> FifoWriter<W> {
     }
 }
 
+/// An event that was read: the permission to arm the channel of the flow in its slot once more.
+///
+/// Only [`FifoReader::read`] makes one. Give it to the end that was armed, by
+/// [`End::heard`](crate::End::heard); one for a flow that was closed meanwhile is late, and is dropped.
+#[derive(Debug)]
+#[must_use = "the end that was armed is deaf until it has heard of this"]
+pub struct Event {
+    slot: u32,
+}
+
+impl Event {
+    /// Which of the domain's flows has work.
+    pub const fn slot(&self) -> u32 {
+        self.slot
+    }
+}
+
 /// The side that reads events.
 #[derive(Debug)]
 pub struct FifoReader<W> {
@@ -79,12 +98,12 @@ impl<W: Words> FifoReader<W> {
         })
     }
 
-    /// The next slot with work, or `None`.
+    /// The next event, or `None`.
     ///
     /// # Errors
     ///
     /// A [`Fault`] if the peer's count or slot is impossible.
-    pub fn read(&mut self) -> Result<Option<u32>, Fault> {
+    pub fn read(&mut self) -> Result<Option<Event>, Fault> {
         let ring = (self.theirs.len() - FIFO_HEADER_WORDS) as u64;
         if self.taken == self.posted {
             let announced = self.theirs[POSTED].load(Ordering::Relaxed);
@@ -102,7 +121,7 @@ impl<W: Words> FifoReader<W> {
         let slot = self.theirs[place].load(Ordering::Relaxed);
         self.taken += 1;
         match u32::try_from(slot) {
-            Ok(slot) if slot < self.flows_max => Ok(Some(slot)),
+            Ok(slot) if slot < self.flows_max => Ok(Some(Event { slot })),
             _ => Err(Fault::EventSlot { slot, slots: self.flows_max.into() }),
         }
     }

@@ -62,7 +62,7 @@ pub use control::{
 pub use data::{Data, Hold, Mode};
 pub use end::{End, Notice};
 pub use fault::Fault;
-pub use fifo::{FIFO_HEADER_WORDS, FifoReader, FifoWriter, fifo_words};
+pub use fifo::{Event, FIFO_HEADER_WORDS, FifoReader, FifoWriter, fifo_words};
 pub use heap::{HeapData, HeapWords};
 pub use iorec::{IoRec, PAIRS_MAX, Pair, flag};
 pub use pool::{Buffer, Pool};

@@ -106,6 +106,49 @@ fn an_armed_channel_is_either_seen_full_or_posted() {
 }
 
 #[test]
+fn who_sleeps_when_no_event_is_left_to_read_misses_nothing_and_one_place_is_enough() {
+    loom::model(|| {
+        let (mut a, mut b) = ends();
+        let words = HeapWords::new(fifo_words(1));
+        let mut posts = FifoWriter::new(words.clone()).unwrap();
+        let mut events = FifoReader::new(words, 1).unwrap();
+        let peer = loom::thread::spawn(move || {
+            let mut posted = 0;
+            for cookie in 0..2 {
+                assert!(a.put(&rec(cookie)).unwrap());
+                if a.notice().post {
+                    posts.post(0);
+                    posted += 1;
+                }
+            }
+            posted
+        });
+        // A round as receivers make it: events, then what is there, and arm before sleeping.
+        let (mut taken, mut read) = (0, 0);
+        while let Some(event) = events.read().unwrap() {
+            read += 1;
+            b.heard(event);
+        }
+        loop {
+            match b.take().unwrap() {
+                Some(_) => taken += 1,
+                None if b.arm().unwrap() => {}
+                None => break,
+            }
+        }
+        let asleep = !events.has_news();
+        let posted = peer.join().unwrap();
+        let left =
+            usize::from(b.take().unwrap().is_some()) + usize::from(b.take().unwrap().is_some());
+        assert_eq!(taken + left, 2);
+        assert!(posted - read <= 1, "{posted} events for one arming");
+        if asleep && left > 0 {
+            assert!(events.has_news(), "nobody will wake who sleeps");
+        }
+    });
+}
+
+#[test]
 fn a_domain_that_falls_asleep_has_seen_every_event_or_is_seen_asleep() {
     loom::model(|| {
         let (app, driver) = (HeapWords::new(fifo_words(1)), HeapWords::new(fifo_words(1)));

@@ -19,7 +19,8 @@ use std::sync::Mutex;
 
 use base_rpc::{FlowLayout, Region};
 use rbuf_channel::{
-    End, Fault, FifoReader, FifoWriter, block_words, fifo_words, flow_block_bytes, rx_block_offset,
+    End, Event, Fault, FifoReader, FifoWriter, block_words, fifo_words, flow_block_bytes,
+    rx_block_offset,
 };
 use rbuf_shm::{Access, Arena, ArenaError, Doorbell, DriverBell, ShmData, ShmWords};
 
@@ -272,12 +273,13 @@ impl Domain {
         }
     }
 
-    /// The next flow for which the driver posted an event.
+    /// The next event that the driver posted: for the end of the flow in its slot to
+    /// [hear](End::heard).
     ///
     /// # Errors
     ///
     /// A [`Fault`] if what the driver wrote cannot be.
-    pub fn next_event(&self) -> Result<Option<u32>, Fault> {
+    pub fn next_event(&self) -> Result<Option<Event>, Fault> {
         lock(&self.events).read()
     }
 

@@ -96,13 +96,14 @@ fn show_surroundings(host: &Host) -> Result<()> {
     }
     let status = host.query_status()?;
     say!(
-        "answered: {} ARP, {} echo, {} unreachable, {} resets; {} held back; {} address conflicts",
+        "answered: {} ARP, {} echo, {} unreachable, {} resets; {} held back; {} address conflicts; last resort lost {} times",
         status.arp_answered,
         status.echo_answered,
         status.unreachable_sent,
         status.resets_sent,
         status.replies_suppressed,
-        status.conflicts
+        status.conflicts,
+        status.last_resorts_lost
     )?;
     say!()?;
     Ok(())

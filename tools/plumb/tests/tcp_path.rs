@@ -15,7 +15,7 @@ use driver_filter::{Pieces, Sums};
 use driver_link::Link;
 use driver_link::{Arrival, Checksum};
 use driver_link_packet::PacketLink;
-use in_lab::{OURS, THEIRS, claim_to_be_at, eventually, host, in_lab, on_peer};
+use in_lab::{OURS, THEIRS, claim_to_be_at, eventually, host, in_lab, on_peer, peer_answers_arp};
 use plumb_net::engine::Keepalive;
 use plumb_net::{Options, TcpStream};
 use rustix::net::sockopt::set_tcp_congestion;
@@ -453,6 +453,7 @@ fn a_stream_follows_its_peer_to_another_station_and_back() {
         let mut wire = on_peer(|| PacketLink::open("plumb1", None).unwrap());
         let home = wire.facts().station;
         let elsewhere = Mac([2, 0, 0, 0, 0, 99]);
+        peer_answers_arp(false);
         claim_to_be_at(&mut wire, elsewhere);
         // What still reaches the kernel is answered, and something more is said.
         let mut said = 0;
@@ -466,6 +467,7 @@ fn a_stream_follows_its_peer_to_another_station_and_back() {
             there
         });
         // The kernel did not take that. It is sent again, until the peer is back.
+        peer_answers_arp(true);
         claim_to_be_at(&mut wire, home);
         let mut heard = vec![0; said];
         (&mut &kernel).read_exact(&mut heard).unwrap();

@@ -19,6 +19,7 @@
 #![forbid(unsafe_code)]
 
 mod app;
+mod own;
 mod peer;
 pub mod tcp;
 mod world;

@@ -3,20 +3,16 @@
 use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
-use base_flow::{Bill, Contract, Endpoints, Rate, Sap, Transport};
+use base_flow::{Bill, Contract, Endpoints, Rate, Sap, Stray, Transport};
 use base_rpc::{Answer, Call, DomainId, FromDriver, JoinOffer, Refusal, Reply, Request, ToDriver};
 use base_wire::Mac;
-use driver_core::{Arenas, Driver, HeapArenas, Limits, bill_words};
+use driver_core::{Driver, HeapArenas, Limits, bill_words};
 use driver_link::sim::{Impairments, Side, SimLink, Wire};
-use flowman_core::{
-    ClientId, Config, Counters, FlowManager, LinkConfig, LinkId, OWN_SHAPE, Output,
-};
-use rbuf_channel::{
-    Data, End, FifoWriter, HeapWords, IoRec, Pair, block_words, fifo_words, flow_block_bytes,
-    rx_block_offset,
-};
+use flowman_core::{ClientId, Config, Counters, FlowManager, LinkConfig, LinkId, Output, OwnFlow};
+use rbuf_channel::HeapWords;
 
 use crate::app::{App, AppId, Consumed, Opening, lay_out};
+use crate::own::{self, Own};
 use crate::peer::Peer;
 
 /// Plumb's address in a world.
@@ -55,25 +51,13 @@ pub struct World {
     apps: Vec<App>,
     openings: HashMap<ClientId, Opening>,
     answers: HashMap<ClientId, Vec<Reply>>,
-    own_arenas: Option<(DomainId, HeapArenas)>,
+    own_arenas: Option<HeapArenas>,
     clients: u64,
     costs: Costs,
     /// Until when the driver is busy with what it last took on, and how long it was altogether.
     driver_busy_until: u64,
     driver_ns: u64,
 }
-
-/// The flow manager's own flow.
-struct Own {
-    flow: base_flow::FlowId,
-    tx: End<HeapWords>,
-    rx: End<HeapWords>,
-    arenas: HeapArenas,
-    events: FifoWriter<HeapWords>,
-    next: u32,
-}
-
-const OWN_BUFFER: u32 = 2048;
 
 struct NoCounters;
 
@@ -209,7 +193,7 @@ impl World {
     /// Driver time billed to flows so far, the flow manager's own included.
     pub fn billed_ns(&self) -> u64 {
         let mut flows: Vec<_> = self.apps.iter().map(|app| app.flow).collect();
-        flows.extend(self.own.as_ref().map(|own| own.flow));
+        flows.extend(self.own.iter().flat_map(Own::ids));
         let bills = flows.into_iter().filter_map(|flow| self.driver.flow_bill(flow));
         bills.map(|bill| bill.tx_cpu_ns + bill.rx_cpu_ns).sum()
     }
@@ -329,7 +313,7 @@ impl World {
             return (0, 0);
         }
         let mut flows: Vec<_> = self.apps.iter().map(|app| app.flow).collect();
-        flows.extend(self.own.as_ref().map(|own| own.flow));
+        flows.extend(self.own.iter().flat_map(Own::ids));
         let bills = flows.into_iter().filter_map(|flow| self.driver.flow_bill(flow));
         bills.fold((0, 0), |(rx, tx), bill| (rx + bill.rx_frames, tx + bill.tx_frames))
     }
@@ -367,20 +351,7 @@ impl World {
 
     /// Frames nobody claimed go to the flow manager.
     fn hear_strays(&mut self) {
-        let Some(own) = &mut self.own else { return };
-        let mut frames = Vec::new();
-        while let Ok(Some(rec)) = own.rx.take() {
-            let pair = rec.pairs()[0];
-            let mut frame = vec![0; pair.len as usize];
-            if let Some(area) = own.arenas.rx_data(0, OWN_SHAPE.buffers * OWN_BUFFER) {
-                area.read(pair.offset, &mut frame);
-            }
-            frames.push(frame);
-            let _ = own.rx.put(&IoRec::single(
-                rec.cookie,
-                Pair { offset: u32::from(rec.cookie) * OWN_BUFFER, len: OWN_BUFFER },
-            ));
-        }
+        let frames = self.own.as_mut().map(Own::receive).unwrap_or_default();
         for frame in frames {
             self.manager.frame(self.now, LINK, &frame);
         }
@@ -396,10 +367,13 @@ impl World {
                 Output::Disconnect { client } => self.manager.client_left(client),
                 Output::Driver { message, .. } => self.tell_driver(message),
                 Output::JoinOwn { domain, .. } => self.join_own(domain),
-                Output::OpenOwn { domain, flow, contract, rx_cpu_ppb, .. } => {
-                    self.open_own(domain, flow, &contract, rx_cpu_ppb);
+                Output::OpenOwn { domain, flows, .. } => self.open_own(domain, &flows),
+                Output::OwnLost { .. } => self.own = None,
+                Output::Frame { stray, frame, .. } => {
+                    if let Some(own) = &mut self.own {
+                        own.send(stray, &frame);
+                    }
                 }
-                Output::Frame { frame, .. } => self.send_own(&frame),
             }
         }
     }
@@ -445,8 +419,9 @@ impl World {
                 self.driver.set_addresses(&addresses);
                 None
             }
-            ToDriver::SetLastResort { flow } => {
-                self.driver.set_last_resort(flow, self.now).err().map(|error| (flow, error))
+            ToDriver::SetLastResort { stray, flow, pace } => {
+                let set = self.driver.set_last_resort(stray, flow, pace, self.now);
+                set.err().map(|error| (flow, error))
             }
             ToDriver::Park { endpoints } => {
                 self.driver.park(&endpoints);
@@ -476,73 +451,19 @@ impl World {
     }
 
     fn join_own(&mut self, domain: DomainId) {
-        let words = OWN_SHAPE.words;
-        let bytes = OWN_SHAPE.buffers * OWN_BUFFER;
-        let fifo = (fifo_words(1) as u64 * 8).next_multiple_of(64);
-        let arenas = HeapArenas::new(fifo + flow_block_bytes(words, words), bytes, bytes);
+        let (arenas, flows_max) = own::arenas();
         let user = base_rpc::DomainUser::FLOW_MANAGER;
-        let result = self.driver.add_domain(domain, arenas.clone(), 1, user);
-        self.own_arenas = Some((domain, arenas));
+        let result = self.driver.add_domain(domain, arenas.clone(), flows_max, user);
+        self.own_arenas = Some(arenas);
         self.manager.driver_message(LINK, FromDriver::DomainAdded { domain, result });
     }
 
-    fn open_own(
-        &mut self,
-        domain: DomainId,
-        flow: base_flow::FlowId,
-        contract: &Contract,
-        rx_cpu_ppb: u32,
-    ) {
-        let Some((_, arenas)) = self.own_arenas.take() else { return };
-        let words = OWN_SHAPE.words;
-        let bytes = OWN_SHAPE.buffers * OWN_BUFFER;
-        let offset = (fifo_words(1) as u64 * 8).next_multiple_of(64);
-        let region = base_rpc::Region { offset: 0, bytes };
-        let layout = base_rpc::FlowLayout {
-            slot: 0,
-            control_offset: offset,
-            tx_words: words,
-            rx_words: words,
-            tx_data: region,
-            rx_data: region,
-        };
-        let end = |offset| {
-            let mine = arenas.control_out(offset, block_words(words))?;
-            End::new(mine, arenas.control_in(offset, block_words(words))?, bytes)
-        };
-        let make = || {
-            let events = FifoWriter::new(arenas.control_out(0, fifo_words(1))?)?;
-            Some((end(offset)?, end(offset + rx_block_offset(words))?, events))
-        };
-        let Some((tx, mut rx, events)) = make() else { return };
-        for index in 0..OWN_SHAPE.buffers {
-            let pair = Pair { offset: index * OWN_BUFFER, len: OWN_BUFFER };
-            let _ = rx.put(&IoRec::single(index as u16, pair));
-        }
-        self.own = Some(Own { flow, tx, rx, arenas, events, next: 0 });
-        self.tell_driver(ToDriver::AddFlow {
-            flow,
-            domain,
-            layout,
-            contract: *contract,
-            rx_cpu_ppb,
-            after: Vec::new(),
-        });
-        self.tell_driver(ToDriver::SetLastResort { flow });
-    }
-
-    fn send_own(&mut self, frame: &[u8]) {
-        let Some(own) = &mut self.own else { return };
-        while let Ok(Some(_)) = own.tx.take() {}
-        let offset = own.next % OWN_SHAPE.buffers * OWN_BUFFER;
-        let Some(area) = own.arenas.tx_data(0, OWN_SHAPE.buffers * OWN_BUFFER) else { return };
-        area.write(offset, frame);
-        let rec = IoRec::single(own.next as u16, Pair { offset, len: frame.len() as u32 });
-        if matches!(own.tx.put(&rec), Ok(true)) {
-            own.next = own.next.wrapping_add(1);
-        }
-        if own.tx.notice().post {
-            own.events.post(0);
+    fn open_own(&mut self, domain: DomainId, flows: &[OwnFlow; Stray::COUNT]) {
+        let Some(arenas) = self.own_arenas.take() else { return };
+        let Some((own, messages)) = Own::open(&arenas, domain, flows) else { return };
+        self.own = Some(own);
+        for message in messages {
+            self.tell_driver(message);
         }
     }
 }

@@ -243,6 +243,17 @@ impl App {
         }
     }
 
+    /// Takes received frames and gives their buffers back; how many there were.
+    pub fn taken(&mut self) -> usize {
+        let mut count = 0;
+        while let Some(rec) = self.rx.take().unwrap() {
+            let pair = Pair { offset: u32::from(rec.cookie) * BUFFER, len: BUFFER };
+            assert!(self.rx.put(&IoRec::single(rec.cookie, pair)).unwrap());
+            count += 1;
+        }
+        count
+    }
+
     /// Takes received frames.
     pub fn received(&mut self) -> Vec<Vec<u8>> {
         let mut frames = Vec::new();

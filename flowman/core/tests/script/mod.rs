@@ -3,7 +3,7 @@
 
 use std::net::Ipv4Addr;
 
-use base_flow::{Bill, Contract, Endpoints, FlowId, LinkFacts, Rate, Sap, Transport};
+use base_flow::{Bill, Contract, Endpoints, FlowId, LinkFacts, Rate, Sap, Stray, Transport};
 use base_rpc::{
     Answer, Call, FlowLayout, FromDriver, JoinOffer, Query, QueryReply, Refusal, Region, Reply,
     Request, StatusInfo, TimeWait, ToDriver,
@@ -53,8 +53,13 @@ pub struct Script {
     pub answers: Vec<(ClientId, Answer)>,
     pub told: Vec<ToDriver>,
     pub frames: Vec<Vec<u8>>,
+    /// By which of our own flows they were.
+    pub ways: Vec<Stray>,
     pub gone: Vec<ClientId>,
     pub clients: u64,
+    /// How often our own flows were opened, and lost.
+    pub opened_own: usize,
+    pub lost_own: usize,
 }
 
 impl Script {
@@ -76,8 +81,11 @@ impl Script {
             answers: Vec::new(),
             told: Vec::new(),
             frames: Vec::new(),
+            ways: Vec::new(),
             gone: Vec::new(),
             clients: 0,
+            opened_own: 0,
+            lost_own: 0,
         };
         assert_eq!(script.manager.driver_joined(facts()), Ok(LINK));
         script.drain();
@@ -90,12 +98,16 @@ impl Script {
                 Output::Answer { client, answer, .. } => self.answers.push((client, answer)),
                 Output::Disconnect { client } => self.gone.push(client),
                 Output::Driver { message, .. } => self.told.push(message),
-                Output::Frame { frame, .. } => self.frames.push(frame),
+                Output::Frame { stray, frame, .. } => {
+                    self.frames.push(frame);
+                    self.ways.push(stray);
+                }
                 Output::JoinOwn { domain, .. } => {
                     let added = FromDriver::DomainAdded { domain, result: Ok(()) };
                     self.manager.driver_message(LINK, added);
                 }
-                Output::OpenOwn { .. } => {}
+                Output::OpenOwn { .. } => self.opened_own += 1,
+                Output::OwnLost { .. } => self.lost_own += 1,
             }
         }
     }
@@ -167,11 +179,17 @@ impl Script {
         std::mem::take(&mut self.frames).into_iter().filter_map(arp).collect()
     }
 
+    /// The driver has removed what it was told to, of which something was received.
     pub fn removed(&mut self) {
+        self.removed_after(1);
+    }
+
+    /// As [`Self::removed`], after so many frames were received.
+    pub fn removed_after(&mut self, rx_frames: u64) {
         for message in std::mem::take(&mut self.told) {
             if let ToDriver::RemoveFlow { flow } = message {
-                let removed =
-                    FromDriver::FlowRemoved { flow, bill: Bill::default(), settled: true };
+                let bill = Bill { rx_frames, ..Bill::default() };
+                let removed = FromDriver::FlowRemoved { flow, bill, settled: true };
                 self.manager.driver_message(LINK, removed);
             }
         }

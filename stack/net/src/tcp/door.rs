@@ -18,7 +18,7 @@ use std::time::Duration;
 use base_flow::{Contract, Endpoints, FlowId, Sap, Transport};
 use base_rpc::Refusal;
 use base_wire::Mac;
-use rbuf_channel::{Data, Pair};
+use rbuf_channel::{Data, Event, Pair};
 use rbuf_shm::monotonic_ns;
 use stack_layer::{Arrived, Peer, Received};
 use stack_tcp::{Config, Connection, Ecn, FastOpening, ListenCounts, Listener, Segment};
@@ -487,8 +487,8 @@ impl Served for Door {
         outcome
     }
 
-    fn event_read(&self) {
-        self.seat.event_read();
+    fn event_read(&self, event: Event) {
+        self.seat.event_read(event);
     }
 }
 

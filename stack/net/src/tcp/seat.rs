@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use rbuf_channel::{Fault, Wait};
+use rbuf_channel::{Event, Fault, Wait};
 use rbuf_shm::monotonic_ns;
 
 use super::dump::{self, Dump};
@@ -72,8 +72,6 @@ pub(super) struct Seat<W: Work> {
 /// What is protected by the lock.
 struct Desk<W: Work> {
     work: W,
-    /// Whether an event is to come, or to be read.
-    armed: bool,
     /// Threads that sleep.
     sleepers: u32,
     /// When one of them at least wakes by itself, and what it saw before it slept.
@@ -84,7 +82,7 @@ struct Desk<W: Work> {
 impl<W: Work> Seat<W> {
     pub(super) fn new(work: W, shared: Arc<Shared>, wait: Wait) -> io::Result<Self> {
         let service = shared.service()?;
-        let desk = Desk { work, armed: false, sleepers: 0, asleep_until_ns: 0, seen: None };
+        let desk = Desk { work, sleepers: 0, asleep_until_ns: 0, seen: None };
         Ok(Self {
             desk: Mutex::new(desk),
             shared,
@@ -298,16 +296,20 @@ impl<W: Work> Seat<W> {
     }
 
     /// The driver's event was read: the flow may be armed again.
-    pub(super) fn event_read(&self) {
-        self.lock().armed = false;
+    pub(super) fn event_read(&self, event: Event) {
+        if let Some(layers) = self.lock().work.layers() {
+            device(layers).rx().heard(event);
+        }
     }
 }
 
 impl<W: Work> Desk<W> {
     /// Asks the driver for an event when something arrives; what came before that was asked is taken in.
     fn arm(&mut self, shared: &Shared) {
-        let Some(layers) = self.work.layers().filter(|_| !self.armed) else { return };
-        self.armed = true;
+        let Some(layers) = self.work.layers() else { return };
+        if device(layers).rx().is_armed() {
+            return;
+        }
         // What came before it was armed is found by looking once more.
         if device(layers).rx().arm() != Ok(false) {
             // Later: what was sent a moment ago may be answered already.

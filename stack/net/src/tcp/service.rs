@@ -15,6 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
+use rbuf_channel::Event;
 use rbuf_domain::Domain;
 use rbuf_shm::{Doorbell, Ringer, monotonic_ns};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -46,7 +47,7 @@ pub(crate) trait Served: Send + Sync {
     fn serve(&self) -> Outcome;
 
     /// The driver's event was read: the flow may be armed again.
-    fn event_read(&self);
+    fn event_read(&self, event: Event);
 
     /// The process ends: what was written is the last.
     fn leave(&self) {}
@@ -279,9 +280,10 @@ impl Sleeper {
         let mut due = std::mem::take(&mut self.due);
         self.take_listed(&service, now_ns, &mut due);
         // A fault of the driver shows in each flow by itself.
-        while let Ok(Some(slot)) = self.domain.next_event() {
+        while let Ok(Some(event)) = self.domain.next_event() {
+            let slot = event.slot();
             if let Some(socket) = service.get(slot) {
-                socket.event_read();
+                socket.event_read(event);
             }
             due.push(slot);
         }

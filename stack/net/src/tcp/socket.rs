@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rbuf_channel::Pair;
+use rbuf_channel::{Event, Pair};
 use rbuf_shm::monotonic_ns;
 use stack_tcp::{Connection, Segment};
 
@@ -183,8 +183,8 @@ impl Served for Socket {
         self.seat.serve()
     }
 
-    fn event_read(&self) {
-        self.seat.event_read();
+    fn event_read(&self, event: Event) {
+        self.seat.event_read(event);
     }
 
     fn leave(&self) {

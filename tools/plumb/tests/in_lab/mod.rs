@@ -97,6 +97,13 @@ pub fn holdings(pid: u32) -> (usize, usize) {
     (descriptors, mappings)
 }
 
+/// Whether the peer's kernel answers ARP: a station that does is not believed to have moved.
+pub fn peer_answers_arp(answers: bool) {
+    let file = "/proc/sys/net/ipv4/conf/plumb1/arp_ignore";
+    let level = if answers { "0" } else { "8" };
+    on_peer(|| std::fs::write(file, level).unwrap_or_else(|error| panic!("{file}: {error}")));
+}
+
 /// Says on the peer's side of the wire, to everybody, that its address is at `station`.
 pub fn claim_to_be_at(link: &mut PacketLink, station: Mac) {
     let claim = Arp::reply(station, THEIRS, Mac::BROADCAST, THEIRS);

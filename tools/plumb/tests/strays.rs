@@ -1,0 +1,117 @@
+//! Floods of frames that nobody claims, and who is answered nevertheless.
+
+mod in_lab;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use base_flow::DropReason;
+use base_wire::{Arp, EtherType, Ethernet, Mac};
+use driver_link::Link;
+use driver_link_packet::PacketLink;
+use etherparse::PacketBuilder;
+use in_lab::{OURS, THEIRS, host, in_lab, on_peer, send_raw};
+use zerocopy::IntoBytes;
+
+/// How many frames a second the flood has, if the machine can.
+const FLOOD_PER_S: u64 = 100_000;
+/// How often is asked, of each kind.
+const QUESTIONS: usize = 100;
+
+/// Segments and datagrams to closed ports, until it is over.
+fn flood(us: Mac, over: &AtomicBool, sent: &AtomicU64) {
+    let mut link = PacketLink::open("plumb1", None).unwrap();
+    let station = link.facts().station;
+    let begun = Instant::now();
+    while !over.load(Ordering::Relaxed) {
+        let number = sent.load(Ordering::Relaxed);
+        if u128::from(number) * 1_000_000_000 > begun.elapsed().as_nanos() * u128::from(FLOOD_PER_S)
+        {
+            thread::yield_now();
+            continue;
+        }
+        for number in number..number + 16 {
+            let port = 1 + (number % 60_000) as u16;
+            let packet =
+                PacketBuilder::ethernet2(station.0, us.0).ipv4(THEIRS.octets(), OURS.octets(), 64);
+            let mut frame = Vec::new();
+            if number % 2 == 0 {
+                packet.tcp(port, port, 1, 1000).syn().write(&mut frame, &[]).unwrap();
+            } else {
+                packet.udp(port, port).write(&mut frame, b"anybody?").unwrap();
+            }
+            send_raw(&mut link, &frame);
+        }
+        sent.fetch_add(16, Ordering::Relaxed);
+    }
+}
+
+/// Sends a question, and waits for an answer to it; not for ever.
+fn is_answered(link: &mut PacketLink, question: &[u8], answers: impl Fn(&[u8]) -> bool) -> bool {
+    send_raw(link, question);
+    let asked = Instant::now();
+    let mut answered = false;
+    while !answered && asked.elapsed() < Duration::from_secs(2) {
+        link.poll_rx(256, &mut |arrival| answered |= answers(arrival.frame));
+        thread::yield_now();
+    }
+    answered
+}
+
+#[test]
+fn closed_ports_under_a_flood_leave_arp_and_echo_answered() {
+    let name = "closed_ports_under_a_flood_leave_arp_and_echo_answered";
+    in_lab(name, &["--rate", "1gbit"], || {
+        let us = host().query_links().unwrap()[0].facts.mac;
+        let (over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+        let (arp, echo) = on_peer(|| {
+            thread::scope(|scope| {
+                scope.spawn(|| flood(us, &over, &sent));
+                let mut link = PacketLink::open("plumb1", None).unwrap();
+                let station = link.facts().station;
+                let begun = Instant::now();
+                while sent.load(Ordering::Relaxed) < 20_000 {
+                    assert!(begun.elapsed() < Duration::from_secs(60), "no flood");
+                    thread::yield_now();
+                }
+                let head = Ethernet {
+                    destination: Mac::BROADCAST,
+                    source: station,
+                    ether_type: EtherType::ARP,
+                };
+                let request = Arp::request(station, THEIRS, OURS);
+                let request = [head.as_bytes(), request.as_bytes()].concat();
+                let (mut arp, mut echo) = (0, 0);
+                for number in 0..QUESTIONS as u16 {
+                    let found = |frame: &[u8]| frame[12..14] == [8, 6] && frame[21] == 2;
+                    arp += usize::from(is_answered(&mut link, &request, found));
+                    let mut ping = Vec::new();
+                    PacketBuilder::ethernet2(station.0, us.0)
+                        .ipv4(THEIRS.octets(), OURS.octets(), 64)
+                        .icmpv4_echo_request(4711, number)
+                        .write(&mut ping, b"still there?")
+                        .unwrap();
+                    let pong = |frame: &[u8]| {
+                        frame[12..14] == [8, 0]
+                            && frame[23] == 1
+                            && frame[34] == 0
+                            && frame[40..42] == number.to_be_bytes()
+                    };
+                    echo += usize::from(is_answered(&mut link, &ping, pong));
+                }
+                over.store(true, Ordering::Relaxed);
+                (arp, echo)
+            })
+        });
+        let sent = sent.into_inner();
+        let status = host().query_status().unwrap();
+        let flows = host().query_flows().unwrap();
+        let cut = flows.iter().filter_map(|flow| flow.bill.as_ref());
+        let cut: u64 = cut.map(|bill| bill.dropped(DropReason::RxBudget)).sum();
+        eprintln!("{arp} ARP, {echo} echo of {QUESTIONS}; {sent} sent, {cut} cut; {status:?}");
+        assert!(arp * 100 >= QUESTIONS * 99 && echo * 100 >= QUESTIONS * 99, "{arp} {echo}");
+        assert_eq!(status.last_resorts_lost, 0);
+        assert!(status.resets_sent > 1_000 && status.unreachable_sent > 5, "{status:?}");
+    });
+}
