@@ -19,7 +19,7 @@ pub(crate) enum Side {
     Tx,
     /// Receiving.
     Rx,
-    /// Waking who waits for what was received.
+    /// What receiving causes besides: waking who waits, or cutting what is too much.
     Wake,
 }
 

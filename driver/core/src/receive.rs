@@ -268,7 +268,8 @@ impl<A: Arenas, W: Words> Table<'_, A, W> {
     fn too_many(&mut self, flow: u32) {
         self.bills.add(flow, bill_word::RX_OFFERED, 1);
         self.bills.count_drop(flow, DropReason::RxBudget, 1);
-        self.bills.note(self.bills.link(), NO_DOMAIN, Side::Rx, 0);
+        // Billed to it, but not paid from its budget: that is for those it hears.
+        self.bills.note(flow, NO_DOMAIN, Side::Wake, 0);
     }
 
     fn nobodys(&mut self, reason: DropReason) {

@@ -11,7 +11,7 @@
 
 use std::net::IpAddr;
 
-use base_flow::{Endpoints, Fib, FlowId};
+use base_flow::{Endpoints, Fib, FlowId, Sap};
 use base_rpc::{Refusal, Reply, ToDriver};
 use base_wire::Mac;
 
@@ -53,6 +53,9 @@ impl FlowManager {
         let Some(flow) = self.flows.get(id) else { return false };
         let (client, link, closing) = (flow.client, flow.link, flow.closing.is_some());
         let Some(client) = client else { return true };
+        if to.endpoints().is_some_and(|ends| self.listens(client, link, ends)) {
+            self.flows.accept(id);
+        }
         if let Some(ends) = before.endpoints()
             && to.endpoints() != Some(ends)
         {
@@ -85,6 +88,16 @@ impl FlowManager {
             self.waiting.entry(asking.place).or_default().push(Waiter::Flow(id));
         }
         true
+    }
+
+    /// Whether a flow of this client takes what is for the local end, whoever sends it.
+    fn listens(&self, client: ClientId, link: LinkId, ends: Endpoints) -> bool {
+        let any = Sap::any_v4(ends.local.port);
+        ends.remote.is_some()
+            && [ends.local, any].into_iter().any(|local| {
+                let listener = self.flows.with(link, &Endpoints { local, remote: None, ..ends });
+                listener.is_some_and(|flow| flow.client == Some(client))
+            })
     }
 
     pub(crate) fn count_waiting(&mut self, client: ClientId, change: isize) {

@@ -74,6 +74,8 @@ pub(crate) struct Flow {
     pub(crate) link: LinkId,
     pub(crate) contract: Contract,
     pub(crate) attachment: Attachment,
+    /// Its owner listens at its port, so its first segments may have come to the listener's flow.
+    pub(crate) accepted: bool,
     /// The ends that are kept from others when it is gone.
     pub(crate) left: Option<(Sap, Sap)>,
     /// It is closing: its driver sends what it had accepted.
@@ -129,6 +131,7 @@ impl Flows {
             link,
             contract,
             attachment: Attachment::Detached,
+            accepted: false,
             left: None,
             closing: None,
         });
@@ -166,6 +169,13 @@ impl Flows {
     /// The flow of a link that has exactly these ends.
     pub(crate) fn with(&self, link: LinkId, endpoints: &Endpoints) -> Option<&Flow> {
         self.get(*self.by_endpoints.get(&(link, *endpoints))?)
+    }
+
+    /// The owner of a flow listens at its port.
+    pub(crate) fn accept(&mut self, id: FlowId) {
+        if let Some(flow) = self.get_mut(id) {
+            flow.accepted = true;
+        }
     }
 
     pub(crate) fn remove(&mut self, id: FlowId) -> Option<Flow> {

@@ -443,9 +443,11 @@ impl FlowManager {
         if let Some(Closing { local: Some((transport, local)), .. }) = flow.closing {
             self.ports.closed(flow.uid, transport, local);
         }
-        // A connection of which nothing was ever received has left nothing in the network.
+        // A connection of which nothing was ever received, by a listener neither, has left nothing in the
+        // network.
         if let Some(ends) = flow.left
             && bill.rx_frames == 0
+            && !flow.accepted
             && self.time_waits.is_of(id, ends)
         {
             self.forget_wait(ends);

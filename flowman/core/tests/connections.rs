@@ -350,6 +350,22 @@ fn a_connection_that_received_nothing_leaves_its_ends_to_anybody() {
 }
 
 #[test]
+fn a_connection_whose_segments_came_to_its_listener_keeps_its_ends() {
+    let mut script = Script::new();
+    let client = script.client(1000);
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    for remote in [0, 80] {
+        assert!(matches!(script.connect(client, 4000, remote), Some(Reply::Opened { .. })));
+    }
+    script.told.clear();
+    script.manager.client_left(client);
+    script.drain();
+    assert_eq!(script.told(|told| matches!(told, ToDriver::Park { .. })), 1);
+    script.removed_after(0);
+    assert_eq!(script.told(|told| matches!(told, ToDriver::Unpark { .. })), 0);
+}
+
+#[test]
 fn ends_in_time_wait_belong_to_the_holder_of_the_port() {
     let mut script = Script::new();
     let (client, same, other) = (script.client(1000), script.client(1000), script.client(1001));

@@ -112,6 +112,8 @@ fn closed_ports_under_a_flood_leave_arp_and_echo_answered() {
         eprintln!("{arp} ARP, {echo} echo of {QUESTIONS}; {sent} sent, {cut} cut; {status:?}");
         assert!(arp * 100 >= QUESTIONS * 99 && echo * 100 >= QUESTIONS * 99, "{arp} {echo}");
         assert_eq!(status.last_resorts_lost, 0);
-        assert!(status.resets_sent > 1_000 && status.unreachable_sent > 5, "{status:?}");
+        // Half of the flood each: only the one kind is limited as ICMP's errors are.
+        assert!(status.unreachable_sent > 0, "{status:?}");
+        assert!(status.resets_sent > 10 * status.unreachable_sent, "{status:?}");
     });
 }
