@@ -80,6 +80,11 @@ impl RawFlow {
         put
     }
 
+    /// Whether the driver has asked for an event since this was last asked.
+    pub fn is_awaited(&mut self) -> bool {
+        self.ends.tx.notice().post
+    }
+
     /// Takes back what the driver is done with.
     pub fn reap(&mut self) -> u32 {
         let mut taken = 0;

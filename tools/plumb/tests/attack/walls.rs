@@ -92,6 +92,8 @@ fn a_lie_closes_its_own_flow_and_no_other_of_the_domain() {
             let exists = |flow: &RawFlow| {
                 host.query_flows().unwrap().iter().any(|info| info.flow == flow.id)
             };
+            // An event that nobody asked for is a lie of the whole domain.
+            eventually("the driver waits for the liar's event", || liar.is_awaited());
             // More published than there is room for.
             let words = domain.control_out(1 << 12).unwrap();
             let at = (liar.layout.control_offset / 8) as usize;
