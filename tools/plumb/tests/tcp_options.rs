@@ -548,12 +548,16 @@ fn segments_cost_the_application_no_allocation() {
                 }
                 ours.counts()
             };
-            let before = rounds(1000);
-            let allocated = ALLOCATIONS.with(Cell::get);
-            let after = rounds(1000);
-            let allocated = ALLOCATIONS.with(Cell::get) - allocated;
-            assert!(after.segments_in - before.segments_in > 5000);
-            assert_eq!(allocated, 0, "in 1000 rounds");
+            // A queue that was never so long before may grow, as often as it doubles.
+            let mut before = rounds(1000);
+            let without = (0..8).any(|_| {
+                let allocated = ALLOCATIONS.with(Cell::get);
+                let after = rounds(1000);
+                assert!(after.segments_in - before.segments_in > 5000);
+                before = after;
+                ALLOCATIONS.with(Cell::get) == allocated
+            });
+            assert!(without, "8 times 1000 rounds, each with an allocation");
             drop(ours);
             echo.join().unwrap();
         }
