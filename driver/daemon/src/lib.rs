@@ -21,6 +21,6 @@ mod thread_clock;
 
 pub use arenas::{Joined, ShmArenas};
 pub use claim::{Claim, ClaimError};
-pub use confine::ConfineError;
+pub use rbuf_shm::ConfineError;
 pub use reaper::Reaper;
 pub use serve::{Options, ServeError, serve, serve_by};

@@ -6,9 +6,9 @@
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::Duration;
 
-use rbuf_shm::Arena;
+use rbuf_shm::{Arena, ConfineError, confine};
 
-use crate::confine::{ConfineError, confine};
+use crate::confine::LOOP;
 
 /// How often it is looked whether the link is done with memory that is to go.
 const LOOK: Duration = Duration::from_millis(10);
@@ -46,7 +46,7 @@ impl Reaper {
             // Of this thread only, on Linux. It matters where the loop has a processor of its own, which this
             // thread has then too.
             let _ = rustix::process::setpriority_process(None, 19);
-            let confined = if confined { confine() } else { Ok(()) };
+            let confined = if confined { confine(LOOP) } else { Ok(()) };
             let goes_on = confined.is_ok();
             let _ = ready.send(confined);
             if goes_on {

@@ -15,14 +15,15 @@ use driver_core::{Driver, Limits, bill_words};
 use driver_link::Polled;
 use driver_netlink::{News, Watch};
 use rbuf_shm::{
-    Access, Arena, ArenaError, Connection, ShmWords, monotonic_ns, raise_descriptor_limit,
+    Access, Arena, ArenaError, ConfineError, Connection, ShmWords, confine, monotonic_ns,
+    raise_descriptor_limit,
 };
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::net::sockopt::socket_error;
 
 use crate::arenas::ShmArenas;
 use crate::bells::Bells;
-use crate::confine::{ConfineError, confine};
+use crate::confine::LOOP;
 use crate::control::{Control, Heard};
 use crate::reaper::Reaper;
 use crate::thread_clock::ThreadClock;
@@ -170,7 +171,7 @@ pub fn serve_by<L: Polled, S: Scheduler>(
         .map_err(|source| ServeError::Os { call: "dup", source })?;
     raise_descriptor_limit();
     if options.confine {
-        confine()?;
+        confine(LOOP)?;
     }
     server.control.as_mut().expect("connected").tell(&hello, vec![file]);
     server.run()

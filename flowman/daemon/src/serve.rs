@@ -11,12 +11,11 @@ use base_rpc::{Call, DomainUser, FromDriver, MESSAGE_BYTES_MAX, Reply, ToDriver,
 use flowman_core::{ClientId, Config, Counters, FlowManager, LinkId, Output, Unwelcome};
 use rbuf_domain::DomainError;
 use rbuf_shm::{
-    Access, Arena, Descriptors, Listener, PeerProcess, ReceiveError, monotonic_ns,
-    raise_descriptor_limit,
+    Access, Arena, Calls, ConfineError, Descriptors, Listener, PeerProcess, ReceiveError, confine,
+    monotonic_ns, raise_descriptor_limit,
 };
 use rustix::event::{Timespec, epoll};
 use rustix::rand::{GetRandomFlags, getrandom};
-use rustix::thread::{CapabilitySet, CapabilitySets, set_capabilities, set_no_new_privs};
 
 use crate::line::{Line, Topic};
 use crate::own::OwnFlows;
@@ -36,6 +35,9 @@ pub enum ServeError {
         /// Why: somebody listens there, or what stands there is not ours.
         source: io::Error,
     },
+    /// Privileges could not be given up.
+    #[error(transparent)]
+    Confine(#[from] ConfineError),
     /// The kernel refused.
     #[error("{call}: {source}")]
     Os {
@@ -57,6 +59,29 @@ const PATIENCE_NS: u64 = 3_000_000_000;
 fn notice(words: std::fmt::Arguments<'_>) {
     let _ = writeln!(io::stderr(), "plumb flowman: {words}");
 }
+
+/// What the loop needs of the kernel.
+const CALLS: &[i64] = &[
+    // Applications, drivers, and when they die.
+    libc::SYS_accept4,
+    libc::SYS_recvmsg,
+    libc::SYS_sendmsg,
+    libc::SYS_recvfrom,
+    libc::SYS_sendto,
+    libc::SYS_shutdown,
+    libc::SYS_getsockopt,
+    libc::SYS_pidfd_open,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_epoll_wait,
+    // What drivers share.
+    libc::SYS_fcntl,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_getrandom,
+];
 
 const APPLICATIONS: u64 = 0;
 const DRIVERS: u64 = 1;
@@ -162,7 +187,7 @@ impl Daemon {
             .map_err(os("epoll_ctl"))
     }
 
-    /// Gives up all capabilities, and serves until the process is killed.
+    /// Gives up all capabilities and every system call but those of its loop, and serves until the process is killed.
     ///
     /// # Errors
     ///
@@ -170,10 +195,7 @@ impl Daemon {
     pub fn run(&mut self) -> Result<(), ServeError> {
         raise_descriptor_limit();
         // What it holds is all it needs.
-        let none = CapabilitySet::empty();
-        let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
-        set_no_new_privs(true).map_err(os("prctl(PR_SET_NO_NEW_PRIVS)"))?;
-        set_capabilities(None, sets).map_err(os("capset"))?;
+        confine(Calls { all: CALLS, only: &[] })?;
         let patient_until = monotonic_ns() + PATIENCE_NS;
         while monotonic_ns() < patient_until && self.core.undriven().next().is_some() {
             self.round(Some(patient_until.saturating_sub(monotonic_ns())))?;

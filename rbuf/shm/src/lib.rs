@@ -17,6 +17,7 @@
 #![cfg(target_endian = "little")]
 
 mod arena;
+mod confine;
 mod connection;
 mod copy;
 mod doorbell;
@@ -26,6 +27,7 @@ mod process;
 mod transfer;
 
 pub use arena::{Access, Arena, ArenaError, ShmData, ShmWords};
+pub use confine::{Calls, ConfineError, confine};
 pub use connection::{
     Connection, DESCRIPTORS_MAX, Peer, ReceiveError, Received, raise_descriptor_limit,
 };

@@ -128,9 +128,9 @@ fn each_of_the_flow_managers_own_flows_has_a_guarantee() {
 }
 
 #[test]
-fn the_driver_keeps_no_capability_and_few_system_calls() {
+fn the_daemons_keep_no_capability_and_few_system_calls() {
     row(
-        "walls::the_driver_keeps_no_capability_and_few_system_calls",
+        "walls::the_daemons_keep_no_capability_and_few_system_calls",
         || (),
         |_| {
             for name in ["driver", "flowman"] {
@@ -144,8 +144,9 @@ fn the_driver_keeps_no_capability_and_few_system_calls() {
                     assert_eq!(u64::from_str_radix(&line(set), 16), Ok(0), "{name} {set}");
                 }
                 assert_eq!(line("NoNewPrivs:"), "1", "{name}");
-                if name == "driver" {
-                    assert_eq!(line("Seccomp:"), "2");
+                assert_eq!(line("Seccomp:"), "2", "{name}");
+                if can_be_a_stranger() {
+                    assert_eq!(u64::from_str_radix(&line("CapBnd:"), 16), Ok(0), "{name}");
                 }
             }
         },

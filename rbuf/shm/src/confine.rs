@@ -1,0 +1,171 @@
+//! Giving up privileges once everything is open.
+
+use std::collections::BTreeMap;
+use std::io;
+
+use rustix::thread::{
+    CapabilitySet, CapabilitySets, remove_capability_from_bounding_set, set_capabilities,
+    set_no_new_privs,
+};
+use seccompiler::{
+    BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+    SeccompRule, TargetArch,
+};
+
+/// Why privileges could not be given up. A daemon must not serve then.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfineError {
+    /// The kernel refused.
+    #[error("{call}: {source}")]
+    Os {
+        /// The system call.
+        call: &'static str,
+        /// What it said.
+        source: io::Error,
+    },
+    /// The system call filter could not be made or installed.
+    #[error("seccomp: {0}")]
+    Seccomp(String),
+}
+
+/// What a daemon may still ask of the kernel, besides memory and its own death.
+#[derive(Debug, Clone, Copy)]
+pub struct Calls<'a> {
+    /// These, whatever their arguments.
+    pub all: &'a [i64],
+    /// These, if an argument (counted from 0) is this one.
+    pub only: &'a [(i64, u8, u64)],
+}
+
+/// Gives up all capabilities, also those that a program could bring, and every system call but `calls`; for
+/// ever. Only the calling thread is confined: each one has to call it.
+///
+/// # Errors
+///
+/// See [`ConfineError`]; the thread may be confined in part.
+pub fn confine(calls: Calls<'_>) -> Result<(), ConfineError> {
+    let os = |call| move |errno: rustix::io::Errno| ConfineError::Os { call, source: errno.into() };
+    // Asked of the kernel once, by a call that is none of the daemon's.
+    let _ = rustix::param::page_size();
+    for capability in 0..u64::BITS {
+        // Whoever may not has nothing to give up; and the kernel does not know so many.
+        let _ =
+            remove_capability_from_bounding_set(CapabilitySet::from_bits_retain(1 << capability));
+    }
+    set_no_new_privs(true).map_err(os("prctl(PR_SET_NO_NEW_PRIVS)"))?;
+    let none = CapabilitySet::empty();
+    set_capabilities(None, CapabilitySets { effective: none, permitted: none, inheritable: none })
+        .map_err(os("capset"))?;
+    let seccomp = |error: &dyn std::fmt::Display| ConfineError::Seccomp(error.to_string());
+    let arch = TargetArch::try_from(std::env::consts::ARCH).map_err(|error| seccomp(&error))?;
+    let every = calls.all.iter().chain(BASIC);
+    let mut rules: BTreeMap<i64, Vec<SeccompRule>> =
+        every.map(|&call| (call, Vec::new())).collect();
+    let pid = std::process::id();
+    let own = [
+        // Its own threads only: for the end of the process.
+        (libc::SYS_tgkill, 0, SeccompCmpOp::Eq, u64::from(pid)),
+        // No memory that could hold a program.
+        (libc::SYS_mmap, 2, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0),
+        (libc::SYS_mprotect, 2, SeccompCmpOp::MaskedEq(libc::PROT_EXEC as u64), 0),
+    ];
+    let asked = calls.only.iter().map(|&(call, at, value)| (call, at, SeccompCmpOp::Eq, value));
+    for (call, at, compare, value) in asked.chain(own) {
+        let rule = SeccompCondition::new(at, SeccompCmpArgLen::Dword, compare, value)
+            .and_then(|condition| SeccompRule::new(vec![condition]))
+            .map_err(|error| seccomp(&error))?;
+        rules.entry(call).or_default().push(rule);
+    }
+    let refuse = SeccompAction::Errno(rustix::io::Errno::PERM.raw_os_error() as u32);
+    let filter = SeccompFilter::new(rules, refuse, SeccompAction::Allow, arch)
+        .map_err(|error| seccomp(&error))?;
+    let program: BpfProgram =
+        filter.try_into().map_err(|error: seccompiler::BackendError| seccomp(&error))?;
+    seccompiler::apply_filter(&program).map_err(|error| seccomp(&error))
+}
+
+/// What the allocator, signals and the end of any process need.
+const BASIC: &[i64] = &[
+    libc::SYS_munmap,
+    libc::SYS_brk,
+    libc::SYS_mremap,
+    libc::SYS_madvise,
+    libc::SYS_futex,
+    libc::SYS_read,
+    libc::SYS_write,
+    libc::SYS_close,
+    libc::SYS_clock_gettime,
+    libc::SYS_sigaltstack,
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_restart_syscall,
+    libc::SYS_getpid,
+    libc::SYS_gettid,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const INSIDE: &str = "RBUF_SHM_TEST_CONFINED";
+
+    /// Runs this test once more, in a process of its own that `confined` may confine.
+    fn in_another_process(name: &str, confined: impl FnOnce()) {
+        if std::env::var(INSIDE).as_deref() == Ok(name) {
+            confined();
+            // Nothing more can be printed to anybody's satisfaction.
+            std::process::exit(77);
+        }
+        let status = std::process::Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", name, "--nocapture", "--test-threads=1"])
+            .env(INSIDE, name)
+            .status()
+            .unwrap();
+        assert_eq!(status.code(), Some(77), "see above");
+    }
+
+    fn call(number: i64, arguments: [i64; 3]) -> Result<i64, i32> {
+        // SAFETY: each call of these tests passes no pointer, or a null one.
+        let result = unsafe { libc::syscall(number, arguments[0], arguments[1], arguments[2]) };
+        if result >= 0 {
+            return Ok(result);
+        }
+        Err(io::Error::last_os_error().raw_os_error().unwrap_or(0))
+    }
+
+    #[test]
+    fn who_is_confined_has_the_calls_it_named_and_no_others() {
+        let name = "confine::tests::who_is_confined_has_the_calls_it_named_and_no_others";
+        in_another_process(name, || {
+            let parent = i64::from(std::os::unix::process::parent_id());
+            let own = i64::from(std::process::id());
+            let calls = Calls { all: &[libc::SYS_epoll_create1], only: &[(libc::SYS_bpf, 0, 10)] };
+            confine(calls).unwrap();
+            assert!(call(libc::SYS_epoll_create1, [0; 3]).is_ok());
+            let stranger = libc::AF_INET as i64;
+            let refused = [
+                ("socket", libc::SYS_socket, [stranger, 1, 0]),
+                ("openat", libc::SYS_openat, [-100, 0, 0]),
+                ("execve", libc::SYS_execve, [0; 3]),
+                ("clone", libc::SYS_clone, [0; 3]),
+                ("ptrace", libc::SYS_ptrace, [0; 3]),
+                ("kill", libc::SYS_kill, [parent, 0, 0]),
+                ("tgkill of another process", libc::SYS_tgkill, [parent, parent, 0]),
+                ("bpf, to load", libc::SYS_bpf, [5, 0, 0]),
+                ("setuid", libc::SYS_setuid, [0; 3]),
+                ("mprotect for a program", libc::SYS_mprotect, [0, 0, i64::from(libc::PROT_EXEC)]),
+                ("mmap of a program", libc::SYS_mmap, [0, 0, i64::from(libc::PROT_EXEC)]),
+            ];
+            for (what, number, arguments) in refused {
+                assert_eq!(call(number, arguments), Err(libc::EPERM), "{what}");
+            }
+            assert_ne!(call(libc::SYS_bpf, [10, 0, 0]), Err(libc::EPERM));
+            assert_eq!(call(libc::SYS_mprotect, [0; 3]), Ok(0));
+            let thread = call(libc::SYS_gettid, [0; 3]).unwrap();
+            assert_eq!(call(libc::SYS_tgkill, [own, thread, 0]), Ok(0));
+        });
+    }
+}
