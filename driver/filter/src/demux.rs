@@ -290,3 +290,32 @@ fn insert<K: Eq + std::hash::Hash>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Seen from inside: whether a second look is taken changes what a frame costs, and not its verdict.
+    #[test]
+    fn listeners_are_looked_for_as_long_as_there_are_any() {
+        let mut demux = Demux::new(Mac([2, 0, 0, 0, 0, 1]), None, [1, 2]);
+        let transport = base_flow::Transport::Udp;
+        let peer = Sap::new(Ipv4Addr::new(10, 77, 0, 2).into(), 7);
+        let listener = |port| Endpoints { transport, local: Sap::any_v4(port), remote: None };
+        let connected = Endpoints { remote: Some(peer), ..listener(1) };
+        demux.install(&connected, 1).unwrap();
+        assert_eq!(demux.open, 0);
+        demux.install(&listener(1), 2).unwrap();
+        demux.install(&listener(2), 3).unwrap();
+        demux.install(&listener(2), 4).unwrap_err();
+        demux.park(&listener(3));
+        assert_eq!(demux.open, 2);
+        demux.remove(&listener(2), 2);
+        demux.remove(&connected, 1);
+        assert_eq!(demux.open, 2);
+        demux.remove(&listener(1), 2);
+        demux.remove(&listener(1), 2);
+        demux.remove(&listener(2), 3);
+        assert_eq!((demux.open, demux.is_empty()), (0, true));
+    }
+}

@@ -105,3 +105,146 @@ impl Hasher for Fold {
         (product as u64) ^ ((product >> 64) as u64)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The multiplier of `finish`, which a secret may cancel but for its lowest bit.
+    const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+
+    const WORDS: [u64; 5] = [0, 1, u64::MAX, MULTIPLIER, MULTIPLIER ^ 1];
+
+    /// Secrets that the lot is unlikely to yield: keys may then be spread worse, but do not all collide.
+    fn odd_secrets() -> impl Iterator<Item = Secret> {
+        WORDS.into_iter().flat_map(|first| WORDS.map(|second| Secret([first, second])))
+    }
+
+    /// Numbers drawn by lot, the same in every run (SplitMix64).
+    struct Lot(u64);
+
+    impl Lot {
+        fn draw(&mut self) -> u64 {
+            self.0 = self.0.wrapping_add(MULTIPLIER);
+            let mut word = self.0;
+            word = (word ^ word >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+            word = (word ^ word >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+            word ^ word >> 31
+        }
+
+        fn secret(&mut self) -> Secret {
+            Secret([self.draw(), self.draw()])
+        }
+    }
+
+    fn v4_key(remote: u32, remote_port: u16) -> Key4 {
+        v4(6 << 32 | 80 << 16 | u64::from(remote_port), 0x0a4d_0001, remote)
+    }
+
+    fn v6_key(remote: u128, remote_port: u16) -> Key6 {
+        let rest = 6 << 32 | 80 << 16 | u64::from(remote_port);
+        Key6 { local: 0xfd << 120 | 1, remote, rest }
+    }
+
+    /// Most of `hashes` that have the same place among 256, by the bits from `shift` on.
+    fn fullest(hashes: &[u64], shift: u32) -> usize {
+        let mut places = [0; 256];
+        for hash in hashes {
+            places[(hash >> shift) as usize & 255] += 1;
+        }
+        places.into_iter().max().unwrap()
+    }
+
+    /// Neighbours in one field each, as a remote host can choose them: 256 keys in a row.
+    fn rows(secret: Secret) -> [Vec<u64>; 5] {
+        let row = |key: &dyn Fn(u16) -> u64| (0..256).map(key).collect::<Vec<_>>();
+        [
+            row(&|i| secret.hash_one(v4_key(0xc000_0201, 1024 + i))),
+            row(&|i| secret.hash_one(v4_key(0xc000_0200 + u32::from(i), 4000))),
+            row(&|i| secret.hash_one(v6_key(0xfd << 120 | 2, 1024 + i))),
+            row(&|i| secret.hash_one(v6_key(0xfd << 120 | u128::from(i), 4000))),
+            row(&|i| secret.hash_one(v6_key(u128::from(i) << 64 | 2, 4000))),
+        ]
+    }
+
+    #[test]
+    fn keys_in_a_row_spread_over_the_table_whatever_the_secret_is() {
+        let mut lot = Lot(1);
+        let drawn = (0..64).map(|_| (lot.secret(), 12));
+        for (secret, bound) in odd_secrets().map(|secret| (secret, 64)).chain(drawn) {
+            for (kind, hashes) in rows(secret).iter().enumerate() {
+                for shift in [0, 8, 56] {
+                    let most = fullest(hashes, shift);
+                    assert!(most <= bound, "{most} of 256, kind {kind}, bits {shift}, {secret:x?}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn keys_that_collide_under_one_secret_are_spread_by_another() {
+        let mut lot = Lot(2);
+        let (known, secret) = (lot.secret(), lot.secret());
+        let mut chosen = [Vec::new(), Vec::new()];
+        for i in 0..1 << 17 {
+            let (remote, port) = (lot.draw() as u32, i as u16);
+            let (short, long) = (v4_key(remote, port), v6_key(remote.into(), port));
+            if known.hash_one(short) & 255 == 0 {
+                chosen[0].push(secret.hash_one(short));
+            }
+            if known.hash_one(long) & 255 == 0 {
+                chosen[1].push(secret.hash_one(long));
+            }
+        }
+        for hashes in &chosen {
+            let hashes = &hashes[..256];
+            let (low, high) = (fullest(hashes, 0), fullest(hashes, 56));
+            assert!(low <= 10 && high <= 10, "{low} and {high} of 256 in one place still");
+        }
+    }
+
+    /// Counts, for each bit of the hash, how often it changes when a bit of the key, or of the secret, does.
+    #[test]
+    fn every_bit_of_key_and_secret_changes_every_bit_of_the_hash_half_the_time() {
+        const ROUNDS: u32 = 512;
+        let mut lot = Lot(3);
+        let mut least_and_most = (ROUNDS, 0);
+        for bit in 0..104 + 128 {
+            let mut changed = [0_u32; 64];
+            for _ in 0..ROUNDS {
+                let secret = lot.secret();
+                let key = u128::from(lot.draw()) << 64 | u128::from(lot.draw());
+                let (mut other_key, mut other) = (key, secret);
+                match bit {
+                    0..104 => other_key ^= 1 << bit,
+                    _ => other.0[(bit - 104) / 64] ^= 1 << ((bit - 104) % 64),
+                }
+                let difference = secret.hash_one(key) ^ other.hash_one(other_key);
+                for (place, count) in changed.iter_mut().enumerate() {
+                    *count += (difference >> place & 1) as u32;
+                }
+            }
+            for count in changed {
+                least_and_most.0 = least_and_most.0.min(count);
+                least_and_most.1 = least_and_most.1.max(count);
+            }
+        }
+        let (least, most) = least_and_most;
+        assert!(least > ROUNDS * 3 / 8 && most < ROUNDS * 5 / 8, "{least} to {most} of {ROUNDS}");
+    }
+
+    #[test]
+    fn bytes_are_hashed_as_the_words_that_they_are() {
+        let secret = Lot(4).secret();
+        let of = |bytes: &[u8]| {
+            let mut hasher = secret.build_hasher();
+            hasher.write(bytes);
+            hasher.finish()
+        };
+        let mut words = secret.build_hasher();
+        words.write_u64(0x0807_0605_0403_0201);
+        words.write_u64(0x0a09);
+        assert_eq!(of(&[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]), words.finish());
+        assert_ne!(of(&[1, 2, 3]), of(&[1, 2, 4]));
+    }
+}

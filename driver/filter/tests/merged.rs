@@ -62,6 +62,7 @@ fn all(mut pieces: Pieces<'_>) -> Vec<Vec<u8>> {
             return all;
         };
         assert!(left > 0 || rest.is_empty());
+        assert!(all.len() < PIECES_MAX, "no end of it");
         all.push([head, rest].concat());
     }
 }
@@ -250,4 +251,138 @@ fn the_urgent_byte_stays_where_it_is_in_the_stream() {
         |piece: &[u8]| (piece[47] & 0x20 != 0).then(|| u16::from_be_bytes([piece[52], piece[53]]));
     let seen: Vec<Option<u16>> = pieces.iter().map(|piece| urgent(piece)).collect();
     assert_eq!(seen, [Some(1500), Some(500), None]);
+}
+
+/// A merged frame with all the headers that there can be, or with none that need not.
+fn with_options(ip_options: u8, tcp_options: u8, payload: &[u8]) -> Vec<u8> {
+    let (ip, tcp) = (20 + usize::from(ip_options), 20 + usize::from(tcp_options));
+    let mut frame = vec![2, 0, 0, 0, 0, 1, 2, 0, 0, 0, 0, 9, 0x81, 0, 0, 7, 8, 0];
+    frame.resize(18 + ip + tcp, 1);
+    frame.extend(payload);
+    let total = (frame.len() - 18) as u16;
+    frame[18] = 0x40 | (ip / 4) as u8;
+    frame[20..22].copy_from_slice(&total.to_be_bytes());
+    frame[24..30].copy_from_slice(&[0x40, 0, 64, 6, 0, 0]);
+    frame[18 + ip + 12..18 + ip + 14].copy_from_slice(&[(tcp / 4) as u8 * 16, 0x10]);
+    let sum = checksum::finish(checksum::sum(&frame[18..18 + ip]));
+    frame[28..30].copy_from_slice(&sum.to_be_bytes());
+    frame
+}
+
+#[test]
+fn headers_of_any_length_are_those_of_every_piece() {
+    for (ip, tcp) in [(0, 0), (40, 0), (0, 40), (40, 40), (4, 36)] {
+        let frame = with_options(ip, tcp, &[7; 5000]);
+        let headers = 18 + 40 + usize::from(ip + tcp);
+        let merged = Pieces::merged(&frame, (Protocol::TCP, 9000), MTU, Sums::Whole).unwrap();
+        let pieces = all(merged);
+        let room = usize::from(MTU) + 18 - headers;
+        assert_eq!(pieces.len(), 5000_usize.div_ceil(room), "{ip} and {tcp} bytes of options");
+        for piece in &pieces {
+            let (total, header) =
+                (u16::from_be_bytes([piece[20], piece[21]]), 20 + usize::from(ip));
+            assert_eq!(usize::from(total), piece.len() - 18);
+            assert!(checksum::is_valid(checksum::sum(&piece[18..18 + header])));
+            assert_eq!(piece[30..18 + header], frame[30..18 + header]);
+            assert_eq!(piece[18 + header + 20..headers], frame[18 + header + 20..headers]);
+        }
+    }
+}
+
+#[test]
+fn pieces_fit_the_link_or_there_are_none() {
+    let frame = with_options(0, 12, &[7; 1000]);
+    let pieces = |mtu: u16| {
+        let pieces = Pieces::merged(&frame, (Protocol::TCP, 600), mtu, Sums::Whole);
+        pieces.map(|pieces| all(pieces).iter().map(Vec::len).max().unwrap() - 18)
+    };
+    assert_eq!(pieces(1500), Some(652));
+    assert_eq!(pieces(652), Some(652));
+    assert_eq!(pieces(651), Some(651));
+    assert_eq!(pieces(60), Some(60), "125 pieces of eight bytes");
+    for mtu in [59, 52, 51, 0] {
+        assert_eq!(pieces(mtu), None, "{mtu}");
+    }
+}
+
+#[test]
+fn what_is_not_to_be_read_is_left_to_its_owner() {
+    let sound = merged(false, false, true, 0x10, &[5; 100]);
+    let sixth = merged(true, false, true, 0x10, &[5; 100]);
+    let datagram = merged(false, false, false, 0, &[5; 100]);
+    let is_read = |frame: &[u8], at: usize, bytes: &[u8]| {
+        let mut frame = frame.to_vec();
+        frame[at..at + bytes.len()].copy_from_slice(bytes);
+        let whole = Pieces::whole(&frame, Sums::Whole).is_some();
+        let (start, field) = if frame[12] == 8 { (34, 16) } else { (54, 16) };
+        let field = if frame[23] == 17 { 6 } else { field };
+        assert_eq!(is_transport_checksum(&frame, start, field), whole);
+        whole
+    };
+    assert!(is_read(&sound, 0, &[]) && is_read(&sixth, 0, &[]) && is_read(&datagram, 0, &[]));
+    let rows: &[(&str, &[u8], usize, &[u8])] = &[
+        ("ARP", &sound, 12, &[8, 6]),
+        ("a tag in a tag", &sound, 12, &[0x81, 0, 0, 1, 0x81, 0]),
+        ("version 5", &sound, 14, &[0x55]),
+        ("a header of 16 bytes", &sound, 14, &[0x44]),
+        ("the first part of a packet", &sound, 20, &[0x20, 0]),
+        ("a later part of one", &sound, 20, &[0, 1]),
+        ("a packet beyond the frame", &sound, 16, &[0, 153]),
+        ("a packet that ends in its header", &sound, 16, &[0, 19]),
+        ("TCP of 16 bytes", &sound, 46, &[0x40]),
+        ("TCP beyond the packet", &sound, 16, &[0, 51]),
+        ("version 4", &sixth, 14, &[0x40]),
+        ("a packet beyond the frame", &sixth, 18, &[0, 133]),
+        ("UDP that is shorter", &datagram, 38, &[0, 107]),
+        ("UDP that is longer", &datagram, 38, &[0, 109]),
+    ];
+    for (name, frame, at, bytes) in rows {
+        assert!(!is_read(frame, *at, bytes), "{name}");
+    }
+    assert!(is_read(&sound, 16, &[0, 52]), "its header, and padding");
+    assert!(is_read(&sound, 46, &[0xf0]), "60 bytes of header");
+}
+
+#[test]
+fn a_packet_without_payload_is_a_frame() {
+    for (v6, tcp) in [(false, true), (false, false), (true, true), (true, false)] {
+        let frame = merged(v6, false, tcp, 0x10, &[]);
+        let mut pieces = Pieces::whole(&frame, Sums::Whole).unwrap();
+        assert_eq!(pieces.left(), 0);
+        let (headers, payload) = pieces.next_frame().unwrap();
+        assert_eq!((headers.len(), payload.len()), (frame.len(), 0));
+        assert!(pieces.next_frame().is_none());
+    }
+}
+
+#[test]
+fn a_datagram_that_says_it_has_no_checksum_gets_none_and_no_other_looks_like_one() {
+    let mut frame = merged(false, false, false, 0, &[0; 4]);
+    frame[40..42].fill(0);
+    let piece = |frame: &[u8]| all(Pieces::whole(frame, Sums::Whole).unwrap()).remove(0);
+    assert_eq!(piece(&frame), frame);
+    // Two bytes of the payload make the sum whatever it has to be: all ones, whose complement is none.
+    frame[40..42].copy_from_slice(&[1, 1]);
+    let sum = piece(&frame)[40..42].to_vec();
+    frame[42..44].copy_from_slice(&sum);
+    assert_eq!(piece(&frame)[40..42], [0xff, 0xff]);
+    let mut segment = merged(false, false, true, 0x10, &[0; 4]);
+    let sum = piece(&segment)[50..52].to_vec();
+    segment[66..68].copy_from_slice(&sum);
+    assert_eq!(piece(&segment)[50..52], [0, 0], "of TCP zero is a sum as any other");
+}
+
+#[test]
+fn urgent_bytes_that_are_behind_a_piece_are_none_of_its_own() {
+    for (urgent, expected) in
+        [(0, [None; 3]), (999, [Some(999), None, None]), (1000, [Some(1000), None, None])]
+    {
+        let mut frame = merged(false, false, true, 0x30, &[5; 3000]);
+        frame[52..54].copy_from_slice(&u16::to_be_bytes(urgent));
+        let merged = Pieces::merged(&frame, (Protocol::TCP, 1000), MTU, Sums::Whole).unwrap();
+        let seen = all(merged).into_iter().map(|piece| {
+            (piece[47] & 0x20 != 0).then(|| u16::from_be_bytes([piece[52], piece[53]]))
+        });
+        assert_eq!(seen.collect::<Vec<_>>(), expected, "{urgent}");
+    }
 }

@@ -305,3 +305,130 @@ fn only_plain_segments_are_cut_and_only_into_frames_that_fit_the_link() {
     let reason = DropReason::ForgedNetwork;
     assert_eq!(check_unit(&tcp, forged, 54, 14_600, 1460), Err(reason), "nobody else's");
 }
+
+/// What becomes of a frame of the flow when `bit` of byte `at` is another: the definition, field by field.
+fn judged(fib: &Fib, tagged: bool, at: usize, bit: u8, frame: &[u8]) -> Option<DropReason> {
+    let connected = fib.next_hop_mac.is_some();
+    let (v4, link) = (fib.source.is_ipv4(), if tagged { 18 } else { 14 });
+    let forged = |free: bool, reason| (!free).then_some(reason);
+    if at < link {
+        return forged(at < 6 && !connected, DropReason::ForgedLink);
+    }
+    let (ip, network) = (at - link, if v4 { 20 } else { 40 });
+    if ip < network {
+        return match (v4, ip) {
+            (true, 2 | 3) | (false, 4 | 5) => Some(DropReason::LengthsDisagree),
+            (true, 6) => forged(bit == 0x40, DropReason::ForgedFragment),
+            (true, 7) => Some(DropReason::ForgedFragment),
+            (true, 1 | 4 | 5 | 8 | 10 | 11) | (false, 1..=3 | 7) => None,
+            (false, 0) => forged(bit < 0x10, DropReason::ForgedNetwork),
+            (true, 16..) | (false, 24..) => forged(!connected, DropReason::ForgedNetwork),
+            _ => Some(DropReason::ForgedNetwork),
+        };
+    }
+    let transport = ip - network;
+    let fixed = Some(DropReason::ForgedTransport);
+    match (fib.endpoints.transport, transport) {
+        (Transport::Icmp, 0 | 1 | 4 | 5) => fixed,
+        (Transport::Udp | Transport::Tcp, 0 | 1) => fixed,
+        (Transport::Udp | Transport::Tcp, 2 | 3) => forged(!connected, DropReason::ForgedTransport),
+        (Transport::Udp, 4 | 5) => Some(DropReason::LengthsDisagree),
+        (Transport::Tcp, 12) => {
+            let whole = usize::from((frame[at] ^ bit) >> 4) * 4;
+            let fits = whole >= 20 && link + network + whole <= frame.len().min(HEADER_BYTES_MAX);
+            forged(fits, DropReason::LengthsDisagree)
+        }
+        _ => None,
+    }
+}
+
+#[test]
+fn every_bit_of_a_header_is_free_or_refused_under_its_name() {
+    for transport in [Transport::Udp, Transport::Tcp, Transport::Icmp] {
+        for (v6, connected, tagged) in
+            (0..8).map(|choice| (choice & 1 != 0, choice & 2 != 0, choice & 4 != 0))
+        {
+            let fib = fib(transport, v6, connected);
+            let template = Template::new(&Rights::Flow(fib), tagged.then_some(7));
+            let mut honest = honest(&fib, &[0x33; 10]);
+            if tagged {
+                honest.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
+            }
+            let transport_bytes = if transport == Transport::Tcp { 20 } else { 8 };
+            let bytes = if tagged { 18 } else { 14 } + if v6 { 40 } else { 20 } + transport_bytes;
+            assert_eq!((template.header_bytes(), honest.len()), (bytes, bytes + 10));
+            for (at, bit) in (0..bytes).flat_map(|at| (0..8).map(move |bit| (at, 1 << bit))) {
+                let mut frame = honest.clone();
+                frame[at] ^= bit;
+                let (sent, expected) =
+                    (send(&template, &frame), judged(&fib, tagged, at, bit, &honest));
+                assert_eq!(sent.err(), expected, "byte {at}, bit {bit:#x}: {fib:?}, {tagged}");
+            }
+            let mut longer = honest.clone();
+            longer.push(0);
+            assert_eq!(send(&template, &longer).err(), Some(DropReason::LengthsDisagree));
+            assert_eq!(
+                send(&template, &honest[..bytes + 9]).err(),
+                Some(DropReason::LengthsDisagree)
+            );
+            assert_eq!(
+                send(&template, &honest[..bytes - 1]).err(),
+                Some(DropReason::HeaderTooShort)
+            );
+        }
+    }
+}
+
+#[test]
+fn options_of_tcp_are_header_if_the_first_range_holds_them() {
+    let fib = fib(Transport::Tcp, true, true);
+    let template = Template::new(&Rights::Flow(fib), Some(7));
+    let data = HeapData::new(4096);
+    let check = |words: u8, first: u32, payload: usize| {
+        let mut frame = honest(&fib, &vec![0x33; payload]);
+        frame.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
+        frame[18 + 40 + 12] = words << 4;
+        let mut header = [0; HEADER_BYTES_MAX];
+        let copied = (first as usize).min(HEADER_BYTES_MAX);
+        header[..copied].copy_from_slice(&frame[..copied]);
+        let rest = frame.len() as u32 - first;
+        let pairs = [Pair { offset: 0, len: first }, Pair { offset: 2000, len: rest }];
+        let checked = template.check(&header, &pairs, &data, frame.len())?;
+        assert_eq!((checked.segmentation(), checked.frame_bytes()), (None, frame.len()));
+        assert_eq!(checked.data().memory(), data.memory());
+        let mut ranges: Vec<Pair> = checked.payload().collect();
+        if checked.header().len() < first as usize {
+            let behind = checked.header().len() as u32;
+            assert_eq!(ranges.remove(0), Pair { offset: behind, len: first - behind });
+        }
+        assert_eq!(ranges, [Pair { offset: 2000, len: rest }]);
+        assert!(checked.gather(&mut vec![0; frame.len() - 1]).is_none());
+        Ok(checked.header().len())
+    };
+    let disagree = Err(DropReason::LengthsDisagree);
+    assert_eq!(check(5, 78, 50), Ok(78));
+    assert_eq!(check(5, 79, 50), Ok(78));
+    assert_eq!(check(6, 82, 50), Ok(82));
+    assert_eq!(check(6, 81, 50), disagree, "an option in the second range");
+    assert_eq!(check(15, 118, 50), Ok(118));
+    assert_eq!(check(15, 117, 50), disagree);
+    assert_eq!(check(15, 117, 39), disagree, "an option behind the packet");
+    assert_eq!(check(4, 78, 50), disagree);
+}
+
+#[test]
+fn the_flow_manager_may_send_what_it_speaks_on_a_tagged_link_too() {
+    let template = Template::new(&Rights::Station(US), Some(7));
+    let send = |tag: [u8; 4], ether_type: [u8; 2]| {
+        let frame = [&[0xff; 6][..], &US.0, &tag, &ether_type, &[0; 20]].concat();
+        send(&template, &frame).err()
+    };
+    let tag = [0x81, 0, 0, 7];
+    for known in [[8, 0], [8, 6], [0x86, 0xdd]] {
+        assert_eq!(send(tag, known), None, "{known:?}");
+        assert_eq!(send([0x81, 0, 0, 8], known), Some(DropReason::ForgedLink));
+    }
+    for unknown in [[0x81, 0], [8, 1], [8, 7], [0x86, 0xdc], [0x88, 0xcc]] {
+        assert_eq!(send(tag, unknown), Some(DropReason::ForgedLink), "{unknown:?}");
+    }
+}
