@@ -1,7 +1,7 @@
 //! The layers over a channel in memory: what they send is what an independent parser reads, and
 //! what an independent builder sends is what they receive.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use base_flow::{Endpoints, Fib, FlowId, Sap, Transport};
 use base_wire::Mac;
@@ -10,10 +10,10 @@ use proptest::prelude::*;
 use rbuf_channel::{Data, End, HeapData, HeapWords, IoRec, block_words, flag};
 use stack_layer::{Control, ControlError, Device, Ether, Layer, Outgoing, Peer, SendError, Udp};
 
-const US: Mac = Mac([2, 0, 0, 0, 0, 1]);
-const PEER: Mac = Mac([2, 0, 0, 0, 0, 9]);
-const OURS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-const THEIRS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+mod wire;
+
+use wire::{OURS, PEER, THEIRS, US, icmp_error};
+
 const MTU: u16 = 1500;
 const BUFFERS: u32 = 4;
 
@@ -290,26 +290,11 @@ fn reading_posts_nothing_to_a_driver_that_waits_for_something_to_send() {
     assert!(two.stack.lower().lower().lower().notice()[0].post, "now there is something");
 }
 
-/// A control message of `kind` and `code` that quotes the head of `datagram`, an Ethernet frame of ours, after
-/// `change`.
-fn said_of(
-    datagram: &[u8],
-    (kind, code, mtu): (u8, u8, u16),
-    change: impl Fn(&mut [u8]),
-) -> Vec<u8> {
+/// An ICMP error that quotes the head of `datagram`, an Ethernet frame of ours, after `change`.
+fn said_of(datagram: &[u8], said: (u8, u8, u16), change: impl Fn(&mut [u8])) -> Vec<u8> {
     let mut quote = datagram[14..42].to_vec();
     change(&mut quote);
-    let mut icmp = vec![kind, code, 0, 0, 0, 0];
-    icmp.extend(mtu.to_be_bytes());
-    icmp.extend(quote);
-    let sum = base_wire::checksum::finish(base_wire::checksum::sum(&icmp));
-    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2(PEER.0, US.0)
-        .ipv4([10, 77, 0, 254], OURS.octets(), 64)
-        .write(&mut frame, etherparse::IpNumber::ICMP, &icmp)
-        .unwrap();
-    frame
+    icmp_error(said, &quote)
 }
 
 #[test]

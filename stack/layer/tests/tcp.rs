@@ -1,19 +1,18 @@
 //! The TCP layer over a channel in memory, beside an independent parser and builder.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 
 use base_flow::{Endpoints, Fib, FlowId, Sap, Transport};
-use base_wire::Mac;
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use rbuf_channel::{Data, End, HeapData, HeapWords, Pair, block_words};
 use stack_layer::{Arrived, Device, Ether, HEAD_BYTES_MAX, Peer, Tcp};
 use stack_tcp::{Ecn, Error, Options, RouterError, Segment, Timestamps};
 
-const US: Mac = Mac([2, 0, 0, 0, 0, 1]);
-const PEER: Mac = Mac([2, 0, 0, 0, 0, 9]);
-const OURS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
-const THEIRS: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 2);
+mod wire;
+
+use wire::{OURS, PEER, THEIRS, US, icmp_error};
+
 const HEADERS: u16 = 4;
 const RING: u32 = 3000;
 
@@ -155,21 +154,6 @@ proptest! {
     }
 }
 
-/// A control message of a router about a packet that begins with `quote`.
-fn control(kind: u8, code: u8, mtu: u16, quote: &[u8]) -> Vec<u8> {
-    let mut icmp = vec![kind, code, 0, 0, 0, 0];
-    icmp.extend(mtu.to_be_bytes());
-    icmp.extend(quote);
-    let sum = base_wire::checksum::finish(base_wire::checksum::sum(&icmp));
-    icmp[2..4].copy_from_slice(&sum.to_be_bytes());
-    let mut frame = Vec::new();
-    PacketBuilder::ethernet2(PEER.0, US.0)
-        .ipv4([10, 77, 0, 254], OURS.octets(), 64)
-        .write(&mut frame, etherparse::IpNumber::ICMP, &icmp)
-        .unwrap();
-    frame
-}
-
 #[test]
 fn a_router_is_heard_if_it_quotes_a_segment_of_this_flow() {
     let mut two = two();
@@ -183,7 +167,7 @@ fn a_router_is_heard_if_it_quotes_a_segment_of_this_flow() {
         (3, 3, RouterError::Undelivered(Error::Refused)),
         (11, 0, RouterError::Undelivered(Error::HostUnreachable)),
     ] {
-        two.deliver(&control(kind, code, 1400, &quote));
+        two.deliver(&icmp_error((kind, code, 1400), &quote));
         let heard = two.stack.receive().unwrap();
         let Some(Arrived::RouterError { sequence, error, .. }) = heard else { panic!("{heard:?}") };
         assert_eq!((sequence, error), (77_777, expected));
@@ -191,9 +175,9 @@ fn a_router_is_heard_if_it_quotes_a_segment_of_this_flow() {
     // Another port, a cut quote, a wrong checksum.
     let mut other = quote.clone();
     other[21] ^= 1;
-    two.deliver(&control(3, 4, 1400, &other));
-    two.deliver(&control(3, 4, 1400, &quote[..24]));
-    let mut damaged = control(3, 4, 1400, &quote);
+    two.deliver(&icmp_error((3, 4, 1400), &other));
+    two.deliver(&icmp_error((3, 4, 1400), &quote[..24]));
+    let mut damaged = icmp_error((3, 4, 1400), &quote);
     damaged[40] ^= 1;
     two.deliver(&damaged);
     assert!(two.stack.receive().unwrap().is_none());
