@@ -46,7 +46,7 @@ impl Reaper {
             // Of this thread only, on Linux. It matters where the loop has a processor of its own, which this
             // thread has then too.
             let _ = rustix::process::setpriority_process(None, 19);
-            let confined = if confined { confine(LOOP) } else { Ok(()) };
+            let confined = if confined { confine(LOOP).map(drop) } else { Ok(()) };
             let goes_on = confined.is_ok();
             let _ = ready.send(confined);
             if goes_on {

@@ -171,7 +171,11 @@ pub fn serve_by<L: Polled, S: Scheduler>(
         .map_err(|source| ServeError::Os { call: "dup", source })?;
     raise_descriptor_limit();
     if options.confine {
-        confine(LOOP)?;
+        let landlock = confine(LOOP)?;
+        if landlock.is_absent() {
+            // Nobody may be listening.
+            let _ = writeln!(io::stderr(), "plumb driver: {landlock}");
+        }
     }
     server.control.as_mut().expect("connected").tell(&hello, vec![file]);
     server.run()

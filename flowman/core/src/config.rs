@@ -10,6 +10,9 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Config {
+    /// The user that the flow manager becomes, by name or number; a system user `plumb` if left out, or nobody.
+    #[serde(default)]
+    pub user: Option<String>,
     /// Links to drive.
     #[serde(default, rename = "link")]
     pub links: Vec<LinkConfig>,

@@ -13,8 +13,10 @@
 
 #![forbid(unsafe_code)]
 
+mod identity;
 mod line;
 mod own;
 mod serve;
 
+pub use identity::{Identity, IdentityError, USER};
 pub use serve::{Daemon, ServeError, driver_socket};

@@ -187,7 +187,8 @@ impl Daemon {
             .map_err(os("epoll_ctl"))
     }
 
-    /// Gives up all capabilities and every system call but those of its loop, and serves until the process is killed.
+    /// Gives up all capabilities, files and every system call but those of its loop, and serves until the process is
+    /// killed.
     ///
     /// # Errors
     ///
@@ -195,7 +196,10 @@ impl Daemon {
     pub fn run(&mut self) -> Result<(), ServeError> {
         raise_descriptor_limit();
         // What it holds is all it needs.
-        confine(Calls { all: CALLS, only: &[] })?;
+        let landlock = confine(Calls { all: CALLS, only: &[] })?;
+        if landlock.is_absent() {
+            notice(format_args!("{landlock}"));
+        }
         let patient_until = monotonic_ns() + PATIENCE_NS;
         while monotonic_ns() < patient_until && self.core.undriven().next().is_some() {
             self.round(Some(patient_until.saturating_sub(monotonic_ns())))?;

@@ -27,14 +27,14 @@ mod process;
 mod transfer;
 
 pub use arena::{Access, Arena, ArenaError, ShmData, ShmWords};
-pub use confine::{Calls, ConfineError, confine};
+pub use confine::{Calls, ConfineError, Landlock, become_user, confine};
 pub use connection::{
     Connection, DESCRIPTORS_MAX, Peer, ReceiveError, Received, raise_descriptor_limit,
 };
 pub use doorbell::{Doorbell, DriverBell, Ringer};
 pub use futex::Futex;
 pub use listener::{Descriptors, Listener};
-pub use process::PeerProcess;
+pub use process::{PeerProcess, descriptors_can_be_refused};
 pub use transfer::RANGES_MAX;
 
 /// Nanoseconds of the monotonic clock, the only clock of the system.

@@ -5,6 +5,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
 use rustix::io::Errno;
 use rustix::net::sockopt::socket_peercred;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 use rustix::process::{PidfdFlags, pidfd_open};
 
 /// Options of sockets that are younger than the C library's headers (`asm-generic/socket.h`).
@@ -66,6 +67,13 @@ fn peer_pidfd(socket: &OwnedFd) -> Result<OwnedFd, Errno> {
     }
     // SAFETY: the call succeeded, so this is a new descriptor that nobody else owns.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Whether this kernel refuses descriptors to whoever sends them, where asked to.
+pub fn descriptors_can_be_refused() -> bool {
+    let socket =
+        socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    socket.is_ok_and(|socket| refuse_descriptors(&socket).unwrap_or(false))
 }
 
 /// Has the kernel refuse descriptors to whoever sends them to `socket`, or to what it accepts; `false` if it

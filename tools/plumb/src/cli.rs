@@ -339,6 +339,10 @@ pub struct Up {
     /// Rate of the wire.
     #[arg(long, default_value = "1gbit")]
     pub rate: Rate,
+    /// The user that the flow manager becomes when it has bound its sockets, by name or number; a system user
+    /// `plumb` if there is one, otherwise nobody.
+    #[arg(long)]
+    pub user: Option<String>,
     #[command(flatten)]
     pub pace: Pace,
 }
@@ -360,6 +364,10 @@ pub struct Flowman {
     /// Router for everything else.
     #[arg(long)]
     pub gateway: Option<IpAddr>,
+    /// The user to become when the sockets are bound, by name or number; a system user `plumb` if there is one,
+    /// otherwise nobody.
+    #[arg(long)]
+    pub user: Option<String>,
     /// Die with the process that started this one.
     #[arg(long, hide = true)]
     pub supervised: bool,

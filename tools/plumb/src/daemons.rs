@@ -10,11 +10,13 @@ use driver_daemon::{Claim, Options};
 use driver_link_packet::PacketLink;
 use driver_netlink::{Netlink, Watch};
 use flowman_core::{Config, LinkConfig};
+use flowman_daemon::Identity;
 use rbuf_shm::{Connection, monotonic_ns};
 use rustix::process::Signal;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tools_experiments::policy::Policy;
 
+use crate::output::tell;
 use crate::{cli, signals};
 
 /// Ends with the process that started this one.
@@ -49,12 +51,18 @@ pub fn flowman(arguments: &cli::Flowman) -> Result<ExitCode> {
         }
         _ => bail!("give --config, or --dev and --addr"),
     };
+    let identity = Identity::of(arguments.user.as_deref().or(config.user.as_deref()))?;
     let socket = &arguments.socket.socket;
     if let Some(folder) = socket.parent() {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let mut daemon = flowman_daemon::Daemon::new(config, socket)?;
+    if let Some(refused) = identity.assume()? {
+        tell!(
+            "plumb flowman: there is nobody else to become here ({refused}): it stays the user that it is, without capabilities"
+        );
+    }
     daemon.run()?;
     Ok(ExitCode::SUCCESS)
 }

@@ -3,7 +3,8 @@
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
-use rbuf_shm::{Access, Arena};
+use flowman_daemon::{Identity, USER};
+use rbuf_shm::{Access, Arena, Landlock, descriptors_can_be_refused};
 use rustix::thread::CapabilitySet;
 
 use crate::output::say;
@@ -17,8 +18,17 @@ struct Finding {
 
 /// Looks at everything Plumb needs.
 pub fn run(arguments: &cli::Doctor) -> Result<ExitCode> {
-    let findings =
-        [kernel(), shared_memory(), namespaces()?, packet_sockets(), bulk(), forwarding()];
+    let findings = [
+        kernel(),
+        shared_memory(),
+        namespaces()?,
+        packet_sockets(),
+        bulk(),
+        forwarding(),
+        user(),
+        files(),
+        descriptors(),
+    ];
     if arguments.json {
         let list: Vec<_> = findings
             .iter()
@@ -107,4 +117,35 @@ fn forwarding() -> Finding {
         "the kernel keeps out of packets for Plumb's addresses".into()
     };
     Finding { name: "forwarding", ok: true, detail }
+}
+
+/// Nothing depends on it but what a flow manager that was taken over could do.
+fn user() -> Finding {
+    let detail = match Identity::of(None) {
+        Ok(identity) if identity.is_shared() => format!(
+            "a flow manager that root starts becomes user {}, nobody, whom other programs share: create one for it with `useradd --system --no-create-home {USER}`, or name one with `--user`",
+            identity.uid()
+        ),
+        Ok(identity) => {
+            format!("a flow manager that root starts becomes user {}, `{USER}`", identity.uid())
+        }
+        Err(error) => error.to_string(),
+    };
+    Finding { name: "user", ok: true, detail }
+}
+
+/// Nor on this.
+fn files() -> Finding {
+    Finding { name: "files", ok: true, detail: Landlock::of_this_kernel().to_string() }
+}
+
+/// Nor on this, among users that trust each other.
+fn descriptors() -> Finding {
+    let detail = match descriptors_can_be_refused() {
+        true => "this kernel keeps applications from sending descriptors to the flow manager",
+        false => {
+            "this kernel cannot keep applications from sending descriptors to the flow manager (SO_PASSRIGHTS, Linux 6.16): it closes them, and any user can choose one that takes long to close, or for ever"
+        }
+    };
+    Finding { name: "descriptors", ok: true, detail: detail.into() }
 }

@@ -26,15 +26,20 @@ pub fn run(arguments: &cli::Up) -> Result<ExitCode> {
     // Dropped last: when the daemons are gone.
     let _sockets = Sockets(socket);
     let mut daemons = Daemons::default();
-    daemons.start_flowman(socket, &asked, |flowman| match &arguments.config {
-        Some(file) => {
-            flowman.arg("--config").arg(file);
+    daemons.start_flowman(socket, &asked, |flowman| {
+        if let Some(user) = &arguments.user {
+            flowman.args(["--user", user]);
         }
-        None => {
-            let link = &config.links[0];
-            flowman.args(["--dev", &link.dev, "--addr", &link.addresses[0].to_string()]);
-            if let Some(gateway) = link.gateway {
-                flowman.args(["--gateway", &gateway.to_string()]);
+        match &arguments.config {
+            Some(file) => {
+                flowman.arg("--config").arg(file);
+            }
+            None => {
+                let link = &config.links[0];
+                flowman.args(["--dev", &link.dev, "--addr", &link.addresses[0].to_string()]);
+                if let Some(gateway) = link.gateway {
+                    flowman.args(["--gateway", &gateway.to_string()]);
+                }
             }
         }
     })?;

@@ -295,3 +295,52 @@ fn an_interface_without_stations_is_refused_with_the_reason() {
         assert!(said.contains("lo has no Ethernet frames between stations"), "{said}");
     });
 }
+
+#[test]
+fn the_flow_manager_becomes_who_is_named_and_its_sockets_go_and_come_and_it_ends_with_who_started_it()
+ {
+    const NAME: &str = "the_flow_manager_becomes_who_is_named_and_its_sockets_go_and_come_and_it_ends_with_who_started_it";
+    let map = std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default();
+    // In the namespace of an ordinary user there is nobody else to become.
+    let others_exist = map.split_whitespace().last().is_some_and(|count| count != "1");
+    in_lab(NAME, &[], || {
+        interface("up0", "up1");
+        let socket = place("s");
+        let link = ["--dev", "up0", "--addr", "10.78.0.1/24"];
+        let config = place("up.toml");
+        let text = "user = '4321'\n[[link]]\ndev = 'up0'\naddresses = ['10.78.0.1/24']\n";
+        std::fs::write(&config, text).unwrap();
+        let option = |user: &'static str| [&link[..], &["--user", user]].concat();
+        let file = ["--config", config.to_str().unwrap()];
+        for (user, says) in [("nobody of that name", "useradd"), ("root", "not to run as root")] {
+            let said = refused(&socket, &option(user));
+            assert!(said.contains(says), "{said}");
+        }
+        if !others_exist {
+            assert!(refused(&socket, &file).contains("cannot become user 4321"));
+            return;
+        }
+        // Each on the path of the one before, which left nothing.
+        for (arguments, id) in [(&file[..], "4321"), (&option("4322"), "4322"), (&link, "65534")] {
+            let running = Running::start(&socket, arguments);
+            let flowman = running.children()[0];
+            let status = std::fs::read_to_string(format!("/proc/{flowman}/status")).unwrap();
+            let uid = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap();
+            if id != "65534" {
+                assert_eq!(uid.split_whitespace().collect::<Vec<_>>(), [id; 4]);
+            }
+            assert!(uid.split_whitespace().all(|uid| uid != "0"), "{uid}");
+            assert!(ping(&socket));
+            running.end();
+            assert!(!socket.exists() && !place("s.driver").exists());
+        }
+        let running = Running::start(&socket, &link);
+        let flowman = running.children()[0];
+        // Which kills it.
+        drop(running);
+        eventually("the flow manager is gone", || {
+            let status = std::fs::read_to_string(format!("/proc/{flowman}/status"));
+            status.map_or(true, |status| status.contains("State:\tZ"))
+        });
+    });
+}

@@ -76,7 +76,10 @@ impl Script {
             vlan: None,
         };
         let mut script = Self {
-            manager: FlowManager::new(Config { links: vec![link], policy }, [7; 16]),
+            manager: FlowManager::new(
+                Config { links: vec![link], policy, ..Config::default() },
+                [7; 16],
+            ),
             now: S,
             answers: Vec::new(),
             told: Vec::new(),

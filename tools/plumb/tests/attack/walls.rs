@@ -128,9 +128,9 @@ fn each_of_the_flow_managers_own_flows_has_a_guarantee() {
 }
 
 #[test]
-fn the_daemons_keep_no_capability_and_few_system_calls() {
+fn the_daemons_keep_no_capability_and_few_system_calls_and_the_flow_manager_is_not_root() {
     row(
-        "walls::the_daemons_keep_no_capability_and_few_system_calls",
+        "walls::the_daemons_keep_no_capability_and_few_system_calls_and_the_flow_manager_is_not_root",
         || (),
         |_| {
             for name in ["driver", "flowman"] {
@@ -147,6 +147,11 @@ fn the_daemons_keep_no_capability_and_few_system_calls() {
                 assert_eq!(line("Seccomp:"), "2", "{name}");
                 if can_be_a_stranger() {
                     assert_eq!(u64::from_str_radix(&line("CapBnd:"), 16), Ok(0), "{name}");
+                }
+                if can_be_a_stranger() && name == "flowman" {
+                    let ids = line("Uid:") + &line("Gid:");
+                    assert!(ids.split_whitespace().all(|id| id != "0"), "{ids}");
+                    assert_eq!(line("Groups:"), "");
                 }
             }
         },
