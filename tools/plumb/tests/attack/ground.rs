@@ -1,38 +1,51 @@
-//! The ground on which a row is fought: victims, attackers, and how they are judged.
+//! The ground on which a row is fought: attackers, and victims in turns without and with them.
 
 use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, PoisonError};
 
-use base_flow::Contract;
-use plumb_net::{Host, Udp};
+use crate::in_lab::{THEIRS, in_lab, on_peer, processes, socket};
+use crate::verdict::{Pair, Verdict, judge};
+use crate::victims::with_victims;
 
-use crate::in_lab::{OURS, THEIRS, host, in_lab, kernel_socket, on_peer, processes, socket};
+pub use crate::verdict::holds;
+pub use crate::victims::Got;
 
 /// Names the row whose attacker a process is to be.
 const ATTACKER: &str = "PLUMB_TEST_ATTACKER";
 
+/// What a process is called that attacks nobody but uses a processor.
+const BUSY: &str = "busy";
+
 /// Who attacks, where this machine lets us be somebody else.
 const STRANGER: u32 = 54_321;
 
-const VICTIM_PORT: u16 = 6001;
-const ECHO_PORT: u16 = 6002;
+/// How long each turn is, in periods of the guaranteed flow, if nobody says for how long.
+const PERIODS: u64 = 8;
 
-/// Turns are tried again if the victims did badly in an attack, for somebody else on this machine may have been
-/// the cause.
-const ATTEMPTS: u32 = 5;
+/// One row at a time: what one attacks is not to be what another does.
+static ALONE: Mutex<()> = Mutex::new(());
 
 /// Runs the row called `name`: `attack` in processes that [`Ground::attacker`] starts, `test` in the lab.
 pub fn row(name: &str, attack: impl FnOnce(), test: impl FnOnce(&Ground)) {
-    if std::env::var(ATTACKER).as_deref() == Ok(name) {
-        attack();
-        // Nothing of the test's harness is to follow.
-        std::process::exit(0);
+    match std::env::var(ATTACKER).as_deref() {
+        Ok(BUSY) => {
+            say(BUSY);
+            loop {
+                std::hint::spin_loop();
+            }
+        }
+        Ok(attacker) if attacker == name => {
+            attack();
+            // Nothing of the test's harness is to follow.
+            std::process::exit(0);
+        }
+        _ => {}
     }
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     in_lab(name, &["--rate", "100mbit", "--lead", "4ms"], || {
         // The lab's folder is for its own user only.
         let folder = socket().parent().unwrap().to_path_buf();
@@ -92,23 +105,30 @@ pub fn say(word: &str) {
     println!("{word}");
 }
 
-/// What the victims got in a turn.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Got {
-    /// Frames of the guaranteed flow that arrived at the peer.
-    pub frames: u64,
-    /// Echoes that the peer got.
-    pub echoes: u64,
-    /// Flows that another application opened and closed.
-    pub opens: u64,
-}
-
 impl Ground {
     /// Starts an attacker: an ordinary user if that is possible.
     pub fn attacker(&self) -> Attacker {
+        self.start(&self.path)
+    }
+
+    /// Starts an attacker and waits until it says `word`.
+    pub fn attacker_that_says(&self, word: &str) -> Attacker {
+        let mut attacker = self.attacker();
+        attacker.wait_until(word);
+        attacker
+    }
+
+    /// Starts a process that uses a processor, and does nothing else: what an attacker costs by running at all.
+    pub fn busy(&self) -> Attacker {
+        let mut busy = self.start(BUSY);
+        busy.wait_until(BUSY);
+        busy
+    }
+
+    fn start(&self, what: &str) -> Attacker {
         let mut command = Command::new("/proc/self/exe");
         command.args(["--exact", &self.path, "--nocapture", "--test-threads=1"]);
-        command.env(ATTACKER, &self.path).stdout(Stdio::piped());
+        command.env(ATTACKER, what).stdout(Stdio::piped());
         if can_be_a_stranger() {
             command.uid(STRANGER).gid(STRANGER);
         }
@@ -117,137 +137,47 @@ impl Ground {
         Attacker { child, output }
     }
 
-    /// What the victims get in turns of one length without an attacker, and with what `start` starts. The last
-    /// pair of turns is returned, the first that is `fair` if there is one.
+    /// What the victims get in turns of one length without an attacker, and with what `start` starts; fails unless
+    /// that is [fair](Pair::is_fair) and `also` agrees. Returns the pair that decided.
     pub fn compare<T>(
         &self,
+        start: impl FnMut() -> T,
+        also: impl Fn(Got, Got) -> bool,
+    ) -> (Got, Got) {
+        self.compare_with(|| (), start, also)
+    }
+
+    /// As [`Ground::compare`], with what `harmless` starts in the turn without an attacker.
+    pub fn compare_with<H, T>(
+        &self,
+        mut harmless: impl FnMut() -> H,
         mut start: impl FnMut() -> T,
-        fair: impl Fn(Got, Got) -> bool,
+        also: impl Fn(Got, Got) -> bool,
     ) -> (Got, Got) {
         let seconds = std::env::var("PLUMB_ATTACK_SECONDS").ok().and_then(|text| text.parse().ok());
-        let turn = Duration::from_secs_f64(seconds.unwrap_or(0.8));
-        with_victims(|counts| {
-            let mut last = (Got::default(), Got::default());
-            for _ in 0..ATTEMPTS {
-                let control = counts.turn(turn);
-                let attackers = start();
-                let attacked = counts.turn(turn);
-                drop(attackers);
+        let periods = seconds.map_or(PERIODS, |seconds: u64| seconds * 10);
+        with_victims(|events| {
+            let mut pairs = Vec::new();
+            let verdict = loop {
+                let control = {
+                    let _harmless = harmless();
+                    events.turn(periods)
+                };
+                let attacked = {
+                    let _attackers = start();
+                    events.turn(periods)
+                };
                 println!("{}: {control:?}, attacked {attacked:?}", self.name);
-                last = (control, attacked);
-                if fair(control, attacked) {
-                    break;
+                pairs.push(Pair { control, attacked });
+                if let Some(verdict) = judge(&pairs, seconds.is_some(), &also) {
+                    break verdict;
                 }
-            }
-            last
+            };
+            println!("{}: {verdict:?} after {} pairs", self.name, pairs.len());
+            assert!(verdict != Verdict::Unfair, "{}: {pairs:#?}", self.name);
+            let Pair { control, attacked } = pairs[pairs.len() - 1];
+            (control, attacked)
         })
-    }
-}
-
-/// Whether `attacked` is at least so many thousandths of `control`.
-pub fn holds(control: u64, attacked: u64, thousandths: u64) -> bool {
-    control > 0 && attacked * 1000 >= control * thousandths
-}
-
-#[derive(Default)]
-struct Counts {
-    frames: AtomicU64,
-    echoes: AtomicU64,
-    opens: AtomicU64,
-}
-
-impl Counts {
-    fn turn(&self, turn: Duration) -> Got {
-        let before = self.read();
-        let begun = Instant::now();
-        while begun.elapsed() < turn {
-            std::thread::park_timeout(turn.saturating_sub(begun.elapsed()));
-        }
-        let after = self.read();
-        Got {
-            frames: after.frames - before.frames,
-            echoes: after.echoes - before.echoes,
-            opens: after.opens - before.opens,
-        }
-    }
-
-    fn read(&self) -> Got {
-        let [frames, echoes, opens] =
-            [&self.frames, &self.echoes, &self.opens].map(|count| count.load(Ordering::Relaxed));
-        Got { frames, echoes, opens }
-    }
-}
-
-fn ms(slice: u64, period: u64) -> Contract {
-    Contract::guaranteed(slice * 1_000_000, period * 1_000_000).unwrap()
-}
-
-/// With the victims at work: one sends all it may, one answers the peer, one opens and closes flows.
-fn with_victims<T>(judge: impl FnOnce(&Counts) -> T) -> T {
-    let host = host();
-    let sender = Udp::options()
-        .host(&host)
-        .contract(ms(20, 100))
-        .send_buffers(256)
-        .between((OURS, VICTIM_PORT), (THEIRS, 7001))
-        .unwrap();
-    let echo = Udp::options()
-        .host(&host)
-        .contract(ms(1, 20))
-        .between((OURS, ECHO_PORT), (THEIRS, 7002))
-        .unwrap();
-    let (sink, asker) = (kernel_socket(7001), kernel_socket(7002));
-    let moment = Some(Duration::from_millis(100));
-    sink.set_read_timeout(moment).unwrap();
-    asker.set_read_timeout(moment).unwrap();
-    echo.set_read_timeout(moment);
-    sender.set_write_timeout(moment);
-    let (counts, stop) = (Counts::default(), AtomicBool::new(false));
-    let going = || !stop.load(Ordering::Relaxed);
-    std::thread::scope(|scope| {
-        scope.spawn(|| {
-            while going() {
-                let _ = sender.send(&[0x11; 1472]);
-            }
-        });
-        scope.spawn(|| {
-            let mut buffer = [0; 2000];
-            while going() {
-                counts
-                    .frames
-                    .fetch_add(u64::from(sink.recv(&mut buffer).is_ok()), Ordering::Relaxed);
-            }
-        });
-        scope.spawn(|| {
-            let mut buffer = [0; 2000];
-            while going() {
-                if let Ok(bytes) = echo.recv(&mut buffer) {
-                    let _ = echo.send(&buffer[..bytes]);
-                }
-            }
-        });
-        scope.spawn(|| ask(&asker, &counts.echoes, &going));
-        let applicant = Host::connect(&socket()).unwrap();
-        let (opens, going) = (&counts.opens, &going);
-        scope.spawn(move || {
-            while going() {
-                let opened = Udp::options().host(&applicant).connect((THEIRS, 7003));
-                opens.fetch_add(u64::from(opened.is_ok()), Ordering::Relaxed);
-                std::thread::park_timeout(Duration::from_millis(2));
-            }
-        });
-        let judged = judge(&counts);
-        stop.store(true, Ordering::Relaxed);
-        judged
-    })
-}
-
-fn ask(asker: &UdpSocket, echoes: &AtomicU64, going: &impl Fn() -> bool) {
-    let mut buffer = [0; 2000];
-    while going() {
-        asker.send_to(&[0x22; 64], (OURS, ECHO_PORT)).unwrap();
-        echoes.fetch_add(u64::from(asker.recv(&mut buffer).is_ok()), Ordering::Relaxed);
-        std::thread::park_timeout(Duration::from_millis(2));
     }
 }
 
