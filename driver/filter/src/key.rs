@@ -69,6 +69,9 @@ impl BuildHasher for Secret {
     }
 }
 
+/// 2⁶⁴ divided by the golden ratio.
+const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
+
 /// Multiplies and folds, 64 bits at a time.
 pub(crate) struct Fold {
     state: u64,
@@ -101,7 +104,9 @@ impl Hasher for Fold {
 
     fn finish(&self) -> u64 {
         // The table takes its bucket from the low bits and its tag from the high ones.
-        let product = u128::from(self.state) * u128::from(0x9e37_79b9_7f4a_7c15 ^ self.secret | 1);
+        // Not zero, whatever the secret is.
+        let multiplier = (MULTIPLIER ^ self.secret) | 1;
+        let product = u128::from(self.state) * u128::from(multiplier);
         (product as u64) ^ ((product >> 64) as u64)
     }
 }
@@ -109,9 +114,6 @@ impl Hasher for Fold {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    /// The multiplier of `finish`, which a secret may cancel but for its lowest bit.
-    const MULTIPLIER: u64 = 0x9e37_79b9_7f4a_7c15;
 
     const WORDS: [u64; 5] = [0, 1, u64::MAX, MULTIPLIER, MULTIPLIER ^ 1];
 

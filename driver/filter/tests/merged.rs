@@ -121,7 +121,10 @@ proptest! {
         asked in 1u16..4000,
     ) {
         let flags = 0x10 | u8::from(fin) | u8::from(push) << 3 | u8::from(cwr) << 7;
-        let frame = merged(v6, tagged, true, flags, &payload);
+        let mut frame = merged(v6, tagged, true, flags, &payload);
+        // Nothing is urgent, so this means nothing.
+        let urgent_at = transport_at(v6, tagged) + 18;
+        frame[urgent_at..urgent_at + 2].copy_from_slice(&[0x12, 0x34]);
         let pieces = Pieces::merged(&frame, (Protocol::TCP, asked), MTU, Sums::Whole).unwrap();
         let pieces = all(pieces);
         let room = usize::from(MTU) - if v6 { 40 } else { 20 } - 32;
@@ -145,7 +148,7 @@ proptest! {
             prop_assert_eq!(&piece[..12], &frame[..12]);
             let at = transport_at(v6, tagged);
             prop_assert_eq!(&piece[at + 8..at + 13], &frame[at + 8..at + 13]);
-            prop_assert_eq!(&piece[at + 20..at + 32], &frame[at + 20..at + 32]);
+            prop_assert_eq!(&piece[at + 18..at + 32], &frame[at + 18..at + 32]);
             carried.extend(part);
         }
         prop_assert!(carried == payload);
@@ -218,6 +221,10 @@ fn a_packet_whose_sum_was_left_open_gets_it_and_stays_as_it_is() {
         let sum = at + usize::from(field);
         piece[sum..sum + 2].copy_from_slice(&frame[sum..sum + 2]);
         assert_eq!(piece, frame);
+        let mut wrong = frame.clone();
+        wrong[if v6 { 15 } else { 24 }] ^= 1;
+        let lower = &all(Pieces::whole(&wrong, Sums::Whole).unwrap())[0][..at];
+        assert_eq!(lower, &wrong[..at], "what is wrong stays wrong");
     }
 }
 
