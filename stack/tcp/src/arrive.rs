@@ -167,6 +167,11 @@ impl Connection {
     fn arrive_synchronised(&mut self, now_ns: u64, segment: &Segment) -> Arrival {
         let mut segment = *segment;
         if self.completes_simultaneous_open(&segment) {
+            // It repeats what was acknowledged, perhaps in vain: the peer waits for an answer, and is told so
+            // (RFC 2883).
+            let syn = self.receive.next().before(1);
+            self.receive.note_duplicate(syn, syn + 1);
+            self.receive.acks.now = true;
             segment.flags &= !tcp_flag::SYN;
             segment.sequence = segment.sequence.wrapping_add(1);
         }

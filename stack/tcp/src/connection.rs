@@ -393,7 +393,7 @@ impl Connection {
         };
         self.ecn.hears = accepted;
         self.ecn.on = accepted && (self.ecn.offered || !syn.has(tcp_flag::ACK));
-        self.receive.synchronise(syn.sequence, self.config.own_mss());
+        self.receive.synchronise(syn.sequence, self.announced_mss());
         self.set_segment_bytes();
         self.window = Window::initial(self.window.segment);
         let from = (self.receive.next().before(1), self.send.initial);
@@ -406,6 +406,12 @@ impl Connection {
         let options = if self.clock.on { 12 } else { 0 };
         let mss = self.path.mss(self.send.mss);
         self.window.segment = u64::from(mss.saturating_sub(options).max(MSS_MIN / 2));
+    }
+
+    /// MSS to announce (MUST-67): no packet larger than the path is known to carry is asked for. Its way here
+    /// may be another one, but seldom is wider.
+    pub(crate) fn announced_mss(&self) -> u16 {
+        self.config.own_mss().min(self.path.mss(u16::MAX))
     }
 
     pub(crate) fn set_peer_window(&mut self, window: u64, from: (Position, Position)) {
@@ -550,7 +556,7 @@ impl Connection {
             state: self.state,
             segment_bytes: self.window.segment as u32,
             peer_mss: self.send.mss,
-            own_mss: self.config.own_mss(),
+            own_mss: self.announced_mss(),
             mtu: self.path.mtu(),
             window_bytes: self.window.bytes,
             threshold_bytes: (self.window.threshold != u64::MAX).then_some(self.window.threshold),

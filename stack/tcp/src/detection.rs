@@ -114,6 +114,7 @@ impl Connection {
         let highest = rack.highest;
         let (high, min_rtt_ns) = (self.recovery.high, self.rtt.min_ns().unwrap_or(0));
         let echo = segment.options.timestamps.filter(|_| self.clock.on).map(|clocks| clocks.echo);
+        let initial = self.send.initial;
         let (offset, again) = (self.clock.offset, |entry: &Entry| !entry.is_first());
         let older = |entry: &Entry| {
             let sent = ((entry.sent_ns / TICK_NS) as u32).wrapping_add(offset);
@@ -150,6 +151,10 @@ impl Connection {
                 news.ambiguous = true;
             }
             let start = entry.end.before(bytes);
+            if start == initial && news.sacked > 0 {
+                // What the peer took to answer our SYN is not the round trip of data that was sent after it.
+                return;
+            }
             rack.arrived(now_ns, start, entry, highest, min_rtt_ns, older(entry));
         });
         news.acked = self.map.start() - una;

@@ -344,7 +344,17 @@ impl Receiver {
     /// The window to announce, as it stands in a header; `scaled` unless that is a SYN's.
     pub(crate) fn announce(&mut self, scaled: bool) -> u16 {
         let shift = if scaled { self.shift } else { 0 };
-        let window = self.window(shift);
+        self.tell(self.window(shift), shift)
+    }
+
+    /// The window to announce before the handshake is complete: what our SYN told, in whole units. Until then
+    /// the peer may be nobody.
+    pub(crate) fn announce_early(&mut self) -> u16 {
+        let told_max = 0xffff_u64.next_multiple_of(1 << self.shift);
+        self.tell(self.window(self.shift).min(told_max), self.shift)
+    }
+
+    fn tell(&mut self, window: u64, shift: u8) -> u16 {
         self.told = self.next + window;
         self.edge = self.edge.max(self.told);
         self.announced_max = self.announced_max.max(window);

@@ -179,7 +179,7 @@ impl Connection {
         }
         let shift = if answers { self.agreed_shift() } else { self.offered_shift() };
         let options = Options {
-            mss: Some(self.config.own_mss()),
+            mss: Some(self.announced_mss()),
             window_shift: shift,
             sack_permitted: self.send.sack,
             timestamps: self.clock.on.then(|| Timestamps {
@@ -521,7 +521,10 @@ impl Connection {
         if self.ecn.hears && self.ecn.echo {
             flags |= tcp_flag::ECE;
         }
-        let window = self.receive.announce(true);
+        let window = match self.state {
+            State::SynReceived => self.receive.announce_early(),
+            _ => self.receive.announce(true),
+        };
         self.receive.acknowledged();
         Segment {
             sequence: sequence.wire(),

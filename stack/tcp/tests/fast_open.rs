@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 
 use base_wire::tcp_flag;
 use stack_tcp::{
-    Config, Connection, Error, FastCache, FastOpening, Identity, Listener, Opening, Secret,
-    Segment, State, Transmit,
+    Config, Connection, Error, FastCache, FastOpening, Identity, Listener, Opening, Options,
+    SackBlocks, Secret, Segment, State, Transmit,
 };
 
 const S: u64 = 1_000_000_000;
@@ -90,6 +90,63 @@ fn a_whole_initial_window_leaves_before_the_handshake_is_complete() {
     server.write(100_000, false).unwrap();
     let bytes: u32 = sent(&mut server, 2 * MS).iter().map(|sent| sent.segment.payload_bytes).sum();
     assert_eq!(bytes, 10 * server.segment_bytes());
+}
+
+/// A server that has answered a SYN with ten segments of data, and these.
+fn early() -> (Connection, Segment, Vec<Transmit>) {
+    let config = Config { receive_bytes: 1 << 20, ..Config::default() };
+    let mut listener = Listener::new(SERVER.into(), config, Secret::new([3; 16]), 8);
+    listener.set_fast_open(Some(FastOpening { pending_max: 4, needs_cookie: false }), None);
+    let syn = sent(&mut client(Opening::Bare, 10), MS)[0].segment;
+    let mut server = call(&mut listener, CLIENT.into(), &syn).unwrap();
+    let mut answers = sent(&mut server, 2 * MS);
+    server.write(10 * u64::from(server.segment_bytes()), false).unwrap();
+    answers.extend(sent(&mut server, 9 * MS));
+    (server, syn, answers)
+}
+
+#[test]
+fn until_the_handshake_is_complete_no_wider_window_is_told_than_on_the_syn() {
+    let (mut server, syn, answers) = early();
+    assert_eq!(u32::from(answers[0].segment.window) + syn.payload_bytes, 0xffff);
+    let unit = 1 << server.info().window_shifts.1;
+    for answer in &answers[1..] {
+        assert_eq!(u64::from(answer.segment.window) * unit, 0x1_0000);
+    }
+    let acknowledges = Segment {
+        sequence: syn.sequence.wrapping_add(11),
+        acknowledgment: answers[0].segment.sequence.wrapping_add(1),
+        window: 1000,
+        payload_bytes: 10,
+        flags: tcp_flag::ACK,
+        options: Options { timestamps: syn.options.timestamps, ..Options::default() },
+        ..Segment::default()
+    };
+    server.on_segment(10 * MS, &acknowledges);
+    let later = sent(&mut server, 60 * MS)[0].segment;
+    assert!(u64::from(later.window) * unit > 0x1_0000, "{later:?}");
+}
+
+#[test]
+fn how_late_our_syn_is_answered_does_not_delay_the_repair_of_what_was_lost_after_it() {
+    let (mut server, syn, answers) = early();
+    let bytes = server.segment_bytes();
+    let first = answers[0].segment.sequence.wrapping_add(1);
+    let mut sack = SackBlocks::default();
+    sack.push(first.wrapping_add(2 * bytes), first.wrapping_add(5 * bytes));
+    let tells = Segment {
+        sequence: syn.sequence.wrapping_add(11),
+        acknowledgment: first,
+        window: 1000,
+        flags: tcp_flag::ACK,
+        options: Options { sack, timestamps: syn.options.timestamps, ..Options::default() },
+        ..Segment::default()
+    };
+    // A round trip of 1 ms; the SYN was sent 8 ms ago.
+    server.on_segment(10 * MS, &tells);
+    let again = sent(&mut server, 10 * MS);
+    let bytes_again: u32 = again.iter().map(|sent| sent.segment.payload_bytes).sum();
+    assert_eq!((again[0].segment.sequence, bytes_again), (first, 2 * bytes));
 }
 
 #[test]

@@ -9,9 +9,10 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::c_int;
-use std::fs::File;
+use std::fs::{self, File};
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use tools_packet::{Errno, Fd, Host, LOCAL, Sent, Settings, SocketOption};
@@ -48,6 +49,8 @@ struct Inner {
     waiting: usize,
     looked: usize,
     change: u64,
+    /// Threads whose call has ended after it had waited, and that have still to note it.
+    ended: Vec<PathBuf>,
 }
 
 /// The one host of this process.
@@ -63,6 +66,7 @@ pub(crate) fn world() -> &'static World {
             waiting: 0,
             looked: 0,
             change: 0,
+            ended: Vec::new(),
         }),
         changed: Condvar::new(),
     })
@@ -104,6 +108,23 @@ fn settings() -> Settings {
         }
     }
     settings
+}
+
+/// Waits until a thread of this process sleeps, but not for ever: what packetdrill notes of a call takes no
+/// virtual time, and is not to be late.
+fn await_rest(thread: &Path) {
+    const TRIES_MAX: usize = 100_000;
+    let stat = Path::new("/proc").join(thread).join("stat");
+    let sleeps = || {
+        let stat = fs::read_to_string(&stat).unwrap_or_default();
+        stat.rsplit_once(") ").is_none_or(|(_, rest)| !rest.starts_with('R'))
+    };
+    for _ in 0..TRIES_MAX {
+        if sleeps() {
+            return;
+        }
+        std::thread::yield_now();
+    }
 }
 
 fn null() -> Result<File, i32> {
@@ -180,6 +201,7 @@ impl World {
             if !again || !waits(&inner) {
                 if counted {
                     inner.waiting -= 1;
+                    inner.ended.extend(fs::read_link("/proc/thread-self"));
                     self.changed.notify_all();
                 }
                 return result.map_err(Errno::number);
@@ -592,8 +614,10 @@ impl World {
         }
     }
 
-    /// Time passes.
+    /// Time passes. packetdrill holds no lock meanwhile that a call which has ended would need.
     pub(crate) fn pass(&self, micros: u64) {
+        let ended = std::mem::take(&mut self.lock().ended);
+        ended.iter().for_each(|thread| await_rest(thread));
         let mut inner = self.lock();
         let end_ns = inner.host.now_ns() + micros * 1_000;
         while inner.host.step(end_ns) {
