@@ -13,6 +13,8 @@ use base_flow::{Sap, Transport};
 
 use crate::dynamic_ports::DynamicPorts;
 use crate::manager::ClientId;
+use crate::port_set::PortSet;
+use crate::time_wait::TimeWaits;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Holding {
@@ -30,8 +32,8 @@ pub(crate) struct Ports {
     holdings: HashMap<(Transport, u16), Vec<Holding>>,
     /// Access points of flows that were closed and have not sent everything, and whose they were.
     closing: HashMap<(Transport, u16), Vec<(IpAddr, u32)>>,
-    /// How often a port became free.
-    freed: u64,
+    /// Dynamic ports that are in either, for each transport.
+    taken: HashMap<Transport, PortSet>,
     count: usize,
     held: HashMap<ClientId, usize>,
     dynamic: DynamicPorts,
@@ -55,7 +57,7 @@ impl Ports {
         Self {
             holdings: HashMap::new(),
             closing: HashMap::new(),
-            freed: 0,
+            taken: HashMap::new(),
             count: 0,
             held: HashMap::new(),
             dynamic,
@@ -72,14 +74,15 @@ impl Ports {
         self.count
     }
 
-    /// Reserves `sap` for `client` by itself; port 0 finds a free one.
+    /// Reserves `sap` for `client` by itself; port 0 finds a free one, of which others do not wait if possible.
     pub(crate) fn bind(
         &mut self,
         (client, uid): (ClientId, u32),
         transport: Transport,
         sap: Sap,
+        waits: &TimeWaits,
     ) -> Result<Sap, Taken> {
-        let sap = self.choose((client, uid), transport, sap, None, 0, |_| true)?;
+        let sap = self.choose((client, uid), transport, sap, None, waits)?;
         if self.find(client, transport, sap).is_some_and(|holding| holding.bound) {
             return Err(Taken::InUse);
         }
@@ -88,7 +91,8 @@ impl Ports {
     }
 
     /// Reserves `sap` for a flow of `client` to `remote`; shares the client's own reservation if there is
-    /// one. Port 0 finds a free one that is `usable`; that more are has happened `again` times.
+    /// one. Port 0 finds a free one. The user's last connection between the same ends must be over; that other
+    /// users have connections that are not only matters as long as there are other ports to choose from.
     ///
     /// RFC 9293 MUST-41: succeeds or changes nothing.
     pub(crate) fn use_for_flow(
@@ -97,10 +101,9 @@ impl Ports {
         transport: Transport,
         sap: Sap,
         remote: Option<Sap>,
-        again: u64,
-        usable: impl Fn(u16) -> bool,
+        waits: &TimeWaits,
     ) -> Result<Sap, Taken> {
-        let sap = self.choose((client, uid), transport, sap, remote, again, usable)?;
+        let sap = self.choose((client, uid), transport, sap, remote, waits)?;
         self.holding(client, transport, sap)?.flows += 1;
         Ok(sap)
     }
@@ -116,6 +119,7 @@ impl Ports {
     /// A flow of user `uid` that was closed may send from `sap` until [`Self::closed`].
     pub(crate) fn closing(&mut self, uid: u32, transport: Transport, sap: Sap) {
         self.closing.entry((transport, sap.port)).or_default().push((sap.address, uid));
+        self.mark(transport, sap.port);
     }
 
     /// Ends what [`Self::closing`] began.
@@ -127,7 +131,7 @@ impl Ports {
         }
         if closing.is_empty() {
             self.closing.remove(&place);
-            self.freed += 1;
+            self.mark(transport, sap.port);
         }
     }
 
@@ -147,12 +151,25 @@ impl Ports {
 
     /// Gives back all that `client` has bound; its flows are closed separately.
     pub(crate) fn forget(&mut self, client: ClientId) {
-        self.holdings.retain(|_, holdings| {
+        let mut free = Vec::new();
+        self.holdings.retain(|place, holdings| {
             holdings.retain(|holding| holding.client != client);
+            if holdings.is_empty() {
+                free.push(*place);
+            }
             !holdings.is_empty()
         });
+        for (transport, port) in free {
+            self.mark(transport, port);
+        }
         self.count -= self.held.remove(&client).unwrap_or(0);
-        self.freed += 1;
+    }
+
+    /// Keeps [`Self::taken`] right for a port.
+    fn mark(&mut self, transport: Transport, port: u16) {
+        let place = (transport, port);
+        let taken = self.holdings.contains_key(&place) || self.closing.contains_key(&place);
+        self.taken.entry(transport).or_default().set(port, taken);
     }
 
     fn choose(
@@ -161,22 +178,23 @@ impl Ports {
         transport: Transport,
         sap: Sap,
         remote: Option<Sap>,
-        again: u64,
-        usable: impl Fn(u16) -> bool,
+        waits: &TimeWaits,
     ) -> Result<Sap, Taken> {
+        let (waiting, uid) = (transport == Transport::Tcp, whose.1);
         if sap.port != 0 {
-            let free = self.is_free(whose, transport, sap) && usable(sap.port);
+            let waits = waiting && remote.is_some_and(|remote| waits.has_of(uid, sap, remote));
+            let free = self.is_free(whose, transport, sap) && !waits;
             return if free { Ok(sap) } else { Err(Taken::InUse) };
         }
-        // Nobody else's, and not this client's either.
-        let (holdings, closing) = (&self.holdings, &self.closing);
-        let is_held = |port| {
-            let place = (transport, port);
-            holdings.contains_key(&place) || closing.contains_key(&place)
+        let held = self.taken.get(&transport);
+        let taken = |word| {
+            // Nobody else's, and not this client's either.
+            let held = held.map_or(0, |held| held.word(word));
+            let own = |remote| waits.own_ports(uid, sap.address, remote, word);
+            held | remote.filter(|_| waiting).map_or(0, own)
         };
-        let free = |port| !is_held(port) && usable(port);
-        let freed = self.freed + again;
-        let port = self.dynamic.find((transport, sap.address, remote), freed, free);
+        let others = |word| if waiting { waits.others_ports(uid, word) } else { 0 };
+        let port = self.dynamic.find((transport, sap.address, remote), taken, others);
         port.map(|port| Sap { port, ..sap }).ok_or(Taken::NoFreePort)
     }
 
@@ -218,7 +236,9 @@ impl Ports {
             *self.held.entry(client).or_default() += 1;
             holdings.len() - 1
         });
-        holdings.get_mut(at).ok_or(Taken::InUse)
+        self.mark(transport, sap.port);
+        let holdings = self.holdings.get_mut(&(transport, sap.port));
+        holdings.and_then(|holdings| holdings.get_mut(at)).ok_or(Taken::InUse)
     }
 
     fn sweep(&mut self, transport: Transport, port: u16) {
@@ -236,7 +256,7 @@ impl Ports {
             });
             if holdings.is_empty() {
                 self.holdings.remove(&(transport, port));
-                self.freed += 1;
+                self.mark(transport, port);
             }
         }
     }
@@ -245,11 +265,15 @@ impl Ports {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dynamic_ports::DYNAMIC_PORTS;
+    use crate::port_set::DYNAMIC_PORTS;
 
     const A: (ClientId, u32) = (ClientId(1), 1);
     const B: (ClientId, u32) = (ClientId(2), 2);
     const UDP: Transport = Transport::Udp;
+
+    fn nothing_waits() -> TimeWaits {
+        TimeWaits::default()
+    }
 
     fn sap(text: &str) -> Sap {
         text.parse::<std::net::SocketAddr>().unwrap().into()
@@ -259,27 +283,31 @@ mod tests {
     fn any_address_excludes_everybody_and_a_definite_one_only_itself() {
         // RFC 9293 MUST-41.
         let mut ports = Ports::new([7; 16]);
-        ports.bind(A, UDP, sap("10.0.0.1:53")).unwrap();
-        assert_eq!(ports.bind(B, UDP, sap("10.0.0.1:53")), Err(Taken::InUse));
-        assert_eq!(ports.bind(B, UDP, sap("0.0.0.0:53")), Err(Taken::InUse));
-        ports.bind(B, UDP, sap("10.0.0.2:53")).unwrap();
-        ports.bind(B, Transport::Tcp, sap("0.0.0.0:53")).unwrap();
-        ports.bind(B, UDP, sap("[::]:53")).unwrap();
-        assert_eq!(ports.bind(A, UDP, sap("10.0.0.1:53")), Err(Taken::InUse), "not even twice");
+        ports.bind(A, UDP, sap("10.0.0.1:53"), &nothing_waits()).unwrap();
+        assert_eq!(ports.bind(B, UDP, sap("10.0.0.1:53"), &nothing_waits()), Err(Taken::InUse));
+        assert_eq!(ports.bind(B, UDP, sap("0.0.0.0:53"), &nothing_waits()), Err(Taken::InUse));
+        ports.bind(B, UDP, sap("10.0.0.2:53"), &nothing_waits()).unwrap();
+        ports.bind(B, Transport::Tcp, sap("0.0.0.0:53"), &nothing_waits()).unwrap();
+        ports.bind(B, UDP, sap("[::]:53"), &nothing_waits()).unwrap();
+        assert_eq!(
+            ports.bind(A, UDP, sap("10.0.0.1:53"), &nothing_waits()),
+            Err(Taken::InUse),
+            "not even twice"
+        );
     }
 
     #[test]
     fn a_port_is_free_when_its_last_use_is_gone() {
         let mut ports = Ports::new([7; 16]);
         let at = sap("10.0.0.1:4000");
-        ports.use_for_flow(A, UDP, at, None, 0, |_| true).unwrap();
-        ports.use_for_flow(A, UDP, at, None, 0, |_| true).unwrap();
+        ports.use_for_flow(A, UDP, at, None, &nothing_waits()).unwrap();
+        ports.use_for_flow(A, UDP, at, None, &nothing_waits()).unwrap();
         ports.release_from_flow(A.0, UDP, at);
-        assert_eq!(ports.use_for_flow(B, UDP, at, None, 0, |_| true), Err(Taken::InUse));
+        assert_eq!(ports.use_for_flow(B, UDP, at, None, &nothing_waits()), Err(Taken::InUse));
         ports.release_from_flow(A.0, UDP, at);
         assert_eq!(ports.len(), 0);
-        ports.bind(B, UDP, at).unwrap();
-        ports.use_for_flow(B, UDP, at, None, 0, |_| true).unwrap();
+        ports.bind(B, UDP, at, &nothing_waits()).unwrap();
+        ports.use_for_flow(B, UDP, at, None, &nothing_waits()).unwrap();
         assert!(ports.unbind(B.0, UDP, at) && !ports.unbind(B.0, UDP, at));
         assert_eq!(ports.len(), 1, "a flow keeps it");
         ports.release_from_flow(B.0, UDP, at);
@@ -290,17 +318,17 @@ mod tests {
     fn while_a_closed_flow_still_sends_its_port_is_its_users_and_nobody_elses() {
         let mut ports = Ports::new([7; 16]);
         let (at, again) = (sap("10.0.0.1:4000"), (ClientId(3), A.1));
-        ports.use_for_flow(A, UDP, at, None, 0, |_| true).unwrap();
+        ports.use_for_flow(A, UDP, at, None, &nothing_waits()).unwrap();
         ports.release_from_flow(A.0, UDP, at);
         ports.closing(A.1, UDP, at);
         assert_eq!(ports.len(), 0);
-        assert_eq!(ports.use_for_flow(B, UDP, at, None, 0, |_| true), Err(Taken::InUse));
-        assert_eq!(ports.bind(B, UDP, sap("0.0.0.0:4000")), Err(Taken::InUse));
-        ports.bind(B, UDP, sap("10.0.0.2:4000")).unwrap();
-        ports.use_for_flow(again, UDP, at, None, 0, |_| true).unwrap();
+        assert_eq!(ports.use_for_flow(B, UDP, at, None, &nothing_waits()), Err(Taken::InUse));
+        assert_eq!(ports.bind(B, UDP, sap("0.0.0.0:4000"), &nothing_waits()), Err(Taken::InUse));
+        ports.bind(B, UDP, sap("10.0.0.2:4000"), &nothing_waits()).unwrap();
+        ports.use_for_flow(again, UDP, at, None, &nothing_waits()).unwrap();
         ports.release_from_flow(again.0, UDP, at);
         ports.closed(A.1, UDP, at);
-        ports.use_for_flow(B, UDP, at, None, 0, |_| true).unwrap();
+        ports.use_for_flow(B, UDP, at, None, &nothing_waits()).unwrap();
     }
 
     #[test]
@@ -308,11 +336,11 @@ mod tests {
         let mut ports = Ports::new([7; 16]);
         let any = sap("0.0.0.0:0");
         for _ in DYNAMIC_PORTS {
-            ports.bind(A, UDP, any).unwrap();
+            ports.bind(A, UDP, any, &nothing_waits()).unwrap();
         }
-        assert_eq!(ports.bind(A, UDP, any), Err(Taken::NoFreePort));
+        assert_eq!(ports.bind(A, UDP, any, &nothing_waits()), Err(Taken::NoFreePort));
         ports.forget(A.0);
         assert_eq!(ports.len(), 0);
-        assert!(DYNAMIC_PORTS.contains(&ports.bind(B, UDP, any).unwrap().port));
+        assert!(DYNAMIC_PORTS.contains(&ports.bind(B, UDP, any, &nothing_waits()).unwrap().port));
     }
 }

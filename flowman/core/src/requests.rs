@@ -83,8 +83,8 @@ impl FlowManager {
             Request::Bind { transport, local } => {
                 let local = self.checked_local(client, transport, local)?;
                 let whose = (client, self.client(client)?.uid);
-                let bound =
-                    self.ports.bind(whose, transport, local).map_err(taken(transport, local))?;
+                let bound = self.ports.bind(whose, transport, local, &self.time_waits);
+                let bound = bound.map_err(taken(transport, local))?;
                 self.port_given(whose.1, transport, bound);
                 Ok(Some(Reply::Bound { local: bound }))
             }
@@ -320,19 +320,9 @@ impl FlowManager {
             return Err(too_many_waiting());
         }
         let uid = self.client(client)?.uid;
-        // The last connection between the same ends may not be over yet. That of another user counts only as
-        // long as there are other ports to choose from.
-        let (waits, any) = (&self.time_waits, local.port == 0);
-        let given_up = waits.given_up();
-        let usable = |port| {
-            let local = Sap { port, ..local };
-            transport != Transport::Tcp
-                || remote.is_none_or(|remote| !waits.has_of(uid, local, remote))
-                    && !(any && waits.others_at(uid, local).next().is_some())
-        };
         let local = self
             .ports
-            .use_for_flow((client, uid), transport, local, remote, given_up, usable)
+            .use_for_flow((client, uid), transport, local, remote, &self.time_waits)
             .map_err(taken(transport, local))?;
         self.port_given(uid, transport, local);
         let endpoints = Endpoints { transport, local, remote };

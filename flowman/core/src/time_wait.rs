@@ -12,22 +12,23 @@
 //!
 //! Ends belong to whoever holds the port. They are remembered for a user's next connections, and by the
 //! peer's word only: a flow that received nothing leaves none. They are forgotten when another user asks
-//! for the port, whose it is then.
+//! for the port, or for any port and no other is left: it is that user's then.
 //!
 //! Of a connection whose application was killed nothing is known but its ends: they are kept
 //! from others for as long, and what comes is answered by a reset.
 //!
 //! # Cost
 //!
-//! About a hundred bytes each, [`HELD_MAX`] of them, [`USER_MAX`] for each user.
+//! A few hundred bytes each, [`HELD_MAX`] of them, [`USER_MAX`] for each user.
 
 use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::IpAddr;
 
 use base_flow::{Endpoints, FlowId, Sap, Transport};
 use base_rpc::TimeWait;
 use base_wire::tcp_flag;
 
+use crate::left_ports::LeftPorts;
 use crate::manager::LinkId;
 use crate::segment::{Ends, Segment, Words};
 
@@ -64,15 +65,13 @@ struct Waiting {
 /// Connections that are over for their applications, and not for the network.
 #[derive(Debug, Default)]
 pub(crate) struct TimeWaits {
-    given_up: u64,
     table: HashMap<Ends, Waiting>,
     /// Those that wait for a clock.
     fresh: Vec<Ends>,
     /// By the time they end.
     queue: BTreeSet<(u64, Ends)>,
     users: HashMap<u32, usize>,
-    /// By our port.
-    ports: BTreeSet<(u16, Ends)>,
+    ports: LeftPorts,
 }
 
 /// What becomes of a segment.
@@ -107,7 +106,7 @@ impl TimeWaits {
         }
         let waiting = Waiting { link, uid, flow, what, since_ns: 0, until_ns: 0, called_ns: None };
         self.table.insert(key, waiting);
-        self.ports.insert((key.0.port, key));
+        self.ports.add(uid, key);
         self.fresh.push(key);
         *self.users.entry(uid).or_default() += 1;
         true
@@ -125,13 +124,17 @@ impl TimeWaits {
 
     /// Ends at a port of ours, on this address or any, that other users have left.
     pub(crate) fn others_at(&self, uid: u32, local: Sap) -> impl Iterator<Item = Ends> {
-        let first = Sap::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
-        let from = (local.port, (first, first));
-        let at = self.ports.range(from..).take_while(move |(port, _)| *port == local.port);
-        at.map(|(_, ends)| *ends).filter(move |ends| {
-            (local.is_any_address() || ends.0.address == local.address)
-                && self.table.get(ends).is_some_and(|waiting| waiting.uid != uid)
-        })
+        self.ports.others_at(uid, local)
+    }
+
+    /// The dynamic ports of a word at which other users have left ends.
+    pub(crate) fn others_ports(&self, uid: u32, word: usize) -> u64 {
+        self.ports.others(uid, word)
+    }
+
+    /// The dynamic ports of a word that this user's next connection from `from` to `remote` cannot have.
+    pub(crate) fn own_ports(&self, uid: u32, from: IpAddr, remote: Sap, word: usize) -> u64 {
+        self.ports.connected(uid, from, remote, word)
     }
 
     /// Whether these ends are those that `flow` left.
@@ -145,17 +148,11 @@ impl TimeWaits {
         on_link.map(|(&ends, _)| endpoints(ends)).collect()
     }
 
-    /// How many ends were given up so far: as long as it is the same, no more are free.
-    pub(crate) const fn given_up(&self) -> u64 {
-        self.given_up
-    }
-
     /// Forgets a connection.
     pub(crate) fn remove(&mut self, ends: Ends) -> Option<LinkId> {
         let waiting = self.table.remove(&ends)?;
-        self.given_up += 1;
         self.queue.remove(&(waiting.until_ns, ends));
-        self.ports.remove(&(ends.0.port, ends));
+        self.ports.remove(waiting.uid, ends);
         if let Some(count) = self.users.get_mut(&waiting.uid) {
             *count -= 1;
             if *count == 0 {

@@ -378,3 +378,54 @@ fn ends_in_time_wait_belong_to_the_holder_of_the_port() {
     assert!(matches!(script.connect(other, 4000, 80), Some(Reply::Opened { .. })));
     assert_eq!(script.told(|told| matches!(told, ToDriver::Unpark { .. })), 2, "of this port");
 }
+
+#[test]
+fn a_user_whose_connections_wait_at_every_dynamic_port_takes_none_from_others() {
+    let mut script = Script::new();
+    let (client, other, root) = (script.client(1000), script.client(1001), script.client(0));
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    for port in 49_152..=u16::MAX {
+        assert_eq!(script.wait(client, port, 80), None);
+    }
+    assert!(matches!(refused(script.connect(client, 0, 80)), Refusal::NoFreePort { .. }));
+    let given = |script: &mut Script, reply| match reply {
+        Some(Reply::Opened { fib: Some(fib), .. }) => fib.endpoints.local.port,
+        Some(Reply::Bound { local }) => local.port,
+        other => panic!("{other:?} {:?}", script.told),
+    };
+    let bind = Request::Bind { transport: Transport::Tcp, local: Sap::any_v4(0) };
+    let mut ports = BTreeSet::new();
+    for who in [other, root] {
+        for remote in [80, 81] {
+            script.told.clear();
+            let reply = script.connect(who, 0, remote);
+            ports.insert(given(&mut script, reply));
+            let free = script.told(|told| matches!(told, ToDriver::Unpark { .. }));
+            assert_eq!(free, 1, "what waits at the port that is given is forgotten, nothing else");
+        }
+        let reply = script.ask(who, bind.clone());
+        ports.insert(given(&mut script, reply));
+    }
+    assert_eq!(ports.len(), 6);
+    assert!(matches!(script.connect(client, 0, 81), Some(Reply::Opened { .. })));
+}
+
+#[test]
+fn what_waits_of_another_user_is_spared_as_long_as_there_are_other_ports() {
+    let mut script = Script::new();
+    let (client, other) = (script.client(1000), script.client(1001));
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    let waits = 49_152..=u16::MAX - 1000;
+    for port in waits.clone() {
+        assert_eq!(script.wait(client, port, 80), None);
+    }
+    script.told.clear();
+    for _ in 0..8 {
+        let Some(Reply::Opened { flow, fib: Some(fib), .. }) = script.connect(other, 0, 80) else {
+            panic!("no port")
+        };
+        assert!(!waits.contains(&fib.endpoints.local.port), "{fib:?}");
+        script.ask(other, Request::Close { flow, time_wait: None });
+    }
+    assert_eq!(script.told(|told| matches!(told, ToDriver::Unpark { .. })), 0);
+}
