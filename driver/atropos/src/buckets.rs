@@ -310,6 +310,7 @@ const fn above(bit: usize) -> u64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::Cell;
     use std::collections::BTreeSet;
 
     use proptest::prelude::*;
@@ -322,6 +323,8 @@ mod tests {
         prev: u32,
         place: u32,
         key: i64,
+        /// How often somebody looked at the key.
+        looks: Cell<u32>,
     }
 
     impl Member for Node {
@@ -344,8 +347,58 @@ mod tests {
             self.place = place;
         }
         fn key_ns(&self) -> i64 {
+            self.looks.set(self.looks.get() + 1);
             self.key
         }
+    }
+
+    /// Periods from a hundredth of the fine horizon to three, for longer than the coarse one.
+    #[test]
+    fn a_member_is_looked_at_a_few_times_until_it_is_served_however_many_there_are() {
+        const MEMBERS: u32 = 512;
+        let (mut queue, mut nodes) = (Buckets::new(7), vec![Node::default(); MEMBERS as usize]);
+        let horizon = 1_i64 << (7 + LOG_FINE);
+        let period =
+            |index: u32| horizon / 100 + horizon * 3 * i64::from(index) / i64::from(MEMBERS);
+        for index in 0..MEMBERS {
+            nodes[index as usize].key = period(index);
+            queue.insert(&mut nodes, index, period(index));
+        }
+        let (mut now, mut served) = (0, 0);
+        while now < 200 * horizon {
+            let index = queue.first(&mut nodes, now).unwrap();
+            queue.remove(&mut nodes, index);
+            let node = &mut nodes[index as usize];
+            assert!(node.key >= now - (1 << 7), "served out of turn");
+            now = now.max(node.key);
+            node.key += period(index);
+            let key = node.key;
+            queue.insert(&mut nodes, index, key);
+            served += 1;
+        }
+        let looks: u32 = nodes.iter().map(|node| node.looks.get()).sum();
+        assert!(looks < 2 * served, "{looks} looks for {served}");
+    }
+
+    #[test]
+    fn bits_are_found_in_a_circle() {
+        let mut bits = Bits::new(FINE);
+        assert_eq!(bits.first_from(0), None);
+        let set = [0, 1, 63, 64, 4_095, 4_096, 70_000, 131_071, FINE - 64, FINE - 1];
+        for bit in set {
+            bits.set(bit);
+        }
+        for from in set.into_iter().flat_map(|bit| [bit.saturating_sub(1), bit, bit + 1]) {
+            let from = from % FINE;
+            let after = set.into_iter().find(|&bit| bit >= from);
+            assert_eq!(bits.first_from(from), Some(after.unwrap_or(0)), "{from}");
+        }
+        for bit in set {
+            assert_eq!(bits.first_from(0), Some(bit));
+            bits.clear(bit);
+        }
+        assert_eq!(bits.first_from(0), None);
+        assert_eq!((bits.top, bits.middle.iter().max()), (0, Some(&0)));
     }
 
     proptest! {

@@ -96,4 +96,30 @@ mod tests {
         assert_eq!((line.cost_ns(60), line.cost_ns(1514)), (2_000, 2_000));
         assert_eq!(line.tardiness_ns(), 2_000 + 128, "no frame is cheaper, so no unit is shorter");
     }
+
+    #[test]
+    fn units_are_not_shorter_than_frames_nor_cheaper_than_what_a_frame_costs() {
+        let line = Line::new(Rate::mbit(100), 1514, 7);
+        assert_eq!((line.rate(), line.lead_ns(), line.unit_ns()), (Rate::mbit(100), 7, 123_040));
+        assert_eq!(line.with_units(123_039).unit_ns(), 123_040);
+        assert_eq!(line.with_units(123_041).unit_ns(), 123_041);
+        assert_eq!(line.with_cost_min(123_041).unit_ns(), 123_041);
+        let units = line.with_units(500_000).with_cost_min(200_000);
+        assert_eq!((units.unit_ns(), units.frame_ns()), (500_000, 123_040));
+        assert_eq!((units.cost_ns(1514), line.cost_ns(1514)), (200_000, 123_040));
+        assert_eq!(line.with_cost_min(10_000).cost_ns(60), 10_000);
+        assert_eq!(line.with_cost_min(10_000).cost_ns(1514), 123_040);
+    }
+
+    /// An eighth of a frame or the power of two below it, but no less than the horizon needs.
+    #[test]
+    fn buckets_are_as_wide_as_the_longest_frame_and_the_longest_period_allow() {
+        for (frame_bytes, mbit, width) in
+            [(1514, 100, 8_192), (1514, 1_000, 1_024), (1514, 10_000, 128), (60, 100, 512)]
+        {
+            let line = Line::new(Rate::mbit(mbit), frame_bytes, 0);
+            let late = line.tardiness_ns() - line.unit_ns();
+            assert_eq!((late, 1 << line.shift()), (width, width), "{frame_bytes} at {mbit}");
+        }
+    }
 }

@@ -117,6 +117,7 @@ impl Slack {
 #[cfg(test)]
 mod tests {
     use std::cell::Cell;
+    use std::collections::VecDeque;
 
     use proptest::prelude::*;
 
@@ -163,5 +164,74 @@ mod tests {
                 costs[picked as usize] = 1 + i64::from(cost) % QUANTUM as i64;
             }
         }
+
+        /// The round as a row of flows, the one whose turn it is in front.
+        #[test]
+        fn picks_are_those_of_deficit_round_robin(
+            weights in proptest::collection::vec(1u8..=8, 1..8),
+            steps in proptest::collection::vec((0u32..8, 1..=QUANTUM as i64, 0u8..6), 1..400),
+        ) {
+            let flows = weights.len();
+            let mut slack = Slack::new(QUANTUM);
+            slack.resize(flows);
+            for (index, &weight) in weights.iter().enumerate() {
+                slack.set_weight(index as u32, weight);
+            }
+            let (mut row, mut begun) = (VecDeque::new(), false);
+            let (mut deficits, mut costs) = (vec![0; flows], vec![QUANTUM as i64; flows]);
+            for (index, cost, what) in steps {
+                let index = index % flows as u32;
+                let place = row.iter().position(|&other| other == index);
+                match (what, place) {
+                    (0, Some(place)) => {
+                        row.remove(place);
+                        begun &= place > 0;
+                    }
+                    (1, None) => {
+                        row.push_back(index);
+                        deficits[index as usize] = 0;
+                        begun &= row.len() > 1;
+                    }
+                    _ => {}
+                }
+                match what {
+                    0 => slack.remove(index),
+                    1 => slack.insert(index),
+                    _ => {}
+                }
+                let expected = (!row.is_empty()).then(|| loop {
+                    let first = row[0];
+                    let deficit = &mut deficits[first as usize];
+                    if !begun {
+                        *deficit += QUANTUM as i64 * i64::from(weights[first as usize]);
+                        begun = true;
+                    }
+                    if costs[first as usize] <= *deficit {
+                        break first;
+                    }
+                    *deficit = (*deficit).min(QUANTUM as i64);
+                    row.rotate_left(1);
+                    begun = false;
+                });
+                prop_assert_eq!(slack.next(|index| costs[index as usize]), expected);
+                prop_assert_eq!(slack.is_empty(), row.is_empty());
+                prop_assert_eq!(slack.contains(index), row.contains(&index));
+                if let Some(picked) = expected {
+                    let deficit = &mut deficits[picked as usize];
+                    *deficit = (*deficit - costs[picked as usize]).max(0);
+                    slack.charge(picked, costs[picked as usize]);
+                    costs[picked as usize] = cost;
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_weight_of_nothing_is_one() {
+        let mut slack = Slack::new(QUANTUM);
+        slack.resize(1);
+        slack.set_weight(0, 0);
+        slack.insert(0);
+        assert_eq!(slack.next(|_| QUANTUM as i64), Some(0));
     }
 }

@@ -349,3 +349,59 @@ fn a_frame_that_claims_to_be_endless_is_no_claim_on_anybodys_slack() {
     let share = frames(250 * MS) + frames(500 * MS / 3);
     assert!(honest.iter().all(|sent| (sent - share).abs() <= 4), "{honest:?}, not {share}");
 }
+
+#[test]
+fn a_delay_is_a_stall_from_twenty_microseconds_on() {
+    let flood = || {
+        let mut flood = Flood::new(&[Contract::BEST_EFFORT]);
+        let Next::Serve { flow: 0, slack: true, .. } = flood.atropos.next(0) else { panic!() };
+        let head = Head::Frame { cost_ns: FRAME };
+        flood.atropos.served(0, true, FRAME, true, head, 0);
+        flood.atropos
+    };
+    for (delay, stall) in [(0, 0), (20_000, 0), (20_001, 20_001), (MS as i64, MS as i64)] {
+        let mut handed = flood();
+        handed.handed_over(delay);
+        assert_eq!(handed.stall_ns(), stall, "handed over after {delay} ns");
+        let mut asked = flood();
+        asked.next(FRAME as i64 + delay);
+        assert_eq!(asked.stall_ns(), stall, "asked after {delay} ns");
+    }
+}
+
+#[test]
+fn a_flow_is_told_once_in_a_period_that_a_frame_of_it_was_late() {
+    // Two that claim all of the line each: more than there is.
+    let mut flood = Flood::new(&[ms(99, 100), ms(99, 100)]);
+    let (mut missed, mut served) = (0, 0);
+    while flood.now < 1_000 * MS as i64 {
+        match flood.atropos.next(flood.now) {
+            Next::Serve { flow, slack, .. } => {
+                let head = Head::Frame { cost_ns: FRAME };
+                missed +=
+                    u32::from(flood.atropos.served(flow, slack, FRAME, true, head, flood.now));
+                served += 1;
+            }
+            Next::Sleep { until_ns, .. } => flood.now = until_ns.unwrap(),
+        }
+    }
+    assert!(served > 8_000);
+    assert!((4..=20).contains(&missed), "{missed} periods of 20");
+}
+
+#[test]
+#[should_panic(expected = "flow 0 is added twice")]
+fn a_place_is_taken_once() {
+    let mut flood = Flood::new(&[ms(10, 100)]);
+    flood.atropos.add(0, &ms(10, 100), &[]);
+}
+
+#[test]
+#[should_panic(expected = "flow 0 is added twice")]
+fn a_place_where_a_contract_binds_is_not_taken() {
+    let mut flood = Flood::new(&[ms(10, 100)]);
+    flood.run(5);
+    flood.atropos.remove(0);
+    assert!(flood.atropos.binds(0) && !flood.atropos.binds(1));
+    flood.atropos.add(0, &ms(10, 100), &[]);
+}
