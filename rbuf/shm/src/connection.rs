@@ -5,13 +5,14 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::time::{Duration, Instant};
 
-use rustix::io::retry_on_intr;
+use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
     SocketType, connect, recvmsg, sendmsg, shutdown, socket_with, socketpair,
-    sockopt::socket_peercred,
+    sockopt::{Timeout, set_socket_timeout, socket_peercred},
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -22,6 +23,9 @@ pub const DESCRIPTORS_MAX: usize = 6;
 
 /// Most that can arrive (`SCM_MAX_FD`): what there is no room for, the kernel closes while we wait.
 const DESCRIPTORS_ARRIVE_MAX: usize = 253;
+
+/// How long a listener that does not accept is waited for when so many wait already that there is no room for one more.
+const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Lets this process hold as many descriptors as its hard limit permits: a message whose descriptors
 /// do not fit is lost, and its sender with it. No effect if that is refused.
@@ -80,15 +84,36 @@ thread_local! {
 }
 
 impl Connection {
-    /// Connects to a listener at `path`.
+    /// Connects to a listener at `path`, which may accept later. Waits for ten seconds at most, if its queue is full.
     ///
     /// # Errors
     ///
-    /// No such file, nobody listening, or no right to write it.
+    /// No such file, nobody listening, or no right to write it; `TimedOut` if the listener stands still.
     pub fn connect(path: &Path) -> io::Result<Self> {
+        Self::connect_within(path, CONNECT_LIMIT)
+    }
+
+    pub(crate) fn connect_within(path: &Path, limit: Duration) -> io::Result<Self> {
         let socket =
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        connect(&socket, &SocketAddrUnix::new(path)?)?;
+        let address = SocketAddrUnix::new(path)?;
+        let until = Instant::now() + limit;
+        loop {
+            // Zero would be for ever.
+            let left =
+                until.saturating_duration_since(Instant::now()).max(Duration::from_micros(1));
+            set_socket_timeout(&socket, Timeout::Send, Some(left))?;
+            match connect(&socket, &address) {
+                Ok(()) => break,
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    let reason = "so many wait there to be accepted that there is no room for one more: does the process stand still?";
+                    return Err(io::Error::new(io::ErrorKind::TimedOut, reason));
+                }
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+        set_socket_timeout(&socket, Timeout::Send, None)?;
         Ok(Self { socket })
     }
 

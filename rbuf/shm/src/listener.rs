@@ -136,7 +136,8 @@ impl Beside {
     fn make(path: &Path, make: impl Fn(&Path) -> io::Result<()>) -> io::Result<Self> {
         let mut result = Err(in_use());
         for attempt in 0..ATTEMPTS {
-            let name = beside(path, &format!("{:x}.{attempt}", std::process::id()));
+            // Short: the address of a socket has room for 108 bytes, and the path is known to fit.
+            let name = path.with_file_name(format!(".{:x}.{attempt}", std::process::id()));
             result = make(&name).map(|()| Self(name));
             if !matches!(&result, Err(error) if error.kind() == ErrorKind::AddrInUse) {
                 break;
@@ -160,14 +161,31 @@ struct Lock {
 
 impl Lock {
     fn take(path: &Path) -> io::Result<Self> {
-        let name = beside(path, "plumb-lock");
+        let mut name = OsString::from(".");
+        name.push(path.file_name().unwrap_or_default());
+        name.push(".plumb-lock");
+        let name = path.with_file_name(name);
+        let in_the_way = || {
+            let reason = format!("{} is no lock of ours: what is it?", name.display());
+            io::Error::new(ErrorKind::AlreadyExists, reason)
+        };
         for _ in 0..ATTEMPTS {
+            // Not a pipe, whose other end would be waited for.
+            let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK;
             let file = OpenOptions::new()
                 .write(true)
                 .create(true)
                 .mode(0o600)
-                .custom_flags(OFlags::NOFOLLOW.bits() as i32)
-                .open(&name)?;
+                .custom_flags(flags.bits() as i32)
+                .open(&name)
+                .map_err(|error| match error.kind() {
+                    ErrorKind::NotFound => error,
+                    _ => io::Error::new(error.kind(), format!("lock {}: {error}", name.display())),
+                })?;
+            let found = file.metadata()?;
+            if !found.is_file() || found.uid() != rustix::process::geteuid().as_raw() {
+                return Err(in_the_way());
+            }
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
                 Err(Errno::AGAIN) => return Err(in_use()),
@@ -182,14 +200,6 @@ impl Lock {
         }
         Err(in_use())
     }
-}
-
-/// A hidden name beside a path.
-fn beside(path: &Path, what: &str) -> PathBuf {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(format!(".{what}"));
-    path.with_file_name(name)
 }
 
 fn seqpacket() -> io::Result<OwnedFd> {
@@ -308,6 +318,16 @@ mod tests {
         drop(datagrams);
         remove_file(&path).unwrap();
 
+        // Nor is a lock taken that is none, nor waited for who would read it.
+        drop(UnixListener::bind(&path).unwrap());
+        let lock = folder.at(".s.plumb-lock");
+        let reader = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &lock, rustix::fs::FileType::Fifo, reader, 0).unwrap();
+        assert!(refusal(&path).to_string().contains("plumb-lock"));
+        assert!(lock.exists() && path.exists());
+        remove_file(&lock).unwrap();
+        remove_file(&path).unwrap();
+
         let live = listen_at(&path).unwrap();
         assert_eq!(refusal(&path).kind(), ErrorKind::AddrInUse);
         let waiting: Vec<_> = (0..BACKLOG * 2)
@@ -315,6 +335,12 @@ mod tests {
             .collect();
         assert!(waiting.len() as i32 <= BACKLOG + 1, "the queue is full");
         assert_eq!(refusal(&path).kind(), ErrorKind::AddrInUse, "with a full queue");
+        drop(waiting);
+        let limit = std::time::Duration::from_millis(20);
+        let error = Connection::connect_within(&path, limit).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::TimedOut, "as those who gave up still wait");
+        live.accept().unwrap();
+        Connection::connect_within(&path, limit).unwrap();
         drop(live);
         assert_eq!(folder.names(), [""; 0], "nothing is left beside it either");
     }
@@ -337,6 +363,18 @@ mod tests {
             let received = ours.receive(100).unwrap();
             assert_eq!(received.descriptors.is_empty(), !listener.takes_descriptors());
         }
+    }
+
+    #[test]
+    fn a_path_that_a_client_can_name_can_be_listened_at() {
+        let folder = Folder::new("long");
+        let room = 107 - folder.0.as_os_str().len() - 1;
+        let path = folder.at(&"s".repeat(room));
+        let listener = listen_at(&path).unwrap();
+        Connection::connect(&path).unwrap();
+        assert!(listener.accept().unwrap().is_some());
+        let error = refusal(&folder.at(&"s".repeat(room + 1)));
+        assert_eq!(error.kind(), ErrorKind::InvalidFilename, "{error}");
     }
 
     #[test]
