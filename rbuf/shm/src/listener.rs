@@ -368,7 +368,7 @@ mod tests {
     #[test]
     fn a_path_that_a_client_can_name_can_be_listened_at() {
         let folder = Folder::new("long");
-        let room = 107 - folder.0.as_os_str().len() - 1;
+        let room = 108 - folder.0.as_os_str().len() - 1;
         let path = folder.at(&"s".repeat(room));
         let listener = listen_at(&path).unwrap();
         Connection::connect(&path).unwrap();
