@@ -41,7 +41,8 @@ struct Inner {
     rpc: Rpc,
     links: Vec<LinkInfo>,
     flows_max: u32,
-    domains: Mutex<HashMap<u16, Joined>>,
+    /// By link. Who waits for a driver holds what is shared with that one, and holds up nobody else.
+    domains: Mutex<HashMap<u16, Arc<Mutex<Joined>>>>,
     /// Whether flows have heard that the flow manager is gone.
     is_orphaned: AtomicBool,
     flows: Mutex<HashMap<FlowId, Weak<Shared>>>,
@@ -57,10 +58,13 @@ struct Inner {
 }
 
 /// What is shared with the driver of a link.
+#[derive(Default)]
 enum Joined {
-    Yes(Arc<Domain>),
+    #[default]
+    No,
     /// It was asked to, by the call of this tag.
     Asked(u32),
+    Yes(Arc<Domain>),
 }
 
 /// How long the daemons are given to answer. Neighbours are asked for three seconds.
@@ -216,32 +220,31 @@ impl Host {
 
     /// The arenas shared with the driver of `link`, joined on first use.
     pub(crate) fn domain(&self, link: u16) -> Result<Arc<Domain>, Error> {
-        let mut domains = lock(&self.inner.domains);
+        let place = Arc::clone(lock(&self.inner.domains).entry(link).or_default());
+        let mut joined = lock(&place);
         let flows_max = self.inner.flows_max;
-        let tag = match domains.get(&link) {
-            Some(Joined::Yes(domain)) => return Ok(Arc::clone(domain)),
-            Some(Joined::Asked(tag)) => *tag,
-            None => self.inner.rpc.ask(Request::Join(JoinOffer { link, flows_max })),
+        let tag = match &*joined {
+            Joined::Yes(domain) => return Ok(Arc::clone(domain)),
+            Joined::Asked(tag) => *tag,
+            Joined::No => self.inner.rpc.ask(Request::Join(JoinOffer { link, flows_max })),
         };
         let deadline_ns = monotonic_ns() + ANSWER_NS;
         let answer = self.inner.rpc.answer(tag, deadline_ns, &|answer| self.heed(answer));
-        if matches!(answer, Err(Error::TimedOut)) {
-            domains.insert(link, Joined::Asked(tag));
-        } else {
-            domains.remove(&link);
-        }
+        *joined =
+            if matches!(answer, Err(Error::TimedOut)) { Joined::Asked(tag) } else { Joined::No };
         let (reply, descriptors) = answer?;
         let Reply::Joined = reply else { return Err(unexpected(&reply)) };
         let domain = Arc::new(Domain::new(flows_max, descriptors)?);
-        domains.insert(link, Joined::Yes(Arc::clone(&domain)));
+        *joined = Joined::Yes(Arc::clone(&domain));
         Ok(domain)
     }
 
     /// As [`Self::domain`], if it was joined before; `None` while somebody joins one, who may have to wait.
     pub(crate) fn joined_domain(&self, link: u16) -> Option<Result<Arc<Domain>, Refusal>> {
-        let domains = self.inner.domains.try_lock().ok()?;
-        Some(match domains.get(&link) {
-            Some(Joined::Yes(domain)) => Ok(Arc::clone(domain)),
+        let place = lock(&self.inner.domains).get(&link).cloned();
+        let Some(place) = place else { return Some(Err(Refusal::NotJoined { link })) };
+        Some(match &*place.try_lock().ok()? {
+            Joined::Yes(domain) => Ok(Arc::clone(domain)),
             _ => Err(Refusal::NotJoined { link }),
         })
     }
@@ -385,17 +388,16 @@ impl Host {
     /// Looks whether drivers are gone; their flows are lost then. The flow manager says so too, unless it is
     /// gone with them or stands.
     pub(crate) fn check_drivers(&self) {
-        // Who joins one meanwhile hears of that himself.
-        let Ok(mut domains) = self.inner.domains.try_lock() else { return };
         let mut gone = Vec::new();
-        domains.retain(|&link, joined| {
-            let is_gone = matches!(joined, Joined::Yes(domain) if domain.bell().is_abandoned());
+        lock(&self.inner.domains).retain(|&link, place| {
+            // Who joins it meanwhile hears of that itself.
+            let Ok(joined) = place.try_lock() else { return true };
+            let is_gone = matches!(&*joined, Joined::Yes(domain) if domain.bell().is_abandoned());
             if is_gone {
                 gone.push(link);
             }
             !is_gone
         });
-        drop(domains);
         for shared in gone.into_iter().flat_map(|link| self.flows_of(link)) {
             shared.notify(News::Lost("the driver of its link is gone".into()));
         }

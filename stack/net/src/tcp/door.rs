@@ -183,7 +183,8 @@ impl Door {
             turned_away: (0, None),
             told: false,
         };
-        let seat = Seat::new(entrance, shared, options.wait).map_err(Error::Thread)?;
+        let service = shared.service().map_err(Error::Thread)?;
+        let seat = Seat::new(entrance, shared, service, options.wait);
         let (options, main) = (options.clone(), main.cloned());
         let door = Arc::new_cyclic(|this| {
             let (this, knocks) = (Weak::clone(this), Mutex::default());
@@ -320,15 +321,23 @@ impl Door {
             }
             // On a link that this process has not joined yet, which waits.
             Err(Error::Refused(Refusal::OtherLink { .. } | Refusal::NotJoined { .. })) => {
-                let (door, remote) = (Arc::clone(&self), complete.remote);
+                // Here too, should there be no thread for it.
+                let complete = Arc::new(Mutex::new(Some(complete)));
+                let (door, theirs) = (Arc::clone(&self), Arc::clone(&complete));
                 let joins = move || {
-                    if let Some((stream, place)) = door.give_flow(complete) {
+                    if let Some(complete) =
+                        theirs.lock().unwrap_or_else(PoisonError::into_inner).take()
+                        && let Some((stream, place)) = door.give_flow(complete)
+                    {
                         door.bring_in(stream, place);
                     }
                 };
-                if std::thread::Builder::new().name("plumb-join".into()).spawn(joins).is_err() {
-                    // The connection is forgotten, and the peer hears so when it speaks.
-                    self.seat.with(|entrance, _| entrance.forward.remove(&remote));
+                let started = std::thread::Builder::new().name("plumb-join".into()).spawn(joins);
+                if let Err(error) = started
+                    && let Some(complete) =
+                        complete.lock().unwrap_or_else(PoisonError::into_inner).take()
+                {
+                    self.refuse(complete, &Error::Thread(error));
                 }
             }
             Err(error) => self.refuse(complete, &error),
@@ -342,11 +351,16 @@ impl Door {
         flow: Flow,
         stack: Layers,
     ) -> Option<(TcpStream, Place)> {
-        let Complete { connection, remote, place, .. } = *complete;
-        let Ok(socket) = Socket::new(&self.options, flow, stack, connection) else {
-            self.seat.with(|entrance, _| entrance.forward.remove(&remote));
-            return None;
+        let service = match flow.shared.service() {
+            Ok(service) => service,
+            Err(error) => {
+                drop((stack, flow));
+                self.refuse(complete, &Error::Thread(error));
+                return None;
+            }
         };
+        let Complete { connection, remote, place, .. } = *complete;
+        let socket = Socket::new(&self.options, flow, stack, service, connection);
         self.seat.with(|entrance, _| {
             let ttl = entrance.ttl;
             socket.seat.aside(|exchange, _| {
@@ -376,8 +390,13 @@ impl Door {
     /// answered, as where a queue is full; or else it is reset. The reason is kept.
     fn refuse(&self, mut complete: Box<Complete>, error: &Error) {
         complete.refused += 1;
-        let may_pass =
-            matches!(error, Error::TimedOut | Error::Memory(_) | Error::Refused(Refusal::Quota(_)));
+        let may_pass = matches!(
+            error,
+            Error::TimedOut
+                | Error::Memory(_)
+                | Error::Thread(_)
+                | Error::Refused(Refusal::Quota(_))
+        );
         let again = may_pass && complete.refused < REFUSED_MAX;
         let left = self.seat.with(|entrance, now_ns| {
             entrance.pause_ns = now_ns + if may_pass { PAUSE_NS } else { 0 };

@@ -80,17 +80,17 @@ struct Desk<W: Work> {
 }
 
 impl<W: Work> Seat<W> {
-    pub(super) fn new(work: W, shared: Arc<Shared>, wait: Wait) -> io::Result<Self> {
-        let service = shared.service()?;
+    /// A seat of `shared`, which `service` looks after.
+    pub(super) fn new(work: W, shared: Arc<Shared>, service: Arc<Service>, wait: Wait) -> Self {
         let desk = Desk { work, sleepers: 0, asleep_until_ns: 0, seen: None };
-        Ok(Self {
+        Self {
             desk: Mutex::new(desk),
             shared,
             service,
             conditions: W::Conditions::default(),
             wait,
             listed: AtomicBool::new(false),
-        })
+        }
     }
 
     /// Its place among the flows of the domain.

@@ -13,7 +13,7 @@ use super::buffers::{Payload, Place};
 use super::exchange::Exchange;
 use super::layers::Layers;
 use super::seat::{NEVER, Seat, Work as _};
-use super::service::{Outcome, Served, Undelivered};
+use super::service::{Outcome, Served, Service, Undelivered};
 use crate::flow::Flow;
 use crate::options::Options;
 
@@ -41,14 +41,15 @@ impl Socket {
         options: &Options,
         flow: Flow,
         stack: Layers,
+        service: Arc<Service>,
         connection: Connection,
-    ) -> io::Result<Arc<Self>> {
+    ) -> Arc<Self> {
         let fib = *flow.fib();
         let local = SocketAddr::new(fib.source, fib.endpoints.local.port);
         let shared = Arc::clone(&flow.shared);
         let exchange = Exchange::new(options, flow, stack, connection);
         let socket = Arc::new(Self {
-            seat: Seat::new(exchange, shared, options.wait)?,
+            seat: Seat::new(exchange, shared, service, options.wait),
             local,
             remote: fib.endpoints.remote.map_or(local, SocketAddr::from),
             nonblocking: AtomicBool::new(false),
@@ -58,7 +59,7 @@ impl Socket {
         });
         let served: Arc<dyn Served> = socket.clone();
         socket.seat.register(&served);
-        Ok(socket)
+        socket
     }
 
     pub(super) fn deadline(timeout_ns: &AtomicU64) -> u64 {

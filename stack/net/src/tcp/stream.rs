@@ -130,7 +130,8 @@ impl TcpStream {
                 connection.expect_more();
             }
         }
-        let stream = Self::of(Socket::new(options, flow, stack, connection)?);
+        let service = flow.shared.service()?;
+        let stream = Self::of(Socket::new(options, flow, stack, service, connection));
         // The SYN leaves.
         let taken = stream.socket().seat.with(|exchange, _| exchange.put_on_syn(on_syn))?;
         Ok((stream, taken))
