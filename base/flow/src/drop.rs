@@ -51,11 +51,11 @@ reasons! {
     MalformedIp = "malformed_ip",
     /// Received: a transport header that contradicts itself or the packet.
     MalformedTransport = "malformed_transport",
-    /// Received: for an address that is not ours.
+    /// Received: for an address that is not ours, or of a family in which the link has none.
     NotOurAddress = "not_our_address",
     /// Received: a fragment, and the flow has no fragment filter.
     Fragment = "fragment",
-    /// Received: no flow claims it, and the handler of last resort was busy.
+    /// Received: no flow claims it, and it is nothing that the flow manager answers, or that is away.
     Unclaimed = "unclaimed",
     /// Received: the flow has posted no free buffer, so its owner does not keep up.
     NoFreeBuffer = "no_free_buffer",

@@ -6,22 +6,25 @@ use serde::{Deserialize, Serialize};
 /// buffers, budget and contract: so a flood of one kind leaves the others alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Stray {
-    /// ARP and neighbour discovery: without them the host falls off the network.
+    /// ARP for our addresses or about them, and neighbour discovery: without them the host falls off the
+    /// network.
     Neighbours,
-    /// Echo requests, and control messages about nothing that is known.
+    /// Echo requests.
     Control,
     /// Segments of connections that are over for their applications and not for the network.
     Parked,
     /// Segments to ports where nobody listens.
     Segments,
-    /// Everything else: datagrams to closed ports, protocols nobody speaks.
+    /// Everything else that is answered: datagrams to closed ports, protocols nobody speaks.
     Others,
+    /// ARP between other stations: not answered, but it may tell that one of them has moved.
+    Gossip,
 }
 
 impl Stray {
     /// All kinds; what matters most to everybody comes first.
-    pub const ALL: [Self; 5] =
-        [Self::Neighbours, Self::Control, Self::Parked, Self::Segments, Self::Others];
+    pub const ALL: [Self; 6] =
+        [Self::Neighbours, Self::Control, Self::Parked, Self::Segments, Self::Others, Self::Gossip];
 
     /// How many kinds there are.
     pub const COUNT: usize = Self::ALL.len();

@@ -76,4 +76,6 @@ impl IcmpV6Type {
     pub const ECHO_REQUEST: u8 = 128;
     /// Answer to an echo request.
     pub const ECHO_REPLY: u8 = 129;
+    /// Neighbour discovery (RFC 4861 §4): from router solicitations to redirects.
+    pub const DISCOVERY: std::ops::RangeInclusive<u8> = 133..=137;
 }

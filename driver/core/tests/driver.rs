@@ -4,9 +4,10 @@ mod rig;
 
 use base_flow::{Contract, DropReason, FlowId, Pace, Prefix, Stray};
 use base_rpc::{DomainUser, FromDriver, InstallError};
-use base_wire::Mac;
+use base_wire::{Arp, Mac};
 use driver_link::sim::Side;
 use rig::{App, BUFFER, OURS, PEER, Rig, THEIRS, US, fib, frame, incoming, ms};
+use zerocopy::IntoBytes;
 
 const MS: u64 = 1_000_000;
 
@@ -278,8 +279,8 @@ fn a_flood_of_one_kind_of_strays_is_cut_and_leaves_the_other_kinds_alone() {
     let pace = Pace { per_s: 1_000, burst: 16 };
     rig.driver.set_last_resort(Stray::Neighbours, arp.flow, FAST, 0).unwrap();
     rig.driver.set_last_resort(Stray::Others, others.flow, pace, 0).unwrap();
-    let mut request = frame(PEER, Mac::BROADCAST, THEIRS, OURS, 1, 2, &[0; 20]);
-    request[12..14].copy_from_slice(&[8, 6]);
+    let request = Arp::request(PEER, THEIRS, OURS);
+    let request = [&Mac::BROADCAST.0[..], &PEER.0, &[8, 6], request.as_bytes()].concat();
     let flood = incoming(9999, b"?");
     let (mut asked, mut heard, mut sent, mut strangers) = (0, 0, 0, 0);
     for ms in 0..1_000u64 {

@@ -166,11 +166,19 @@ impl Demux {
         if source.is_group() || (origin == Origin::Wire && source == self.station) {
             return Err(DropReason::BadSource);
         }
-        let Arrived::Ip(ends, about) = arrived else {
-            return Ok(Verdict::LastResort(Stray::Neighbours));
+        let (ends, about) = match arrived {
+            Arrived::Ip(ends, about) => (ends, about),
+            Arrived::Arp { sender, target } => {
+                let ours = [sender, target].into_iter().any(|address| self.is_own(address.into()));
+                let stray = if ours { Stray::Neighbours } else { Stray::Gossip };
+                return Ok(Verdict::LastResort(stray));
+            }
         };
-        let discovery = ends.destination.is_ipv6() && ends.destination.is_multicast();
-        if !self.is_ours(ends.destination) && !discovery {
+        // Who has no address of the family is in none of its groups.
+        let group = ends.destination.is_ipv6()
+            && ends.destination.is_multicast()
+            && self.addresses.iter().any(|prefix| prefix.address().is_ipv6());
+        if !self.is_ours(ends.destination) && !group {
             return Err(DropReason::NotOurAddress);
         }
         if !self.can_be_from(&ends, origin) {
@@ -179,18 +187,27 @@ impl Demux {
         let for_us_alone = self.is_own(ends.destination);
         let reached_many = !for_us_alone || destination.is_group();
         // A datagram for many is for its port; neighbour discovery is the flow manager's.
-        let for_many = !for_us_alone && (ends.protocol == Protocol::UDP || discovery);
+        let for_many = !for_us_alone && (ends.protocol == Protocol::UDP || group);
         if reached_many && !for_many {
             return Err(DropReason::SentToMany);
         }
         match about {
             About::Fragment => Err(DropReason::Fragment),
-            About::Other => self.unclaimed(&ends, kind(ends.protocol)),
-            About::Flow(fields) => match self.find(&fields) {
-                None => self.unclaimed(&ends, kind(ends.protocol)),
-                Some(PARKED) => self.unclaimed(&ends, Stray::Parked),
-                Some(flow) => Ok(Verdict::Flow { flow, header_bytes: fields.header_bytes }),
-            },
+            About::Nothing => Err(DropReason::Unclaimed),
+            About::Discovery => Ok(Verdict::LastResort(Stray::Neighbours)),
+            About::Echo => self.unclaimed(&ends, Stray::Control),
+            About::Unspoken => self.unclaimed(&ends, Stray::Others),
+            About::Flow(fields) => {
+                let header_bytes = fields.header_bytes;
+                match (self.find(&fields), ends.protocol) {
+                    (Some(flow), _) if flow != PARKED => Ok(Verdict::Flow { flow, header_bytes }),
+                    // What it answers or reports was nobody's.
+                    (_, Protocol::ICMP | Protocol::ICMPV6) => Err(DropReason::Unclaimed),
+                    (Some(_), _) => self.unclaimed(&ends, Stray::Parked),
+                    (None, Protocol::TCP) => self.unclaimed(&ends, Stray::Segments),
+                    (None, _) => self.unclaimed(&ends, Stray::Others),
+                }
+            }
         }
     }
 
@@ -215,10 +232,9 @@ impl Demux {
         }
     }
 
-    /// The flow manager answers for what is sent to this host alone, and hears IPv6 neighbour
-    /// discovery; other traffic for many is not even shown to it.
+    /// The flow manager answers for what is sent to this host alone; what is for many is not even shown to it.
     fn unclaimed(&self, ends: &Ends, stray: Stray) -> Result<Verdict, DropReason> {
-        if self.is_own(ends.destination) || ends.destination.is_ipv6() {
+        if self.is_own(ends.destination) {
             Ok(Verdict::LastResort(stray))
         } else {
             Err(DropReason::Unclaimed)
@@ -256,16 +272,6 @@ impl Demux {
             Key::V4(key) => self.v4.get(&key).copied(),
             Key::V6(key) => self.v6.get(&key).copied(),
         }
-    }
-}
-
-/// What kind of stray a packet of this protocol is.
-const fn kind(protocol: Protocol) -> Stray {
-    match protocol {
-        Protocol::TCP => Stray::Segments,
-        Protocol::ICMP => Stray::Control,
-        Protocol::ICMPV6 => Stray::Neighbours,
-        _ => Stray::Others,
     }
 }
 

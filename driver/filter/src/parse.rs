@@ -3,19 +3,19 @@
 //! Reads what demultiplexing needs and checks what reading it safely needs; everything else
 //! (checksums, options, state) is the business of the flow's owner, on his time.
 
-use core::net::IpAddr;
+use core::net::{IpAddr, Ipv4Addr};
 
 use base_flow::DropReason;
 use base_wire::{
-    ETHERNET_BYTES, EtherType, Ethernet, Header, ICMP_BYTES, IPV4_BYTES, IPV6_BYTES, Icmp,
+    Arp, ETHERNET_BYTES, EtherType, Ethernet, Header, ICMP_BYTES, IPV4_BYTES, IPV6_BYTES, Icmp,
     IcmpV4Type, IcmpV6Type, Ipv4, Ipv6, Mac, Protocol, TCP_BYTES, Tcp, UDP_BYTES, Udp, VlanTag,
 };
 
 /// What a frame carries, as far as a demultiplexer cares.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Arrived {
-    /// ARP.
-    Arp,
+    /// ARP: who speaks, and about whom.
+    Arp { sender: Ipv4Addr, target: Ipv4Addr },
     /// An IP packet, and what it is about.
     Ip(Ends, About),
 }
@@ -33,9 +33,14 @@ pub(crate) struct Ends {
 pub(crate) enum About {
     /// A flow of this host's, if it has one with these ends.
     Flow(Fields),
-    /// Nothing that a flow could be attached to: it may only go to the flow manager, as may echo requests and
-    /// control messages that are no answer to anything.
-    Other,
+    /// An echo request, which the flow manager answers.
+    Echo,
+    /// IPv6 neighbour discovery, which is the flow manager's.
+    Discovery,
+    /// A protocol that no flow could be attached to.
+    Unspoken,
+    /// A control message that is no answer to anything: nobody wants it.
+    Nothing,
     /// A part of a packet.
     Fragment,
 }
@@ -93,10 +98,16 @@ pub(crate) fn parse(frame: &[u8], stripped_vlan: Option<u16>) -> Result<Parsed, 
     let arrived = match ether_type {
         EtherType::IPV4 => ipv4(rest, link_bytes)?,
         EtherType::IPV6 => ipv6(rest, link_bytes)?,
-        EtherType::ARP => Arrived::Arp,
+        EtherType::ARP => arp(rest)?,
         _ => return Err(DropReason::UnknownEtherType),
     };
     Ok(Parsed { source: ethernet.source, destination: ethernet.destination, vlan, arrived })
+}
+
+fn arp(packet: &[u8]) -> Result<Arrived, DropReason> {
+    let (arp, _) = Arp::split(packet).ok_or(DropReason::Truncated)?;
+    arp.operation().ok_or(DropReason::Unclaimed)?;
+    Ok(Arrived::Arp { sender: arp.sender(), target: arp.target() })
 }
 
 fn ipv4(packet: &[u8], link_bytes: usize) -> Result<Arrived, DropReason> {
@@ -164,12 +175,12 @@ fn transport(ends: Ends, payload: &[u8], lower_bytes: usize) -> Result<About, Dr
             let fields = Fields { header_bytes: (lower_bytes + ICMP_BYTES) as u16, ..fields };
             Ok(control(icmp, quoted, fields))
         }
-        _ => Ok(About::Other),
+        _ => Ok(About::Unspoken),
     }
 }
 
 /// Whose control message it is: echo replies belong to the identifier, errors to the flow whose
-/// packet they quote, everything else to the flow manager.
+/// packet they quote, questions to the flow manager, and everything else to nobody.
 fn control(icmp: &Icmp, quoted: &[u8], fields: Fields) -> About {
     let (reply, error) = match fields.protocol {
         Protocol::ICMP => (
@@ -185,10 +196,15 @@ fn control(icmp: &Icmp, quoted: &[u8], fields: Fields) -> About {
         return About::Flow(Fields { local_port: icmp.id.get(), ..fields });
     }
     if !error {
-        return About::Other;
+        return match (fields.protocol, icmp.kind) {
+            (Protocol::ICMP, IcmpV4Type::ECHO_REQUEST)
+            | (Protocol::ICMPV6, IcmpV6Type::ECHO_REQUEST) => About::Echo,
+            (Protocol::ICMPV6, kind) if IcmpV6Type::DISCOVERY.contains(&kind) => About::Discovery,
+            _ => About::Nothing,
+        };
     }
     let Some((protocol, source, destination, transport)) = quote(quoted, fields.local) else {
-        return About::Other;
+        return About::Nothing;
     };
     // Only the first eight bytes of the quoted transport header need be there (RFC 792).
     let ports = match protocol {
@@ -200,10 +216,10 @@ fn control(icmp: &Icmp, quoted: &[u8], fields: Fields) -> About {
         }
         _ => None,
     };
-    let Some((local_port, remote_port)) = ports else { return About::Other };
+    let Some((local_port, remote_port)) = ports else { return About::Nothing };
     // A quote of a packet that this host cannot have sent is nobody's.
     if source != fields.local {
-        return About::Other;
+        return About::Nothing;
     }
     About::Flow(Fields { protocol, local_port, remote: destination, remote_port, ..fields })
 }

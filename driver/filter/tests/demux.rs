@@ -3,10 +3,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use base_flow::{DropReason, Endpoints, Sap, Stray, Transport};
-use base_wire::{Mac, Protocol};
+use base_wire::{Arp, Mac, Protocol};
 use driver_filter::{Demux, InUse, Origin, Verdict};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
+use zerocopy::IntoBytes;
 
 const US: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const OURS_V4: Ipv4Addr = Ipv4Addr::new(10, 77, 0, 1);
@@ -205,7 +206,113 @@ fn every_reason_to_drop_has_a_frame_that_causes_it() {
         Verdict::LastResort(Stray::Others),
         "a protocol nobody speaks"
     );
-    assert_eq!(verdict(&with(12, &[8, 6])), Verdict::LastResort(Stray::Neighbours), "ARP");
+}
+
+#[test]
+fn what_the_flow_manager_would_not_answer_does_not_come_to_it() {
+    let demux = demux();
+    let peer = [10, 77, 0, 2];
+    let icmp = |kind: u8, protocol: u8| {
+        let mut frame = Vec::new();
+        PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], US.0)
+            .ipv4(peer, OURS_V4.octets(), 64)
+            .write(&mut frame, protocol.into(), &[kind, 0, 0, 0, 0, 1, 0, 1])
+            .unwrap();
+        demux.classify(&frame, None, Origin::Wire)
+    };
+    for kind in 0..=255 {
+        let expected = match kind {
+            8 => Verdict::LastResort(Stray::Control),
+            _ => Verdict::Drop(DropReason::Unclaimed),
+        };
+        assert_eq!(icmp(kind, 1), expected, "ICMP {kind}");
+        assert_eq!(icmp(kind, 58), Verdict::LastResort(Stray::Others), "no protocol of IPv4");
+    }
+    let mut demux = self::demux();
+    let remote = Some(Sap::new(Ipv4Addr::from(peer).into(), 2000));
+    let local = Sap::new(OURS_V4.into(), 1000);
+    demux.park(&Endpoints { transport: Transport::Tcp, local, remote });
+    let verdict = demux.classify(&unreachable(), None, Origin::Wire);
+    assert_eq!(verdict, Verdict::Drop(DropReason::Unclaimed), "about a connection that is over");
+}
+
+/// A report that a segment between the ports 1000 and 2000 did not arrive.
+fn unreachable() -> Vec<u8> {
+    let mut quoted = Vec::new();
+    PacketBuilder::ipv4(OURS_V4.octets(), [10, 77, 0, 2], 64)
+        .tcp(1000, 2000, 1, 1)
+        .write(&mut quoted, &[])
+        .unwrap();
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], US.0)
+        .ipv4([10, 77, 0, 2], OURS_V4.octets(), 64)
+        .write(&mut frame, 1.into(), &[&[3, 3, 0, 0, 0, 0, 0, 0][..], &quoted].concat())
+        .unwrap();
+    frame
+}
+
+#[test]
+fn a_link_without_an_ipv6_address_is_in_no_group_of_ipv6() {
+    let mut demux = Demux::new(US, None, [1, 2]);
+    let everybody = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+    let them = Ipv6Addr::new(0xfe80, 0, 0, 0, 0, 0, 0, 9);
+    let frames = || {
+        let to = || {
+            PacketBuilder::ethernet2([2, 0, 0, 0, 0, 9], [0x33, 0x33, 0, 0, 0, 1]).ipv6(
+                them.octets(),
+                everybody.octets(),
+                255,
+            )
+        };
+        let mut frames = vec![Vec::new(); 3];
+        to().icmpv6_raw(135, 0, [0; 4]).write(&mut frames[0], &[0; 16]).unwrap();
+        to().icmpv6_echo_request(1, 1).write(&mut frames[1], &[]).unwrap();
+        to().udp(5353, 5353).write(&mut frames[2], b"who is there?").unwrap();
+        frames
+    };
+    let verdicts = |demux: &Demux| {
+        frames().iter().map(|frame| demux.classify(frame, None, Origin::Wire)).collect::<Vec<_>>()
+    };
+    demux.set_addresses(&["10.77.0.1/24".parse().unwrap()]);
+    assert_eq!(verdicts(&demux), [Verdict::Drop(DropReason::NotOurAddress); 3]);
+    demux.set_addresses(&["10.77.0.1/24".parse().unwrap(), "fd00::1/64".parse().unwrap()]);
+    let unclaimed = Verdict::Drop(DropReason::Unclaimed);
+    let discovery = Verdict::LastResort(Stray::Neighbours);
+    assert_eq!(verdicts(&demux), [discovery, unclaimed, unclaimed]);
+}
+
+#[test]
+fn arp_between_others_is_told_from_arp_for_our_addresses_and_about_them() {
+    let demux = demux();
+    let (them, another) = (Ipv4Addr::new(10, 77, 0, 2), Ipv4Addr::new(10, 77, 0, 3));
+    let peer = Mac([2, 0, 0, 0, 0, 9]);
+    let verdict = |arp: Arp, change: fn(&mut Vec<u8>)| {
+        let mut frame = [&[0xff; 6][..], &peer.0, &[8, 6], arp.as_bytes()].concat();
+        change(&mut frame);
+        demux.classify(&frame, None, Origin::Wire)
+    };
+    let as_it_is: fn(&mut Vec<u8>) = |_| {};
+    let (ours, gossip) =
+        (Verdict::LastResort(Stray::Neighbours), Verdict::LastResort(Stray::Gossip));
+    let nobody = Ipv4Addr::UNSPECIFIED;
+    for (arp, expected) in [
+        (Arp::request(peer, them, OURS_V4), ours),
+        (Arp::reply(peer, them, US, OURS_V4), ours),
+        (Arp::request(peer, nobody, OURS_V4), ours),
+        (Arp::request(peer, OURS_V4, OURS_V4), ours),
+        (Arp::request(peer, OURS_V4, them), ours),
+        (Arp::request(peer, them, another), gossip),
+        (Arp::request(peer, them, them), gossip),
+        (Arp::reply(peer, them, Mac::BROADCAST, them), gossip),
+        (Arp::request(peer, nobody, them), gossip),
+    ] {
+        assert_eq!(verdict(arp, as_it_is), expected, "{arp:?}");
+    }
+    let request = Arp::request(peer, them, OURS_V4);
+    let unclaimed = Verdict::Drop(DropReason::Unclaimed);
+    assert_eq!(verdict(request, |frame| frame[21] = 3), unclaimed, "neither question nor answer");
+    assert_eq!(verdict(request, |frame| frame[16] = 9), unclaimed, "not for IPv4");
+    assert_eq!(verdict(request, |frame| frame.truncate(41)), Verdict::Drop(DropReason::Truncated));
 }
 
 #[test]

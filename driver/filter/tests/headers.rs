@@ -3,8 +3,9 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use base_flow::{DropReason, Endpoints, Sap, Stray, Transport};
-use base_wire::{ETHERNET_BYTES, Mac};
+use base_wire::{Arp, ETHERNET_BYTES, Mac};
 use driver_filter::{Demux, Origin, Verdict};
+use zerocopy::IntoBytes;
 
 const US: Mac = Mac([2, 0, 0, 0, 0, 1]);
 const PEER: Mac = Mac([2, 0, 0, 0, 0, 9]);
@@ -118,7 +119,6 @@ fn transport_headers_are_read_if_they_are_there_to_the_last_byte() {
         let lower = ETHERNET_BYTES + if us.is_ipv4() { 20 + options } else { 40 };
         let to = |flow, bytes| Verdict::Flow { flow, header_bytes: (lower + bytes) as u16 };
         let (echo, reply, request) = if us.is_ipv4() { (ICMP, 0, 8) } else { (ICMPV6, 129, 128) };
-        let control = if us.is_ipv4() { Stray::Control } else { Stray::Neighbours };
         let rows: &[(&str, u8, Vec<u8>, Verdict)] = &[
             ("an empty datagram", UDP, udp(2000, 1000, 8, 8), to(base + 1, 8)),
             ("padding behind it", UDP, udp(2000, 1000, 8, 12), to(base + 1, 8)),
@@ -132,8 +132,8 @@ fn transport_headers_are_read_if_they_are_there_to_the_last_byte() {
             ("a header of 16 bytes", TCP, tcp(2000, 1000, 4, 20), malformed),
             ("its header cut", TCP, tcp(2000, 1000, 5, 19), malformed),
             ("an echo", echo, icmp(reply, 1000, &[]), to(base + 3, 8)),
-            ("of nobody", echo, icmp(reply, 999, &[]), Verdict::LastResort(control)),
-            ("its request", echo, icmp(request, 1000, &[]), Verdict::LastResort(control)),
+            ("of nobody", echo, icmp(reply, 999, &[]), drops(DropReason::Unclaimed)),
+            ("its request", echo, icmp(request, 1000, &[]), Verdict::LastResort(Stray::Control)),
             ("its header cut", echo, icmp(reply, 1000, &[])[..7].to_vec(), malformed),
             ("another's port", UDP, udp(2000, 999, 8, 8), Verdict::LastResort(Stray::Others)),
             ("another's port", TCP, tcp(2001, 1000, 5, 20), Verdict::LastResort(Stray::Segments)),
@@ -167,10 +167,11 @@ fn lower_headers_are_read_if_they_are_there_to_the_last_byte() {
             assert_eq!(classify(&frame[..bytes]), expected, "{bytes} of {} bytes", frame.len());
         }
     };
-    let arp = [&[0xff; 6][..], &PEER.0, &[8, 6]].concat();
-    cut_short(&arp, 14, Verdict::LastResort(Stray::Neighbours));
-    let tagged = [&[0xff; 6][..], &PEER.0, &[0x81, 0, 0, 0, 8, 6]].concat();
-    cut_short(&tagged, 18, Verdict::LastResort(Stray::Neighbours));
+    let request = Arp::request(PEER, Ipv4Addr::new(10, 77, 0, 9), Ipv4Addr::new(10, 77, 0, 1));
+    let arp = [&[0xff; 6][..], &PEER.0, &[8, 6], request.as_bytes(), &[0; 18]].concat();
+    cut_short(&arp, 14 + 28, Verdict::LastResort(Stray::Neighbours));
+    let tagged = [&arp[..12], &[0x81, 0, 0, 0], &arp[12..]].concat();
+    cut_short(&tagged, 18 + 28, Verdict::LastResort(Stray::Neighbours));
     for [us, peer, ..] in [V4, V6] {
         for options in [0, 40] {
             let whole = frame(&packet(peer, us, NOBODYS, options, &[7; 9]));
@@ -212,6 +213,7 @@ fn about(us: IpAddr, kind: u8, quoted: &[u8]) -> Option<u32> {
             Some(flow)
         }
         Verdict::LastResort(Stray::Control | Stray::Neighbours) => None,
+        Verdict::Drop(DropReason::Unclaimed) => None,
         other => panic!("{other:?}"),
     }
 }
@@ -282,7 +284,7 @@ fn a_quote_is_read_as_far_as_it_must_be_there() {
         let message = frame(&packet(V4[2], us, ICMP, 0, &icmp(3, 0, quoted)));
         demux.classify(&message, None, Origin::Wire)
     };
-    assert_eq!(of(&short), Verdict::LastResort(Stray::Control), "a header of 16 bytes");
+    assert_eq!(of(&short), drops(DropReason::Unclaimed), "a header of 16 bytes");
     short[0] = 0x45;
     assert_eq!(of(&short), Verdict::Flow { flow: 9, header_bytes: 42 });
 }
@@ -318,8 +320,8 @@ fn an_address_of_many_is_no_sender_and_only_datagrams_and_neighbours_are_for_it(
     assert_eq!(of(us, us, US.0, Origin::Inside), Verdict::LastResort(Stray::Others));
     assert_eq!(wire(peer, other, US.0), drops(DropReason::NotOurAddress));
     assert_eq!(wire(peer, us, groups), drops(DropReason::SentToMany));
-    assert_eq!(wire(peer, group, groups), Verdict::LastResort(Stray::Others));
-    assert_eq!(wire(nobody, group, groups), Verdict::LastResort(Stray::Others));
+    assert_eq!(wire(peer, group, groups), drops(DropReason::Unclaimed));
+    assert_eq!(wire(nobody, group, groups), drops(DropReason::Unclaimed));
     let solicitation = |destination, station: [u8; 6]| {
         let mut frame = frame(&packet(nobody, destination, ICMPV6, 0, &icmp(135, 0, &[])));
         frame[..6].copy_from_slice(&station);

@@ -60,7 +60,9 @@ fn share(stray: Stray) -> Share {
         // Whoever looks for an open port is told of each that is closed.
         Stray::Segments => share(500, 200, 50_000_000, (10_000, 2_560), 256),
         // Answers to these are limited to fewer (RFC 1812 §4.3.2.8).
-        Stray::Others => share(1_000, 400, 20_000_000, (2_000, 256), 64),
+        Stray::Others => share(1_000, 800, 20_000_000, (2_000, 256), 64),
+        // Nobody is answered; a station that has moved says so more than once, or is asked for.
+        Stray::Gossip => share(1_000, 800, 10_000_000, (500, 64), 32),
     }
 }
 

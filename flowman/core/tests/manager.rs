@@ -4,13 +4,13 @@ mod script;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Sap, Transport};
+use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Sap, Stray, Transport};
 use base_rpc::{
     Call, DomainId, FromDriver, InstallError, JoinOffer, Query, QueryReply, Refusal, Reply,
     Request, ToDriver,
 };
 use base_wire::{Arp, ArpOperation, Mac};
-use flowman_core::{ClientId, Policy, Rights, Unwelcome};
+use flowman_core::{ClientId, Config, FlowManager, LinkConfig, Output, Policy, Rights, Unwelcome};
 use script::{LINK, NoCounters, OURS, PEER, S, Script, THEIRS, US, facts, ms, peer, refused};
 
 #[test]
@@ -244,7 +244,7 @@ fn other_users_bills_are_not_shown() {
         }
         other => panic!("{other:?}"),
     };
-    let own = |visible| std::iter::repeat_n((0, visible), 5);
+    let own = |visible| std::iter::repeat_n((0, visible), Stray::COUNT);
     assert_eq!(bills(user), own(false).chain([(0, false), (1000, true)]).collect::<Vec<_>>());
     assert_eq!(bills(root), own(true).chain([(0, true), (1000, true)]).collect::<Vec<_>>());
 }
@@ -469,14 +469,15 @@ fn own_flows_that_are_lost_are_said_to_be_and_opened_again_once_a_second() {
     script.manager.own_lost(LINK, "the same fault".into());
     script.drain();
     assert_eq!((script.opened_own, script.lost_own), (1, 1));
-    assert_eq!(script.told(|told| matches!(told, ToDriver::RemoveFlow { .. })), 5);
+    assert_eq!(script.told(|told| matches!(told, ToDriver::RemoveFlow { .. })), Stray::COUNT);
     assert_eq!(script.told(|told| matches!(told, ToDriver::RemoveDomain { .. })), 1);
     script.removed();
     let client = script.client(0);
     let flows = script.status(client).flows;
     script.pass(S);
     assert_eq!(script.opened_own, 2);
-    assert_eq!((script.status(client).flows, script.status(client).last_resorts_lost), (5, 1));
+    let status = script.status(client);
+    assert_eq!((status.flows as usize, status.last_resorts_lost), (Stray::COUNT, 1));
     assert_eq!(flows, 0, "nothing of the lost ones stayed");
     // A driver that refuses them all the time is not asked all the time.
     for _ in 0..100 {

@@ -54,8 +54,8 @@ impl OwnFlows {
             messages.push(ToDriver::SetLastResort { stray, flow, pace });
             Ok::<OwnFlow, DomainError>(own)
         };
-        let [a, b, c, d, e] = Stray::ALL;
-        let flows = [open(a)?, open(b)?, open(c)?, open(d)?, open(e)?];
+        let [a, b, c, d, e, f] = Stray::ALL;
+        let flows = [open(a)?, open(b)?, open(c)?, open(d)?, open(e)?, open(f)?];
         Ok((Self { domain, flows, frame: Vec::new() }, messages))
     }
 

@@ -2,6 +2,7 @@
 
 mod in_lab;
 
+use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,8 +20,63 @@ const FLOOD_PER_S: u64 = 100_000;
 /// How often is asked, of each kind.
 const QUESTIONS: usize = 100;
 
-/// Segments and datagrams to closed ports, until it is over.
-fn flood(us: Mac, over: &AtomicBool, sent: &AtomicU64) {
+/// Makes the frames of a flood: its number, who sends it, and who we are.
+type Make = fn(u64, Mac, Mac) -> Vec<u8>;
+
+/// Segments and datagrams to closed ports.
+fn strangers(number: u64, station: Mac, us: Mac) -> Vec<u8> {
+    let port = 1 + (number % 60_000) as u16;
+    let packet = PacketBuilder::ethernet2(station.0, us.0).ipv4(THEIRS.octets(), OURS.octets(), 64);
+    let mut frame = Vec::new();
+    if number % 2 == 0 {
+        packet.tcp(port, port, 1, 1000).syn().write(&mut frame, &[]).unwrap();
+    } else {
+        packet.udp(port, port).write(&mut frame, b"anybody?").unwrap();
+    }
+    frame
+}
+
+/// Questions of IPv6 to everybody.
+fn solicitations(number: u64, station: Mac, _us: Mac) -> Vec<u8> {
+    let (them, all) = ([0xfe80, 0, 0, 0, 0, 0, 0, 9], [0xff02, 0, 0, 0, 0, 0, 0, 1]);
+    let [them, all] = [them, all].map(|words| words.map(u16::to_be_bytes).concat());
+    let packet = PacketBuilder::ethernet2(station.0, [0x33, 0x33, 0, 0, 0, 1]).ipv6(
+        them.try_into().unwrap(),
+        all.try_into().unwrap(),
+        255,
+    );
+    let mut frame = Vec::new();
+    packet.icmpv6_raw(135, 0, [0; 4]).write(&mut frame, &number.to_be_bytes()).unwrap();
+    frame
+}
+
+/// Reports of packets that we never sent.
+fn reports(number: u64, station: Mac, us: Mac) -> Vec<u8> {
+    let mut quoted = Vec::new();
+    PacketBuilder::ipv4(OURS.octets(), THEIRS.octets(), 64)
+        .udp(number as u16, 9)
+        .write(&mut quoted, &[])
+        .unwrap();
+    let message = [&[3, 3, 0, 0, 0, 0, 0, 0][..], &quoted].concat();
+    let mut frame = Vec::new();
+    PacketBuilder::ethernet2(station.0, us.0)
+        .ipv4(THEIRS.octets(), OURS.octets(), 64)
+        .write(&mut frame, 1.into(), &message)
+        .unwrap();
+    frame
+}
+
+/// What other stations say to each other.
+fn gossip(number: u64, station: Mac, _us: Mac) -> Vec<u8> {
+    let host = |number: u64| Ipv4Addr::new(10, 77, 0, 10 + (number % 200) as u8);
+    let request = Arp::request(station, host(number), host(number + 7));
+    let head =
+        Ethernet { destination: Mac::BROADCAST, source: station, ether_type: EtherType::ARP };
+    [head.as_bytes(), request.as_bytes()].concat()
+}
+
+/// Sends such frames until it is over.
+fn flood(make: Make, us: Mac, over: &AtomicBool, sent: &AtomicU64) {
     let mut link = PacketLink::open("plumb1", None).unwrap();
     let station = link.facts().station;
     let begun = Instant::now();
@@ -32,16 +88,7 @@ fn flood(us: Mac, over: &AtomicBool, sent: &AtomicU64) {
             continue;
         }
         for number in number..number + 16 {
-            let port = 1 + (number % 60_000) as u16;
-            let packet =
-                PacketBuilder::ethernet2(station.0, us.0).ipv4(THEIRS.octets(), OURS.octets(), 64);
-            let mut frame = Vec::new();
-            if number % 2 == 0 {
-                packet.tcp(port, port, 1, 1000).syn().write(&mut frame, &[]).unwrap();
-            } else {
-                packet.udp(port, port).write(&mut frame, b"anybody?").unwrap();
-            }
-            send_raw(&mut link, &frame);
+            send_raw(&mut link, &make(number, station, us));
         }
         sent.fetch_add(16, Ordering::Relaxed);
     }
@@ -59,61 +106,92 @@ fn is_answered(link: &mut PacketLink, question: &[u8], answers: impl Fn(&[u8]) -
     answered
 }
 
+/// How many questions for our address, and how many echo requests, are answered under such a flood; and how
+/// many frames that had.
+fn answered(make: Make) -> (usize, usize, u64) {
+    let us = host().query_links().unwrap()[0].facts.mac;
+    let (over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
+    let (arp, echo) = on_peer(|| {
+        thread::scope(|scope| {
+            scope.spawn(|| flood(make, us, &over, &sent));
+            let mut link = PacketLink::open("plumb1", None).unwrap();
+            let station = link.facts().station;
+            let begun = Instant::now();
+            while sent.load(Ordering::Relaxed) < 20_000 {
+                assert!(begun.elapsed() < Duration::from_secs(60), "no flood");
+                thread::yield_now();
+            }
+            let head = Ethernet {
+                destination: Mac::BROADCAST,
+                source: station,
+                ether_type: EtherType::ARP,
+            };
+            let request = Arp::request(station, THEIRS, OURS);
+            let request = [head.as_bytes(), request.as_bytes()].concat();
+            let (mut arp, mut echo) = (0, 0);
+            for number in 0..QUESTIONS as u16 {
+                let found = |frame: &[u8]| frame[12..14] == [8, 6] && frame[21] == 2;
+                arp += usize::from(is_answered(&mut link, &request, found));
+                let mut ping = Vec::new();
+                PacketBuilder::ethernet2(station.0, us.0)
+                    .ipv4(THEIRS.octets(), OURS.octets(), 64)
+                    .icmpv4_echo_request(4711, number)
+                    .write(&mut ping, b"still there?")
+                    .unwrap();
+                let pong = |frame: &[u8]| {
+                    frame[12..14] == [8, 0]
+                        && frame[23] == 1
+                        && frame[34] == 0
+                        && frame[40..42] == number.to_be_bytes()
+                };
+                echo += usize::from(is_answered(&mut link, &ping, pong));
+            }
+            over.store(true, Ordering::Relaxed);
+            (arp, echo)
+        })
+    });
+    (arp, echo, sent.into_inner())
+}
+
+/// How many frames the flow manager's own flows did not take.
+fn cut() -> u64 {
+    let flows = host().query_flows().unwrap();
+    let bills = flows.iter().filter_map(|flow| flow.bill.as_ref());
+    bills.map(|bill| bill.dropped(DropReason::RxBudget)).sum()
+}
+
 #[test]
 fn closed_ports_under_a_flood_leave_arp_and_echo_answered() {
     let name = "closed_ports_under_a_flood_leave_arp_and_echo_answered";
     in_lab(name, &["--rate", "1gbit"], || {
-        let us = host().query_links().unwrap()[0].facts.mac;
-        let (over, sent) = (AtomicBool::new(false), AtomicU64::new(0));
-        let (arp, echo) = on_peer(|| {
-            thread::scope(|scope| {
-                scope.spawn(|| flood(us, &over, &sent));
-                let mut link = PacketLink::open("plumb1", None).unwrap();
-                let station = link.facts().station;
-                let begun = Instant::now();
-                while sent.load(Ordering::Relaxed) < 20_000 {
-                    assert!(begun.elapsed() < Duration::from_secs(60), "no flood");
-                    thread::yield_now();
-                }
-                let head = Ethernet {
-                    destination: Mac::BROADCAST,
-                    source: station,
-                    ether_type: EtherType::ARP,
-                };
-                let request = Arp::request(station, THEIRS, OURS);
-                let request = [head.as_bytes(), request.as_bytes()].concat();
-                let (mut arp, mut echo) = (0, 0);
-                for number in 0..QUESTIONS as u16 {
-                    let found = |frame: &[u8]| frame[12..14] == [8, 6] && frame[21] == 2;
-                    arp += usize::from(is_answered(&mut link, &request, found));
-                    let mut ping = Vec::new();
-                    PacketBuilder::ethernet2(station.0, us.0)
-                        .ipv4(THEIRS.octets(), OURS.octets(), 64)
-                        .icmpv4_echo_request(4711, number)
-                        .write(&mut ping, b"still there?")
-                        .unwrap();
-                    let pong = |frame: &[u8]| {
-                        frame[12..14] == [8, 0]
-                            && frame[23] == 1
-                            && frame[34] == 0
-                            && frame[40..42] == number.to_be_bytes()
-                    };
-                    echo += usize::from(is_answered(&mut link, &ping, pong));
-                }
-                over.store(true, Ordering::Relaxed);
-                (arp, echo)
-            })
-        });
-        let sent = sent.into_inner();
-        let status = host().query_status().unwrap();
-        let flows = host().query_flows().unwrap();
-        let cut = flows.iter().filter_map(|flow| flow.bill.as_ref());
-        let cut: u64 = cut.map(|bill| bill.dropped(DropReason::RxBudget)).sum();
+        let (arp, echo, sent) = answered(strangers);
+        let (status, cut) = (host().query_status().unwrap(), cut());
         eprintln!("{arp} ARP, {echo} echo of {QUESTIONS}; {sent} sent, {cut} cut; {status:?}");
         assert!(arp * 100 >= QUESTIONS * 99 && echo * 100 >= QUESTIONS * 99, "{arp} {echo}");
         assert_eq!(status.last_resorts_lost, 0);
         // Half of the flood each: only the one kind is limited as ICMP's errors are.
         assert!(status.unreachable_sent > 0, "{status:?}");
         assert!(status.resets_sent > 10 * status.unreachable_sent, "{status:?}");
+    });
+}
+
+#[test]
+fn floods_that_nobody_answers_leave_arp_and_echo_answered() {
+    let name = "floods_that_nobody_answers_leave_arp_and_echo_answered";
+    in_lab(name, &["--rate", "1gbit"], || {
+        let dropped = |reason| host().query_links().unwrap()[0].bill.dropped(reason);
+        let floods: [(Make, fn(&dyn Fn(DropReason) -> u64) -> u64); 3] = [
+            (solicitations, |dropped| dropped(DropReason::NotOurAddress)),
+            (reports, |dropped| dropped(DropReason::Unclaimed)),
+            (gossip, |_| cut()),
+        ];
+        for (make, lost) in floods {
+            let before = lost(&dropped);
+            let (arp, echo, sent) = answered(make);
+            let lost = lost(&dropped) - before;
+            eprintln!("{arp} ARP, {echo} echo of {QUESTIONS}; {sent} sent, {lost} dropped");
+            assert!(arp * 100 >= QUESTIONS * 99 && echo * 100 >= QUESTIONS * 99, "{arp} {echo}");
+            assert!(lost > sent / 10, "{lost} of {sent} are counted as what they were");
+        }
     });
 }
