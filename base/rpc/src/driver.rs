@@ -115,10 +115,13 @@ pub enum ToDriver {
         /// Flows, of the same user, whose earlier contracts its first budget must wait for.
         after: Vec<FlowId>,
     },
-    /// The addresses this host owns on the link; packets for others are dropped.
+    /// The addresses this host owns; packets for others are dropped, and packets from them that come from the
+    /// wire.
     SetAddresses {
-        /// All of them.
+        /// All of the link.
         addresses: Vec<Prefix>,
+        /// All of the host's other links.
+        elsewhere: Vec<Prefix>,
     },
     /// Frames of a kind that nobody claims go to `flow`, which may send any frame from our station.
     SetLastResort {

@@ -213,6 +213,11 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         self.demux.set_addresses(addresses);
     }
 
+    /// Sets this host's addresses on its other links: nobody on this wire has them.
+    pub fn set_elsewhere(&mut self, addresses: &[Prefix]) {
+        self.demux.set_elsewhere(addresses);
+    }
+
     /// Gives frames of a kind that nobody claims to `id`, no more than `pace` of them; it may send any frame
     /// from our station.
     ///

@@ -185,7 +185,10 @@ impl Control {
             ToDriver::SetContract { flow, contract, change, after } => {
                 driver.set_contract(flow, &contract, change, &after, now_ns)
             }
-            ToDriver::SetAddresses { addresses } => driver.set_addresses(&addresses),
+            ToDriver::SetAddresses { addresses, elsewhere } => {
+                driver.set_addresses(&addresses);
+                driver.set_elsewhere(&elsewhere);
+            }
             ToDriver::SetLastResort { stray, flow, pace } => {
                 if let Err(error) = driver.set_last_resort(stray, flow, pace, now_ns) {
                     self.tell(&FromDriver::FlowFailed { flow, error }, Vec::new());

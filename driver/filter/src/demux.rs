@@ -56,6 +56,8 @@ pub struct Demux {
     station: Mac,
     vlan: Option<u16>,
     addresses: Vec<Prefix>,
+    /// This host's addresses on other links.
+    elsewhere: Vec<Prefix>,
     v4: HashMap<Key4, u32, Secret>,
     v6: HashMap<Key6, u32, Secret>,
     /// Flows whose remote end is open: if there are none, one probe decides.
@@ -71,6 +73,7 @@ impl Demux {
             station,
             vlan,
             addresses: Vec::new(),
+            elsewhere: Vec::new(),
             v4: HashMap::with_hasher(Secret(secret)),
             v6: HashMap::with_hasher(Secret(secret)),
             open: 0,
@@ -80,6 +83,12 @@ impl Demux {
     /// Sets this host's addresses on the link; packets for others are dropped.
     pub fn set_addresses(&mut self, addresses: &[Prefix]) {
         self.addresses = addresses.to_vec();
+    }
+
+    /// Sets this host's addresses on its other links. Nobody on this wire has them: who answered a packet from
+    /// one of them would answer itself.
+    pub fn set_elsewhere(&mut self, addresses: &[Prefix]) {
+        self.elsewhere = addresses.to_vec();
     }
 
     /// Lets `flow` receive what is between `endpoints`.
@@ -213,7 +222,8 @@ impl Demux {
 
     /// Whether the sender of a packet can be what it says it is.
     fn can_be_from(&self, ends: &Ends, origin: Origin) -> bool {
-        if origin == Origin::Wire && self.is_own(ends.source) {
+        let mut hosts = self.addresses.iter().chain(&self.elsewhere);
+        if origin == Origin::Wire && hosts.clone().any(|prefix| prefix.address() == ends.source) {
             return false;
         }
         let broadcast = |prefix: &Prefix| prefix.broadcast() == Some(ends.source);
@@ -226,7 +236,7 @@ impl Demux {
                     && !source.is_loopback()
                     && !source.is_multicast()
                     && !source.is_broadcast()
-                    && !self.addresses.iter().any(broadcast)
+                    && !hosts.any(broadcast)
             }
             IpAddr::V6(source) => !source.is_loopback() && !source.is_multicast(),
         }

@@ -552,6 +552,28 @@ fn nobody_on_the_wire_has_our_address_or_one_that_nobody_has() {
 }
 
 #[test]
+fn nobody_on_the_wire_has_an_address_that_is_ours_on_another_link() {
+    let mut demux = demux();
+    let ends = Endpoints { transport: Transport::Udp, local: Sap::any_v4(1000), remote: None };
+    demux.install(&ends, 1).unwrap();
+    let verdict = |demux: &Demux, from, origin| {
+        demux.classify(&udp_between(from, OURS_V4.octets()), None, origin)
+    };
+    let taken = Verdict::Flow { flow: 1, header_bytes: 42 };
+    let bad = Verdict::Drop(DropReason::BadSource);
+    let (other, everybody, stranger) = ([10, 78, 0, 1], [10, 78, 0, 255], [10, 78, 0, 2]);
+    assert_eq!(verdict(&demux, other, Origin::Wire), taken, "whose it is was not said");
+    demux.set_elsewhere(&["10.78.0.1/24".parse().unwrap()]);
+    assert_eq!(verdict(&demux, other, Origin::Wire), bad);
+    assert_eq!(verdict(&demux, everybody, Origin::Wire), bad);
+    assert_eq!(verdict(&demux, everybody, Origin::Inside), bad);
+    assert_eq!(verdict(&demux, stranger, Origin::Wire), taken, "others there may call");
+    let to = udp_between([10, 77, 0, 2], other);
+    let verdict = demux.classify(&to, None, Origin::Wire);
+    assert_eq!(verdict, Verdict::Drop(DropReason::NotOurAddress), "it is not ours here");
+}
+
+#[test]
 fn a_router_may_write_of_whom_it_likes_but_not_in_our_name() {
     let mut demux = demux();
     let local = Sap::new(OURS_V4.into(), 1000);

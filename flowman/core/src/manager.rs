@@ -333,7 +333,9 @@ impl FlowManager {
         let link = &mut self.links[usize::from(id.0)];
         link.driver = Some(Driver { facts, shares, own, open: false, defended_at: None });
         let addresses = link.config.addresses.clone();
-        self.tell_driver(id, ToDriver::SetAddresses { addresses });
+        let others = self.links.iter().enumerate().filter(|(at, _)| *at != usize::from(id.0));
+        let elsewhere = others.flat_map(|(_, link)| link.config.addresses.clone()).collect();
+        self.tell_driver(id, ToDriver::SetAddresses { addresses, elsewhere });
         // It knows nothing of the connections that the driver before it carried.
         for endpoints in self.time_waits.of(id) {
             self.tell_driver(id, ToDriver::Park { endpoints });

@@ -659,3 +659,29 @@ fn of_two_requests_for_a_flows_ends_the_newer_counts_and_the_older_is_told() {
     let bind = Request::Bind { transport: Transport::Udp, local: Sap::new(OURS.into(), 5353) };
     assert!(matches!(script.ask(other, bind), Some(Reply::Bound { .. })));
 }
+
+#[test]
+fn every_driver_hears_all_addresses_of_the_host_and_which_are_its_links() {
+    let link = |dev: &str, addresses: &[&str]| LinkConfig {
+        dev: dev.into(),
+        addresses: addresses.iter().map(|prefix| prefix.parse().unwrap()).collect(),
+        gateway: None,
+        rate: None,
+        vlan: None,
+    };
+    let of = [["10.77.0.1/24", "10.79.0.1/24"], ["10.78.0.1/24", "10.80.0.1/16"]];
+    let links = vec![link("lan", &of[0]), link("wan", &of[1])];
+    let mut manager = FlowManager::new(Config { links, ..Config::default() }, [7; 16]);
+    // The second one joins first: what is ours is no matter of who drives it.
+    for (name, own, others) in [("wan", of[1], of[0]), ("lan", of[0], of[1])] {
+        manager.driver_joined(LinkFacts { name: name.into(), ..facts() }).unwrap();
+        let told = std::iter::from_fn(|| manager.poll_output()).find_map(|output| match output {
+            Output::Driver { message: ToDriver::SetAddresses { addresses, elsewhere }, .. } => {
+                Some((addresses, elsewhere))
+            }
+            _ => None,
+        });
+        let prefixes = |texts: [&str; 2]| texts.map(|text| text.parse().unwrap()).to_vec();
+        assert_eq!(told, Some((prefixes(own), prefixes(others))), "{name}");
+    }
+}

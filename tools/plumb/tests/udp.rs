@@ -7,9 +7,12 @@ use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::process::Command;
 use std::time::Duration;
 
+use base_flow::DropReason;
 use base_wire::Mac;
+use driver_link::Link;
 use driver_link_packet::PacketLink;
 use driver_netlink::Netlink;
+use etherparse::PacketBuilder;
 use in_lab::{OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer, send_raw};
 use plumb_net::{ControlError, Udp};
 use rustix::io::Errno;
@@ -291,7 +294,8 @@ fn a_socket_at_any_address_has_every_link() {
             host = plumb_net::Host::connect(&socket).ok().filter(|host| host.links().len() == 2);
             host.is_some()
         });
-        let ours = Udp::options().host(&host.unwrap()).bind(("0.0.0.0", 7)).unwrap();
+        let host = host.unwrap();
+        let ours = Udp::options().host(&host).bind(("0.0.0.0", 7)).unwrap();
         assert_eq!(ours.local_addr(), (Ipv4Addr::UNSPECIFIED, 7).into());
         ours.set_read_timeout(Some(LONG));
         let kernel = |address: Ipv4Addr| {
@@ -311,6 +315,23 @@ fn a_socket_at_any_address_has_every_link() {
             let (bytes, from) = kernel.recv_from(&mut [0; 100]).unwrap();
             assert_eq!((bytes, from), (6, ours_there.parse().unwrap()));
         }
+        // On the left wire nobody has our address on the right one, nor that of everybody there: an answer
+        // would come to ourselves, and be answered.
+        let links = || host.query_links().unwrap();
+        let mut wire = on_peer(|| PacketLink::open("left1", None).unwrap());
+        let station = wire.facts().station;
+        for from in [[198, 51, 100, 1], [198, 51, 100, 255]] {
+            let mut frame = Vec::new();
+            PacketBuilder::ethernet2(station.0, links()[0].facts.mac.0)
+                .ipv4(from, [192, 0, 2, 1], 64)
+                .udp(7, 7)
+                .write(&mut frame, b"round and round")
+                .unwrap();
+            send_raw(&mut wire, &frame);
+        }
+        eventually("both are dropped", || links()[0].bill.dropped(DropReason::BadSource) >= 2);
+        left.send_to(b"hello", "192.0.2.1:7").unwrap();
+        assert_eq!(ours.recv_from(&mut [0; 100]).unwrap().1, left.local_addr().unwrap());
         // Connected, it is on the link that leads there, whichever that is.
         for (kernel, ours_there) in [(&right, "198.51.100.1:7"), (&left, "192.0.2.1:7")] {
             ours.connect(kernel.local_addr().unwrap()).unwrap();

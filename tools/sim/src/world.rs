@@ -415,8 +415,9 @@ impl World {
                 self.driver.set_contract(flow, &contract, change, &after, self.now);
                 None
             }
-            ToDriver::SetAddresses { addresses } => {
+            ToDriver::SetAddresses { addresses, elsewhere } => {
                 self.driver.set_addresses(&addresses);
+                self.driver.set_elsewhere(&elsewhere);
                 None
             }
             ToDriver::SetLastResort { stray, flow, pace } => {
