@@ -249,6 +249,16 @@ pub enum FromDriver {
         /// Largest IP packet it takes, in bytes: longer TCP segments it cuts.
         unit_bytes: u16,
     },
+    /// The kernel of this host has an address, or no longer. Told of all that it has, after
+    /// [`FromDriver::Hello`], and of every change.
+    KernelAddress {
+        /// Which, and its network.
+        prefix: Prefix,
+        /// On which interface.
+        dev: String,
+        /// Whether it has it.
+        taken: bool,
+    },
     /// Answer to [`ToDriver::Ping`].
     Pong {
         /// The question's tag.

@@ -13,7 +13,7 @@ use base_wire::Mac;
 use driver_atropos::{Atropos, Line, Scheduler};
 use driver_core::{Driver, Limits, bill_words};
 use driver_link::Polled;
-use driver_netlink::{News, Watch};
+use driver_netlink::{News, Owned, Watch};
 use rbuf_shm::{
     Access, Arena, ArenaError, ConfineError, Connection, ShmWords, confine, monotonic_ns,
     raise_descriptor_limit,
@@ -178,6 +178,7 @@ pub fn serve_by<L: Polled, S: Scheduler>(
         }
     }
     server.control.as_mut().expect("connected").tell(&hello, vec![file]);
+    server.tell_addresses();
     server.run()
 }
 
@@ -397,9 +398,26 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
                     return Err(ServeError::Station { name: self.name.clone(), station, before });
                 }
                 News::Gone => return Err(ServeError::Gone { name: self.name.clone() }),
+                News::Owns(owned) => self.tell_address(&owned, true),
+                News::Disowns(owned) => self.tell_address(&owned, false),
             }
         }
         Ok(())
+    }
+
+    /// Tells the flow manager which addresses the kernel has: it answers for each on every interface.
+    fn tell_addresses(&mut self) {
+        let owned: Vec<Owned> = self.watch.iter().flat_map(Watch::addresses).cloned().collect();
+        for owned in &owned {
+            self.tell_address(owned, true);
+        }
+    }
+
+    fn tell_address(&mut self, owned: &Owned, taken: bool) {
+        let (prefix, dev) = (owned.prefix, owned.dev.clone());
+        if prefix.address().is_ipv4() && !prefix.address().is_loopback() {
+            self.tell(&FromDriver::KernelAddress { prefix, dev, taken });
+        }
     }
 
     /// Tells whoever runs the driver something of the interface.

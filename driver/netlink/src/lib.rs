@@ -6,7 +6,7 @@
 //!
 //! | Used by | For |
 //! |---|---|
-//! | driver | an interface's index, address, MTU and the addresses the kernel owns on it; word of what becomes of it |
+//! | driver | an interface's index, address and MTU, and the addresses the kernel owns; word of what becomes of them |
 //! | lab | veth pairs, namespaces, addresses, offload settings |
 
 #![forbid(unsafe_code)]
@@ -17,5 +17,5 @@ mod route;
 mod watch;
 
 pub use message::NetlinkError;
-pub use route::{Interface, Netlink};
+pub use route::{Interface, Netlink, Owned};
 pub use watch::{News, Watch};

@@ -32,8 +32,9 @@ pub(crate) const NLM_F_DUMP: u16 = 0x300;
 pub(crate) const NLM_F_NEW: u16 = 0x600;
 pub(crate) const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
-/// The group of what is said about interfaces (`RTMGRP_LINK`).
+/// The groups of what is said about interfaces (`RTMGRP_LINK`) and their addresses (`RTMGRP_IPV4_IFADDR`).
 const LINKS: u32 = 1;
+const ADDRESSES: u32 = 0x10;
 const NESTED: u16 = 1 << 15;
 
 /// A request under construction: a header, a fixed part, attributes.
@@ -97,11 +98,11 @@ impl Socket {
         Ok(Self { socket })
     }
 
-    /// One that hears of every change of an interface.
+    /// One that hears of every change of an interface or an IPv4 address.
     pub(crate) fn listen() -> io::Result<Self> {
         let socket =
             socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, None)?;
-        bind(&socket, &SocketAddrNetlink::new(0, LINKS))?;
+        bind(&socket, &SocketAddrNetlink::new(0, LINKS | ADDRESSES))?;
         Ok(Self { socket })
     }
 

@@ -14,6 +14,7 @@ const RTM_DELLINK: u16 = 17;
 const RTM_GETLINK: u16 = 18;
 const RTM_SETLINK: u16 = 19;
 const RTM_NEWADDR: u16 = 20;
+const RTM_DELADDR: u16 = 21;
 const RTM_GETADDR: u16 = 22;
 
 const IFLA_ADDRESS: u16 = 1;
@@ -27,6 +28,7 @@ const IFLA_INFO_DATA: u16 = 2;
 const VETH_INFO_PEER: u16 = 1;
 const IFA_ADDRESS: u16 = 1;
 const IFA_LOCAL: u16 = 2;
+const IFA_LABEL: u16 = 3;
 
 const IFF_UP: u32 = 1;
 
@@ -105,17 +107,16 @@ impl Netlink {
         })
     }
 
-    /// The addresses the kernel owns on interface `index`.
+    /// The addresses the kernel owns.
     ///
     /// # Errors
     ///
     /// Only if the kernel does not tell.
-    pub fn addresses(&self, index: u32) -> Result<Vec<Prefix>, NetlinkError> {
-        let request = Request::new(RTM_GETADDR, NLM_F_DUMP, &[0; 8]);
+    pub fn addresses(&self) -> Result<Vec<Owned>, NetlinkError> {
         let mut found = Vec::new();
-        self.call("list addresses".into(), request, |kind, body| {
-            if kind == RTM_NEWADDR && body.get(4..8) == Some(&index.to_ne_bytes()) {
-                found.extend(read_address(body));
+        self.call("list addresses".into(), addresses_request(), |kind, body| {
+            if let Some(Said::Owns(owned)) = read_news(kind, body) {
+                found.push(owned);
             }
         })?;
         Ok(found)
@@ -222,14 +223,34 @@ fn link_header(index: u32, flags: u32, change: u32) -> [u8; 16] {
     header
 }
 
+/// Asks which addresses the kernel owns.
+pub(crate) fn addresses_request() -> Request {
+    Request::new(RTM_GETADDR, NLM_F_DUMP, &[0; 8])
+}
+
 /// Asks what interface `index` is.
 pub(crate) fn link_request(index: u32) -> Request {
     Request::new(RTM_GETLINK, 0, &link_header(index, 0, 0))
 }
 
-/// What is said of an interface.
+/// An address that the kernel owns. It answers for it on every interface.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owned {
+    /// The address, and its network.
+    pub prefix: Prefix,
+    /// Number of the interface.
+    pub index: u32,
+    /// Name of the interface, as the address is labelled.
+    pub dev: String,
+}
+
+/// What is said of an interface, or of an address.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Said {
+    /// The kernel owns it.
+    Owns(Owned),
+    /// The kernel does not own it any more.
+    Disowns(Owned),
     /// It is there, and is this.
     Is(Interface),
     /// It is not there any more.
@@ -239,8 +260,13 @@ pub(crate) enum Said {
     },
 }
 
-/// Reads a message about an interface.
+/// Reads a message about an interface or an address.
 pub(crate) fn read_news(kind: u16, body: &[u8]) -> Option<Said> {
+    match kind {
+        RTM_NEWADDR => return read_address(body).map(Said::Owns),
+        RTM_DELADDR => return read_address(body).map(Said::Disowns),
+        _ => {}
+    }
     if kind == NLMSG_ERROR {
         // Refused as there is no such interface: behind the error stands what was asked.
         let error = i32::from_ne_bytes(*body.first_chunk()?);
@@ -285,9 +311,9 @@ fn text(value: &[u8]) -> String {
     String::from_utf8_lossy(value).trim_end_matches('\0').to_string()
 }
 
-fn read_address(body: &[u8]) -> Option<Prefix> {
-    let bits = *body.get(1)?;
-    let mut address = None;
+fn read_address(body: &[u8]) -> Option<Owned> {
+    let (bits, index) = (*body.get(1)?, u32::from_ne_bytes(body.get(4..8)?.try_into().ok()?));
+    let (mut address, mut dev) = (None, format!("interface {index}"));
     for (kind, value) in attributes(body.get(8..)?) {
         let read = || -> Option<IpAddr> {
             if let Ok(v4) = <[u8; 4]>::try_from(value) {
@@ -298,10 +324,12 @@ fn read_address(body: &[u8]) -> Option<Prefix> {
         match kind {
             IFA_LOCAL => address = read(),
             IFA_ADDRESS if address.is_none() => address = read(),
+            // As in `eth0:1`.
+            IFA_LABEL => dev = text(value).split(':').next().unwrap_or_default().to_string(),
             _ => {}
         }
     }
-    Prefix::new(address?, bits).ok()
+    Some(Owned { prefix: Prefix::new(address?, bits).ok()?, index, dev })
 }
 
 #[cfg(test)]
@@ -316,8 +344,9 @@ mod tests {
         assert!(lo.mtu >= 1500);
         assert!(!lo.is_ethernet(), "there are no stations on it");
         if lo.up {
-            let addresses = netlink.addresses(1).unwrap();
-            assert!(addresses.contains(&"127.0.0.1/8".parse().unwrap()), "{addresses:?}");
+            let addresses = netlink.addresses().unwrap();
+            let (prefix, dev) = ("127.0.0.1/8".parse().unwrap(), "lo".to_string());
+            assert!(addresses.contains(&Owned { prefix, index: 1, dev }), "{addresses:?}");
         }
     }
 

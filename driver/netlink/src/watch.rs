@@ -1,11 +1,13 @@
-//! Hearing of what becomes of an interface when somebody changes it.
+//! Hearing of what becomes of an interface when somebody changes it, and of the kernel's addresses.
 
+use std::collections::HashMap;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use base_wire::Mac;
 
 use crate::message::{NetlinkError, Socket};
-use crate::route::{Interface, Netlink, Said, link_request, read_news};
+use crate::route::{Interface, Netlink, Owned, Said, addresses_request, link_request, read_news};
 
 /// What has become of an interface.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,14 +23,20 @@ pub enum News {
     /// It is not there any more: it was deleted, or moved to another network namespace. It stays gone, whatever
     /// is called as it was.
     Gone,
+    /// The kernel owns an address, on whichever interface.
+    Owns(Owned),
+    /// The kernel owns an address nowhere any more.
+    Disowns(Owned),
 }
 
-/// Hears what becomes of one interface. Needs no privileges, and keeps those of the namespace it was opened in.
+/// Hears what becomes of one interface, and of the addresses of all. Needs no privileges, and keeps those of the namespace it was opened in.
 #[derive(Debug)]
 pub struct Watch {
     socket: Socket,
     known: Interface,
     gone: bool,
+    /// The kernel's addresses, each on its interface.
+    owned: HashMap<(u32, IpAddr), Owned>,
 }
 
 impl Watch {
@@ -41,8 +49,15 @@ impl Watch {
         let socket = Socket::listen()
             .map_err(|source| NetlinkError { what: "watch interfaces".into(), source })?;
         // Not before the socket hears of changes, or one could be missed.
-        let known = Netlink::open()?.interface(name)?;
-        Ok(Self { socket, known, gone: false })
+        let netlink = Netlink::open()?;
+        let known = netlink.interface(name)?;
+        let owned = netlink.addresses()?.into_iter().map(|owned| (place(&owned), owned)).collect();
+        Ok(Self { socket, known, gone: false, owned })
+    }
+
+    /// The addresses that the kernel owns, as far as was heard.
+    pub fn addresses(&self) -> impl Iterator<Item = &Owned> {
+        self.owned.values()
     }
 
     /// What is another than at the last call; never waits.
@@ -54,13 +69,29 @@ impl Watch {
             // The kernel had no room for news: what it was is asked for, and heard as news, also if it is that
             // there is no such interface.
             let _ = self.socket.send(link_request(self.known.index));
+            // All of them are news then: which were lost is not known.
+            self.owned.clear();
+            let _ = self.socket.send(addresses_request());
         }
         news
+    }
+
+    fn learn_address(&mut self, owned: Owned, is_owned: bool) -> Option<News> {
+        if is_owned {
+            let before = self.owned.insert(place(&owned), owned.clone());
+            return before.is_none().then_some(News::Owns(owned));
+        }
+        self.owned.remove(&place(&owned))?;
+        let address = owned.prefix.address();
+        let elsewhere = self.owned.keys().any(|&(_, other)| other == address);
+        (!elsewhere).then_some(News::Disowns(owned))
     }
 
     fn learn(&mut self, said: Said) -> Vec<News> {
         let mut news = Vec::new();
         let now = match said {
+            Said::Owns(owned) => return self.learn_address(owned, true).into_iter().collect(),
+            Said::Disowns(owned) => return self.learn_address(owned, false).into_iter().collect(),
             Said::Is(now) if now.index == self.known.index && !self.gone => now,
             Said::Gone { index } if index == self.known.index && !self.gone => {
                 self.gone = true;
@@ -88,6 +119,11 @@ impl Watch {
         }
         news
     }
+}
+
+/// Where an address is.
+fn place(owned: &Owned) -> (u32, IpAddr) {
+    (owned.index, owned.prefix.address())
 }
 
 impl AsFd for Watch {
@@ -118,6 +154,21 @@ mod tests {
         watch.known.index = u32::MAX >> 1;
         watch.socket.send(link_request(watch.known.index)).unwrap();
         assert_eq!(watch.changed(), [News::Gone]);
+    }
+
+    #[test]
+    fn an_address_of_the_kernel_is_news_when_it_comes_and_when_it_is_nowhere_any_more() {
+        let mut watch = Watch::open("lo").unwrap();
+        let at = |index: u32| {
+            let prefix = "192.0.2.1/24".parse().unwrap();
+            Owned { prefix, index, dev: format!("dev{index}") }
+        };
+        assert_eq!(watch.learn(Said::Owns(at(1))), [News::Owns(at(1))]);
+        assert_eq!(watch.learn(Said::Owns(at(1))), []);
+        assert_eq!(watch.learn(Said::Owns(at(2))), [News::Owns(at(2))]);
+        assert_eq!(watch.learn(Said::Disowns(at(1))), [], "it is still on the other interface");
+        assert_eq!(watch.learn(Said::Disowns(at(3))), []);
+        assert_eq!(watch.learn(Said::Disowns(at(2))), [News::Disowns(at(2))]);
     }
 
     #[test]

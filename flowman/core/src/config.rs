@@ -38,6 +38,20 @@ pub struct LinkConfig {
     /// VLAN of the interface to use.
     #[serde(default)]
     pub vlan: Option<u16>,
+    /// How long is waited, at most, before others are asked whether they have the addresses (RFC 5227,
+    /// PROBE_WAIT), in milliseconds; the other times of the RFC go with it. With 0 nobody is asked: for a link
+    /// whose other hosts are known.
+    #[serde(default = "LinkConfig::probe_wait")]
+    pub probe_wait_ms: u32,
+}
+
+impl LinkConfig {
+    /// [`Self::probe_wait_ms`] as RFC 5227 §1.1 has it.
+    pub const PROBE_WAIT_MS: u32 = 1_000;
+
+    const fn probe_wait() -> u32 {
+        Self::PROBE_WAIT_MS
+    }
 }
 
 fn rate<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Rate>, D::Error> {
@@ -192,6 +206,14 @@ impl Config {
             if link.vlan.is_some_and(|vlan| vlan == 0 || vlan > 4094) {
                 return wrong(format!("link {}: a VLAN is a number from 1 to 4094", link.dev));
             }
+            if link.probe_wait_ms > LinkConfig::PROBE_WAIT_MS {
+                // Applications wait for a link no longer than the RFC's times.
+                return wrong(format!(
+                    "link {}: probe_wait_ms is more than {}, as RFC 5227 has it",
+                    link.dev,
+                    LinkConfig::PROBE_WAIT_MS
+                ));
+            }
         }
         for link in &self.links {
             if let Some(gateway) = link.gateway
@@ -343,6 +365,7 @@ mod tests {
             ),
             ("[[link]]\ndev = 'a'\naddresses = ['10.0.0.1/8']\nrate = 'fast'", "rate"),
             ("[[link]]\ndev = 'a'\naddresses = ['10.0.0.1/8']\nvlan = 4095", "VLAN"),
+            ("[[link]]\ndev='a'\naddresses=['10.0.0.1/8']\nprobe_wait_ms=1001", "RFC 5227"),
             ("[[link]]\ndev='a'\naddresses=['10.0.0.0/8']", "network's own"),
             ("[[link]]\ndev='a'\naddresses=['10.255.255.255/8']", "broadcast"),
             ("[[link]]\ndev='a'\naddresses=['255.255.255.255/32']", "broadcast"),

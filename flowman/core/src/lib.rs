@@ -27,6 +27,7 @@
 #![forbid(unsafe_code)]
 
 mod config;
+mod conflicts;
 mod departed;
 mod dynamic_ports;
 mod ends;

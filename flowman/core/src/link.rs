@@ -1,11 +1,13 @@
 //! What the flow manager keeps of a link.
 
-use std::net::IpAddr;
+use std::collections::HashMap;
+use std::net::{IpAddr, Ipv4Addr};
 
 use base_flow::{FlowId, LinkFacts, Prefix, Shares, Stray};
 use base_rpc::DomainId;
 
 use crate::config::LinkConfig;
+use crate::conflicts::{Defence, Kernels, Possession};
 
 #[derive(Debug)]
 pub(crate) struct Link {
@@ -19,10 +21,12 @@ pub(crate) struct Driver {
     pub(crate) facts: LinkFacts,
     pub(crate) shares: Shares,
     pub(crate) own: Own,
-    /// Whether our own flows can be used: before, nobody is answered, and no neighbour found.
-    pub(crate) open: bool,
-    /// When one of our addresses was last defended.
-    pub(crate) defended_at: Option<u64>,
+    /// How far our addresses are ours: before, nobody is answered, and no neighbour found.
+    pub(crate) possession: Possession,
+    /// What was done about those of our addresses that others claim.
+    pub(crate) defences: HashMap<Ipv4Addr, Defence>,
+    /// Those that the kernel has got since.
+    pub(crate) kernels: Kernels,
 }
 
 /// The flow manager's own domain and flows, one for each kind of stray.
@@ -37,6 +41,12 @@ pub(crate) struct Own {
 }
 
 impl Link {
+    /// Whether its addresses are ours, so that it can be used.
+    pub(crate) fn is_open(&self) -> bool {
+        let possession = self.driver.as_ref().map(|driver| driver.possession);
+        matches!(possession, Some(Possession::Ours { .. }))
+    }
+
     /// Whether `address` is ours on this link.
     pub(crate) fn owns(&self, address: IpAddr) -> bool {
         self.config.addresses.iter().any(|prefix| prefix.address() == address)

@@ -12,10 +12,11 @@ use base_rpc::{
 use base_wire::{Arp, Mac};
 
 use crate::config::{Config, LinkConfig, Policy};
+use crate::conflicts::{Hellos, Kernels, Possession};
 use crate::departed::Departed;
 use crate::ends::Why;
 use crate::flows::{Attachment, Closing, Flow, Flows};
-use crate::last_resort::{Station, announcement};
+use crate::last_resort::Station;
 use crate::link::{Driver, Link, longest_frame_ns};
 use crate::neighbours::{Event, Neighbours, Place};
 use crate::own::OwnFlow;
@@ -82,6 +83,18 @@ pub enum Output {
         /// What happened.
         reason: String,
     },
+    /// Tell a driver that it is not wanted any more, and why. It has left already.
+    RefuseDriver {
+        /// Whose.
+        link: LinkId,
+        /// What to tell it.
+        reason: String,
+    },
+    /// Tell whoever runs the flow manager.
+    Say {
+        /// What has happened, and what to do.
+        words: String,
+    },
     /// Send a frame through one of the flow manager's own flows.
     Frame {
         /// On which link.
@@ -123,6 +136,19 @@ pub trait Counters {
     fn link(&self, link: LinkId) -> (Bill, u64, u64);
 }
 
+/// As if nothing had been counted.
+pub(crate) struct NoCounters;
+
+impl Counters for NoCounters {
+    fn bill(&self, _link: LinkId, _flow: u32) -> Bill {
+        Bill::default()
+    }
+
+    fn link(&self, _link: LinkId) -> (Bill, u64, u64) {
+        Default::default()
+    }
+}
+
 /// An application.
 #[derive(Debug)]
 pub(crate) struct Client {
@@ -161,6 +187,8 @@ pub struct FlowManager {
     pub(crate) routes: Routes,
     pub(crate) neighbours: Neighbours,
     pub(crate) waiting: HashMap<Place, Vec<Waiter>>,
+    /// Applications that are welcomed when the first link is open.
+    pub(crate) waiting_hellos: Hellos,
     pub(crate) outputs: VecDeque<Output>,
     pub(crate) status: StatusInfo,
     pub(crate) replies: Replies,
@@ -217,6 +245,7 @@ impl FlowManager {
             routes,
             neighbours: Neighbours::default(),
             waiting: HashMap::new(),
+            waiting_hellos: Hellos::new(),
             outputs: VecDeque::new(),
             status: StatusInfo::default(),
             replies: Replies::new(key),
@@ -278,6 +307,7 @@ impl FlowManager {
             self.tell_driver(link, ToDriver::RemoveDomain { domain: domain.id });
         }
         self.ports.forget(client);
+        self.waiting_hellos.remove(&client);
         self.waiting.retain(|_, waiters| {
             waiters.retain(
                 |waiter| !matches!(*waiter, Waiter::Resolve { client: of, .. } if of == client),
@@ -331,7 +361,14 @@ impl FlowManager {
         let admission = Admission::new(longest_frame_ns(&facts), self.policy.promisable_ppm);
         let shares = Shares::new(admission);
         let link = &mut self.links[usize::from(id.0)];
-        link.driver = Some(Driver { facts, shares, own, open: false, defended_at: None });
+        link.driver = Some(Driver {
+            facts,
+            shares,
+            own,
+            possession: Possession::Unasked,
+            defences: HashMap::new(),
+            kernels: Kernels::new(),
+        });
         let addresses = link.config.addresses.clone();
         let others = self.links.iter().enumerate().filter(|(at, _)| *at != usize::from(id.0));
         let elsewhere = others.flat_map(|(_, link)| link.config.addresses.clone()).collect();
@@ -366,6 +403,7 @@ impl FlowManager {
             self.tell(client, tag, Reply::Refused(Refusal::NoLink { link: link.0 }));
         }
         self.links[usize::from(link.0)].driver = None;
+        self.welcome_waiting();
     }
 
     /// A driver said something.
@@ -393,6 +431,9 @@ impl FlowManager {
             }
             FromDriver::Settled { flow, change } => self.settled(flow, link, change),
             FromDriver::Carries { mtu, unit_bytes } => self.carries(link, mtu, unit_bytes),
+            FromDriver::KernelAddress { prefix, dev, taken } => {
+                self.kernel_address(link, prefix, &dev, taken);
+            }
             FromDriver::Fault { flow, fault } if self.is_own(link, flow) => {
                 self.own_lost(link, format!("driver: {fault}"));
             }
@@ -464,17 +505,6 @@ impl FlowManager {
         self.leave(id, flow.link);
         if settled {
             self.settled(id, flow.link, None);
-        }
-    }
-
-    /// Says on every network that our addresses are at our station.
-    pub(crate) fn announce(&mut self, link: LinkId) {
-        let Some(station) = self.station(link) else { return };
-        let addresses = self.links[usize::from(link.0)].config.addresses.clone();
-        for prefix in addresses {
-            if let IpAddr::V4(address) = prefix.address() {
-                self.send(link, Stray::Neighbours, announcement(station, address));
-            }
         }
     }
 
@@ -567,6 +597,7 @@ impl FlowManager {
             }
         }
         self.reopen_own(now_ns);
+        self.tick_possession(now_ns);
     }
 
     /// When [`Self::tick`] is to be called at the latest.
@@ -577,6 +608,7 @@ impl FlowManager {
             self.time_waits.next_deadline(),
             self.paths.next_deadline(),
             self.own_deadline(),
+            self.possession_deadline(),
         ]
         .into_iter()
         .flatten()
@@ -647,8 +679,16 @@ impl FlowManager {
         self.outputs.push_back(Output::Driver { link, message });
     }
 
-    /// Sends a frame through the own flow for this kind.
+    /// Whether a link can be used.
+    pub(crate) fn is_open(&self, link: LinkId) -> bool {
+        self.links.get(usize::from(link.0)).is_some_and(Link::is_open)
+    }
+
+    /// Sends a frame through the own flow for this kind, unless our addresses are not ours yet.
     pub(crate) fn send(&mut self, link: LinkId, stray: Stray, frame: Vec<u8>) {
+        if !self.is_open(link) {
+            return;
+        }
         self.outputs.push_back(Output::Frame { link, stray, frame });
     }
 

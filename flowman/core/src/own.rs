@@ -103,8 +103,7 @@ impl FlowManager {
 
     /// The driver made room for our own flows.
     pub(crate) fn open_own(&mut self, link: LinkId) {
-        let Some(driver) = &mut self.links[usize::from(link.0)].driver else { return };
-        driver.open = true;
+        let Some(driver) = &self.links[usize::from(link.0)].driver else { return };
         let flows = Stray::ALL.map(|stray| {
             let share = share(stray);
             OwnFlow {
@@ -120,7 +119,7 @@ impl FlowManager {
         });
         let domain = driver.own.domain;
         self.outputs.push_back(Output::OpenOwn { link, domain, flows });
-        self.announce(link);
+        self.begin_possession(link);
     }
 
     /// Whether a flow is one of our own that is in use.
@@ -142,6 +141,7 @@ impl FlowManager {
         }
         let Own { domain, flows, .. } = driver.own;
         self.status.last_resorts_lost += 1;
+        self.interrupt_possession(link);
         for flow in flows {
             self.close(flow, None);
         }

@@ -34,6 +34,11 @@ impl Replies {
         Self { key, each, all: Limiter::new(ALL, lot(PLACES)) }
     }
 
+    /// A number that nobody else can tell before.
+    pub(crate) fn lot(&self, of: &impl Hash) -> u64 {
+        hash(&self.key, &("drawn", of))
+    }
+
     /// Whether an error may be sent to a host.
     pub(crate) fn take(&mut self, now_ns: u64, to: Ipv4Addr) -> bool {
         let place = hash(&self.key, &to) as usize % PLACES;

@@ -76,6 +76,12 @@ impl FlowManager {
         match request {
             Request::Hello => {
                 self.client(client)?.greeted = true;
+                if self.is_about_to_open() {
+                    if self.waiting_hellos.insert(client, tag).is_some() {
+                        return Err(Refusal::Order("hello was said already".into()));
+                    }
+                    return Ok(None);
+                }
                 let flows_max = self.rights(client).flows_max;
                 Ok(Some(Reply::Welcome { links: self.link_infos(counters), flows_max }))
             }
@@ -144,14 +150,14 @@ impl FlowManager {
         self.clients.get(&client).map(|known| known.uid)
     }
 
-    fn rights(&self, client: ClientId) -> Rights {
+    pub(crate) fn rights(&self, client: ClientId) -> Rights {
         self.clients.get(&client).map_or(Rights::ORDINARY, |known| self.policy.rights(known.uid))
     }
 
     fn join(&mut self, client: ClientId, tag: u32, offer: JoinOffer) -> Result<(), Refusal> {
         let id = LinkId(offer.link);
         let no_link = Refusal::NoLink { link: offer.link };
-        if self.links.get(usize::from(offer.link)).is_none_or(|link| link.driver.is_none()) {
+        if !self.is_open(id) {
             return Err(no_link);
         }
         let Rights { flows_max, receive_ns_per_s: rx_cpu_ppb, arena_bytes, .. } =
@@ -490,9 +496,9 @@ impl FlowManager {
         self.links.get(usize::from(link.0)).map_or_else(String::new, |link| link.config.dev.clone())
     }
 
-    fn link_infos(&self, counters: &impl Counters) -> Vec<LinkInfo> {
+    pub(crate) fn link_infos(&self, counters: &impl Counters) -> Vec<LinkInfo> {
         let infos = self.links.iter().enumerate().filter_map(|(index, link)| {
-            let driver = link.driver.as_ref().filter(|driver| driver.open)?;
+            let driver = link.driver.as_ref().filter(|_| link.is_open())?;
             let (bill, stall_ns, driver_ns) = counters.link(LinkId(index as u16));
             Some(LinkInfo {
                 link: index as u16,

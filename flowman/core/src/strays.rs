@@ -7,21 +7,21 @@ use base_rpc::{Reply, ToDriver};
 use base_wire::{Arp, ArpOperation, Header, Protocol, Tcp, Udp, tcp_flag};
 
 use crate::flows::Flow;
-use crate::last_resort::{Answer, Content, Packet, announcement, answer, read};
+use crate::last_resort::{Answer, Content, Packet, answer, read};
 use crate::manager::{FlowManager, LinkId};
 use crate::segment::{Ends, Segment};
 use crate::time_wait::{Verdict, endpoints};
-
-/// Least time between two defences of an address (RFC 5227 §2.4).
-const DEFENCE_NS: u64 = 10_000_000_000;
 
 impl FlowManager {
     /// A frame came that no flow claimed.
     pub fn frame(&mut self, now_ns: u64, link: LinkId, frame: &[u8]) {
         match read(frame) {
             Content::Arp(arp) => self.arp(now_ns, link, arp),
-            Content::Packet(packet) => self.stray(now_ns, link, &packet, frame),
-            Content::Nothing => {}
+            // Nobody speaks for an address that may be another's.
+            Content::Packet(packet) if self.is_open(link) => {
+                self.stray(now_ns, link, &packet, frame);
+            }
+            Content::Packet(_) | Content::Nothing => {}
         }
     }
 
@@ -33,11 +33,10 @@ impl FlowManager {
         if arp.sender_mac.is_group() || arp.sender_mac == station.mac {
             return;
         }
-        let ours = &self.links[usize::from(link.0)];
-        if ours.owns(sender) {
-            return self.conflict(now_ns, link, arp);
+        if self.is_about_possession(now_ns, link, arp) {
+            return;
         }
-        let to_us = ours.owns(target);
+        let to_us = self.links[usize::from(link.0)].owns(target);
         // A probe (RFC 5227) has no sender address yet.
         if !arp.sender().is_unspecified()
             && self.routes.find(sender).is_some_and(|(on, hop)| on == link && hop == sender)
@@ -52,17 +51,6 @@ impl FlowManager {
             let reply = Arp::reply(station.mac, arp.target(), arp.sender_mac, arp.sender());
             let frame = station.arp(arp.sender_mac, &reply);
             self.send(link, Stray::Neighbours, frame);
-        }
-    }
-
-    /// Somebody else says that he has one of our addresses: say otherwise, but not for ever.
-    fn conflict(&mut self, now_ns: u64, link: LinkId, arp: &Arp) {
-        self.status.conflicts += 1;
-        let Some(station) = self.station(link) else { return };
-        let Some(driver) = &mut self.links[usize::from(link.0)].driver else { return };
-        if driver.defended_at.is_none_or(|at| now_ns.saturating_sub(at) >= DEFENCE_NS) {
-            driver.defended_at = Some(now_ns);
-            self.send(link, Stray::Neighbours, announcement(station, arp.sender()));
         }
     }
 

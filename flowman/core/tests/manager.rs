@@ -103,23 +103,6 @@ fn requests_for_our_addresses_are_answered_and_others_are_not() {
 }
 
 #[test]
-fn our_address_is_announced_and_defended_but_not_for_ever() {
-    let mut script = Script::new();
-    let announced = script.arps();
-    assert_eq!((announced[0].sender(), announced[0].target()), (OURS, OURS));
-    let usurper = Arp::request(PEER, OURS, THEIRS);
-    for _ in 0..5 {
-        script.hear_arp(&usurper);
-    }
-    assert_eq!(script.arps().len(), 1, "one defence at a time");
-    script.pass(11 * S);
-    script.hear_arp(&usurper);
-    assert_eq!(script.arps().len(), 1);
-    let client = script.client(0);
-    assert_eq!(script.status(client).conflicts, 6);
-}
-
-#[test]
 fn whatever_a_client_held_is_free_when_it_is_gone() {
     let mut script = Script::new();
     let watcher = script.client(0);

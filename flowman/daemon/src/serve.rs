@@ -411,11 +411,15 @@ impl Daemon {
         {
             reason = format!("{reason}, process {}", peer.pid);
         }
+        self.dismiss_driver(number, reason);
+    }
+
+    /// Tells a driver, which the core does not know or not any more, why it is not wanted.
+    fn dismiss_driver(&mut self, number: u64, reason: String) {
         notice(format_args!("a driver is refused: {reason}"));
-        if let Some(line) = self.driver_lines.get_mut(&number) {
+        if let Some(mut line) = self.driver_lines.remove(&number) {
             line.line.send(encode(&ToDriver::Refused { reason }), Vec::new(), None);
         }
-        self.lose_driver(number);
     }
 
     fn lose_driver(&mut self, number: u64) {
@@ -494,6 +498,14 @@ impl Daemon {
                         line.own = None;
                     }
                 }
+                Output::RefuseDriver { link, reason } => {
+                    let mut all = self.driver_lines.iter();
+                    let found = all.find(|(_, line)| line.link == Some(link));
+                    if let Some(&number) = found.map(|(number, _)| number) {
+                        self.dismiss_driver(number, reason);
+                    }
+                }
+                Output::Say { words } => notice(format_args!("{words}")),
                 Output::Frame { link, stray, frame } => {
                     if let Some(line) = self.line_of(link)
                         && let Some(own) = &mut line.own

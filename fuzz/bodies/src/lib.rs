@@ -212,6 +212,7 @@ pub fn last_resort(bytes: &[u8]) {
         gateway: None,
         rate: None,
         vlan: None,
+        probe_wait_ms: 0,
     };
     let mut manager = FlowManager::new(Config { links: vec![link], ..Config::default() }, [7; 16]);
     let facts = LinkFacts {

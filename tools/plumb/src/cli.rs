@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use base_flow::{FlowId, Prefix, Rate};
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use flowman_core::LinkConfig;
 use plumb_net::{Contract, DEFAULT_SOCKET};
 
 use crate::output;
@@ -324,7 +325,7 @@ pub struct Up {
     #[command(flatten)]
     pub socket: Socket,
     /// A TOML file with links and policy, instead of the options below.
-    #[arg(long, conflicts_with_all = ["dev", "addr", "gateway", "rate"])]
+    #[arg(long, conflicts_with_all = ["dev", "addr", "gateway", "rate", "probe_wait"])]
     pub config: Option<PathBuf>,
     /// Interface to drive.
     #[arg(long, requires = "addr")]
@@ -336,6 +337,8 @@ pub struct Up {
     /// Router for everything else.
     #[arg(long)]
     pub gateway: Option<IpAddr>,
+    #[command(flatten)]
+    pub probing: Probing,
     /// Rate of the wire.
     #[arg(long, default_value = "1gbit")]
     pub rate: Rate,
@@ -347,13 +350,40 @@ pub struct Up {
     pub pace: Pace,
 }
 
+/// How others on the link are asked whether they have our address.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Probing {
+    /// Before the address is used, ask others on the link whether they have it, after up to this time
+    /// (PROBE_WAIT of RFC 5227, whose other times go with it): with 1s it takes 4 to 7 seconds. With 0s nobody is
+    /// asked.
+    #[arg(long, default_value = "1s", value_parser = probe_wait, value_name = "TIME")]
+    pub probe_wait: u32,
+}
+
+impl Probing {
+    /// The options that say the same to another process.
+    pub fn arguments(self) -> [String; 2] {
+        ["--probe-wait".into(), format!("{}ms", self.probe_wait)]
+    }
+}
+
+/// A time of up to a second, in milliseconds.
+fn probe_wait(text: &str) -> Result<u32, String> {
+    let time = duration(text)?;
+    let ms = time.as_millis() as u64;
+    if Duration::from_millis(ms) != time || ms > LinkConfig::PROBE_WAIT_MS.into() {
+        return Err("whole milliseconds are needed, up to `1s`".to_string());
+    }
+    Ok(ms as u32)
+}
+
 #[derive(Debug, Args)]
 #[command(group = clap::ArgGroup::new("links").required(true).args(["config", "dev"]))]
 pub struct Flowman {
     #[command(flatten)]
     pub socket: Socket,
     /// A TOML file with links and policy.
-    #[arg(long, conflicts_with_all = ["dev", "addr", "gateway"])]
+    #[arg(long, conflicts_with_all = ["dev", "addr", "gateway", "probe_wait"])]
     pub config: Option<PathBuf>,
     /// Name of the link's interface.
     #[arg(long, requires = "addr")]
@@ -368,6 +398,8 @@ pub struct Flowman {
     /// otherwise nobody.
     #[arg(long)]
     pub user: Option<String>,
+    #[command(flatten)]
+    pub probing: Probing,
     /// Die with the process that started this one.
     #[arg(long, hide = true)]
     pub supervised: bool,
@@ -568,6 +600,8 @@ pub struct Ping {
 
 #[derive(Debug, Args)]
 pub struct Doctor {
+    #[command(flatten)]
+    pub socket: Socket,
     /// Print JSON.
     #[arg(long)]
     pub json: bool,

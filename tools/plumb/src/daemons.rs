@@ -46,6 +46,7 @@ pub fn flowman(arguments: &cli::Flowman) -> Result<ExitCode> {
                 gateway: arguments.gateway,
                 rate: None,
                 vlan: None,
+                probe_wait_ms: arguments.probing.probe_wait,
             };
             Config { links: vec![link], ..Config::default() }.validated()?
         }

@@ -1,9 +1,11 @@
 //! `plumb doctor`: what this kernel offers, what is missing, and the remedy.
 
+use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::Result;
 use flowman_daemon::{Identity, USER};
+use plumb_net::Host;
 use rbuf_shm::{Access, Arena, Landlock, descriptors_can_be_refused};
 use rustix::thread::CapabilitySet;
 
@@ -18,7 +20,7 @@ struct Finding {
 
 /// Looks at everything Plumb needs.
 pub fn run(arguments: &cli::Doctor) -> Result<ExitCode> {
-    let findings = [
+    let mut findings = vec![
         kernel(),
         shared_memory(),
         namespaces()?,
@@ -29,6 +31,7 @@ pub fn run(arguments: &cli::Doctor) -> Result<ExitCode> {
         files(),
         descriptors(),
     ];
+    findings.extend(addresses(&arguments.socket.socket));
     if arguments.json {
         let list: Vec<_> = findings
             .iter()
@@ -106,6 +109,18 @@ fn bulk() -> Finding {
         ),
     };
     Finding { name: "bulk sends", ok: true, detail }
+}
+
+/// What the flow manager has met, if one runs.
+fn addresses(socket: &Path) -> Option<Finding> {
+    let conflicts = Host::connect(socket).and_then(|host| host.query_status()).ok()?.conflicts;
+    let detail = match conflicts {
+        0 => "nobody else has had an address of ours".into(),
+        _ => format!(
+            "{conflicts} times somebody else had an address of ours: the flow manager has said who, and whoever it is needs another one"
+        ),
+    };
+    Some(Finding { name: "addresses", ok: true, detail })
 }
 
 fn forwarding() -> Finding {

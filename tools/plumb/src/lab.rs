@@ -200,6 +200,8 @@ impl Lab {
         let daemons = &mut self.daemons;
         daemons.start_flowman(&self.socket, asked, |flowman| {
             flowman.args(["--dev", OUR_DEV, "--addr", OUR_ADDRESS]);
+            // Both hosts on this wire have their addresses from here.
+            flowman.args(["--probe-wait", "0s"]);
         })?;
         daemons.start_driver(&self.socket, OUR_DEV, |driver| {
             driver.args(["--rate", &shape.rate.to_string()]);

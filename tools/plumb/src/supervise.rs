@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -73,8 +74,17 @@ impl Daemons {
 
     /// Waits until applications can use `links` links.
     pub fn wait_for_links(&mut self, socket: &Path, links: usize, asked: &Asked) -> Result<()> {
-        self.wait_until("every driver has joined", asked, || {
-            Host::connect(socket).is_ok_and(|host| host.links().len() == links)
+        // The flow manager answers when the addresses are ours. That takes seconds, in which somebody may ask to end.
+        let mut asking: Option<JoinHandle<bool>> = None;
+        self.wait_until("every driver has joined, and nobody else has its addresses", asked, || {
+            let is_answered = asking.get_or_insert_with(|| {
+                let socket = socket.to_path_buf();
+                std::thread::spawn(move || {
+                    Host::connect(&socket).is_ok_and(|host| host.links().len() == links)
+                })
+            });
+            is_answered.is_finished()
+                && asking.take().is_some_and(|answer| answer.join().unwrap_or(false))
         })
     }
 

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use base_flow::Rate;
-use driver_netlink::Netlink;
 use flowman_core::{Config, LinkConfig};
 
 use crate::cli;
@@ -20,7 +19,6 @@ const RATE: Rate = Rate::mbit(1000);
 /// Runs the daemons until it is asked to end, or one of them ends.
 pub fn run(arguments: &cli::Up) -> Result<ExitCode> {
     let config = configuration(arguments)?;
-    check_addresses(&config)?;
     let asked = Asked::listen_as_daemon()?;
     let socket = &arguments.socket.socket;
     // Dropped last: when the daemons are gone.
@@ -40,6 +38,7 @@ pub fn run(arguments: &cli::Up) -> Result<ExitCode> {
                 if let Some(gateway) = link.gateway {
                     flowman.args(["--gateway", &gateway.to_string()]);
                 }
+                flowman.args(arguments.probing.arguments());
             }
         }
     })?;
@@ -51,6 +50,11 @@ pub fn run(arguments: &cli::Up) -> Result<ExitCode> {
                 driver.args(["--vlan", &vlan.to_string()]);
             }
         })?;
+    }
+    if let Some(ms) = config.links.iter().map(|link| link.probe_wait_ms).max().filter(|&ms| ms > 0)
+    {
+        // RFC 5227 §1.1: PROBE_WAIT, two pauses of PROBE_MAX, and ANNOUNCE_WAIT.
+        tell!("plumb up: asking for up to {} ms whether somebody has the addresses", 7 * ms);
     }
     daemons.wait_for_links(socket, config.links.len(), &asked)?;
     tell!("plumb up: applications connect at {} (Ctrl-C ends)", socket.display());
@@ -78,26 +82,7 @@ fn configuration(arguments: &cli::Up) -> Result<Config> {
         gateway: arguments.gateway,
         rate: Some(arguments.rate),
         vlan: None,
+        probe_wait_ms: arguments.probing.probe_wait,
     };
     Ok(Config { links: vec![link], ..Config::default() }.validated()?)
-}
-
-/// Refuses addresses that the kernel owns on the same interface: both stacks would answer.
-fn check_addresses(config: &Config) -> Result<()> {
-    let netlink = Netlink::open()?;
-    for link in &config.links {
-        let index = netlink.interface(&link.dev)?.index;
-        let kernels = netlink.addresses(index)?;
-        for ours in &link.addresses {
-            if kernels.iter().any(|theirs| theirs.address() == ours.address()) {
-                bail!(
-                    "the kernel owns {} on {}, and both would answer: choose another address, or take it from the kernel with `ip address del {ours} dev {}`",
-                    ours.address(),
-                    link.dev,
-                    link.dev
-                );
-            }
-        }
-    }
-    Ok(())
 }

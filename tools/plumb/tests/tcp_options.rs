@@ -810,7 +810,7 @@ fn second_wire(addresses: &[&str], theirs: &[&str]) -> Host {
     });
     let folder = in_lab::socket().parent().unwrap().to_path_buf();
     let (config, socket) = (folder.join("second.toml"), folder.join("second.sock"));
-    let text = format!("[[link]]\ndev = 'plumb2'\naddresses = {addresses:?}\n");
+    let text = format!("[[link]]\ndev = 'plumb2'\naddresses = {addresses:?}\nprobe_wait_ms = 10\n");
     std::fs::write(&config, text).unwrap();
     let start = |arguments: &[&str]| {
         let mut command = Command::new(in_lab::program());

@@ -282,7 +282,7 @@ fn a_socket_at_any_address_has_every_link() {
         std::fs::create_dir(&folder).unwrap();
         let (config, socket) = (folder.join("c.toml"), folder.join("s"));
         let link = |dev: &str, address: &str| {
-            format!("[[link]]\ndev = \"{dev}\"\naddresses = [\"{address}\"]\n")
+            format!("[[link]]\ndev = \"{dev}\"\naddresses = [\"{address}\"]\nprobe_wait_ms = 10\n")
         };
         let text = link("left0", "192.0.2.1/24") + &link("right0", "198.51.100.1/24");
         std::fs::write(&config, text).unwrap();

@@ -3,14 +3,18 @@
 mod in_lab;
 
 use std::io::{BufRead, BufReader, ErrorKind};
+use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, Command, Output, Stdio};
 
-use base_wire::Mac;
+use base_wire::{Arp, EtherType, Ethernet, Header, Mac};
+use driver_link::Link;
+use driver_link_packet::PacketLink;
 use driver_netlink::Netlink;
-use in_lab::{eventually, in_lab, processes, program, socket};
+use in_lab::{eventually, in_lab, on_peer, processes, program, send_raw, socket};
 use plumb_net::{Host, Udp};
 use rustix::process::{Pid, Signal, kill_process};
+use zerocopy::IntoBytes;
 
 /// Where the kernel, at the other end of our interface, is.
 const KERNEL: &str = "10.78.0.2/24";
@@ -35,6 +39,10 @@ fn place(name: &str) -> PathBuf {
 fn up(socket: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(program());
     command.arg("up").arg("--socket").arg(socket).args(arguments);
+    if !arguments.contains(&"--config") {
+        // What RFC 5227 says, but in a hundredth of the time.
+        command.args(["--probe-wait", "10ms"]);
+    }
     command
 }
 
@@ -200,7 +208,9 @@ fn a_flow_manager_that_goes_and_one_that_comes_beside_an_old_driver_say_what_to_
             let said = BufReader::new(child.stderr.take().unwrap());
             Running { child, said }
         };
-        let flowman = || start(&["flowman", "--dev", "up0", "--addr", "10.78.0.1/24"]);
+        let flowman = || {
+            start(&["flowman", "--probe-wait", "10ms", "--dev", "up0", "--addr", "10.78.0.1/24"])
+        };
         let first = flowman();
         eventually("it listens", || Host::connect(&socket).is_ok());
         let mut driver = start(&["driver", "--dev", "up0"]);
@@ -308,7 +318,7 @@ fn the_flow_manager_becomes_who_is_named_and_its_sockets_go_and_come_and_it_ends
         let socket = place("s");
         let link = ["--dev", "up0", "--addr", "10.78.0.1/24"];
         let config = place("up.toml");
-        let text = "user = '4321'\n[[link]]\ndev = 'up0'\naddresses = ['10.78.0.1/24']\n";
+        let text = "user = '4321'\n[[link]]\ndev = 'up0'\naddresses = ['10.78.0.1/24']\nprobe_wait_ms = 10\n";
         std::fs::write(&config, text).unwrap();
         let option = |user: &'static str| [&link[..], &["--user", user]].concat();
         let file = ["--config", config.to_str().unwrap()];
@@ -342,5 +352,111 @@ fn the_flow_manager_becomes_who_is_named_and_its_sockets_go_and_come_and_it_ends
             let status = std::fs::read_to_string(format!("/proc/{flowman}/status"));
             status.map_or(true, |status| status.contains("State:\tZ"))
         });
+    });
+}
+
+/// ARP packets that are heard at `link` and say that 10.78.0.1 has it or ask for it, as (sender, its station).
+fn arps(link: &mut PacketLink) -> Vec<(Ipv4Addr, Mac)> {
+    let mut all = Vec::new();
+    link.poll_rx(64, &mut |arrival| {
+        if let Some((ethernet, rest)) = Ethernet::split(arrival.frame)
+            && ethernet.ether_type == EtherType::ARP
+            && let Some((arp, _)) = Arp::split(rest)
+            && arp.target() == Ipv4Addr::new(10, 78, 0, 1)
+        {
+            all.push((arp.sender(), arp.sender_mac));
+        }
+    });
+    all
+}
+
+#[test]
+fn an_address_that_another_host_has_is_refused_with_its_station_after_asking_and_never_announced() {
+    const NAME: &str = "an_address_that_another_host_has_is_refused_with_its_station_after_asking_and_never_announced";
+    in_lab(NAME, &[], || {
+        interface("up0", "up1");
+        let netlink = Netlink::open().unwrap();
+        // The kernel of this namespace must not have it, or that would be the reason.
+        let peer = processes()["__peer"];
+        netlink.move_to_namespace(netlink.interface("up1").unwrap().index, peer).unwrap();
+        let mut wire = on_peer(|| {
+            let netlink = Netlink::open().unwrap();
+            let up1 = netlink.interface("up1").unwrap().index;
+            netlink.set_up(up1).unwrap();
+            netlink.add_address(up1, "10.78.0.1/24".parse().unwrap()).unwrap();
+            PacketLink::open("up1", None).unwrap()
+        });
+        let said = refused(&place("s"), &["--dev", "up0", "--addr", "10.78.0.1/24"]);
+        for words in [
+            "address 10.78.0.1 is in use on up0",
+            "station 02:00:00:78:03:02 has it",
+            "choose another one",
+        ] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+        assert!(!place("s").exists() && !place("s.driver").exists());
+        let heard = arps(&mut wire);
+        let unknown = Ipv4Addr::UNSPECIFIED;
+        assert!(
+            !heard.is_empty() && heard.iter().all(|&(sender, _)| sender == unknown),
+            "{heard:?}"
+        );
+
+        let other = ["--dev", "up0", "--addr", "10.78.0.3/24"];
+        Running::start(&place("s"), &other).end();
+    });
+}
+
+#[test]
+fn an_address_that_somebody_takes_later_is_defended_said_and_counted() {
+    const NAME: &str = "an_address_that_somebody_takes_later_is_defended_said_and_counted";
+    in_lab(NAME, &[], || {
+        interface("up0", "up1");
+        let netlink = Netlink::open().unwrap();
+        let up0 = netlink.interface("up0").unwrap().index;
+        let socket = place("s");
+        let arguments = ["--dev", "up0", "--addr", "10.78.0.1/24"];
+        let mut running = Running::start(&socket, &arguments);
+        let conflicts = || Host::connect(&socket).unwrap().query_status().unwrap().conflicts;
+        assert_eq!(conflicts(), 0);
+
+        let mut wire = PacketLink::open("up1", None).unwrap();
+        let (us, usurper) = (netlink.interface("up0").unwrap().mac, Mac([2, 0, 0, 0x78, 0, 9]));
+        let ours = Ipv4Addr::new(10, 78, 0, 1);
+        arps(&mut wire);
+        let claim = Arp::request(usurper, ours, ours);
+        let to_all =
+            Ethernet { destination: Mac::BROADCAST, source: usurper, ether_type: EtherType::ARP };
+        for _ in 0..2 {
+            send_raw(&mut wire, &[to_all.as_bytes(), claim.as_bytes()].concat());
+        }
+        let said = running.hear("claims our address 10.78.0.1 on up0");
+        assert!(said.contains("02:00:00:78:00:09"), "{said}");
+        running.hear("it is kept, and defended once in 10 s");
+        let mut heard = Vec::new();
+        eventually("it is defended", || {
+            heard.extend(arps(&mut wire));
+            heard.contains(&(ours, us))
+        });
+        assert_eq!(conflicts(), 2);
+
+        let prefix = "10.78.0.1/32".parse().unwrap();
+        netlink.add_address(up0, prefix).unwrap();
+        let said = running.hear("the kernel has taken our address 10.78.0.1 on up0");
+        assert!(said.contains("ip address del 10.78.0.1/32 dev up0"), "{said}");
+        assert_eq!(conflicts(), 3);
+        let doctor = Command::new(program()).args(["doctor", "--socket"]).arg(&socket).output();
+        let said = String::from_utf8(doctor.unwrap().stdout).unwrap();
+        assert!(said.contains("3 times somebody else had an address of ours"), "{said}");
+        running.end();
+
+        let said = refused(&socket, &arguments);
+        assert!(said.contains("the kernel owns 10.78.0.1 on up0"), "{said}");
+        // It answers for its addresses on every interface.
+        let lo = netlink.interface("lo").unwrap().index;
+        netlink.add_address(lo, "10.78.0.4/32".parse().unwrap()).unwrap();
+        let said = refused(&socket, &["--dev", "up0", "--addr", "10.78.0.4/24"]);
+        assert!(said.contains("ip address del 10.78.0.4/32 dev lo"), "{said}");
+        assert!(!socket.exists() && !place("s.driver").exists());
     });
 }

@@ -90,6 +90,7 @@ impl World {
             gateway: None,
             rate: None,
             vlan: None,
+            probe_wait_ms: 0,
         };
         let manager =
             FlowManager::new(Config { links: vec![config], ..Config::default() }, [7; 16]);
@@ -369,6 +370,10 @@ impl World {
                 Output::JoinOwn { domain, .. } => self.join_own(domain),
                 Output::OpenOwn { domain, flows, .. } => self.open_own(domain, &flows),
                 Output::OwnLost { .. } => self.own = None,
+                Output::RefuseDriver { reason, .. } => {
+                    unreachable!("nobody has its address: {reason}")
+                }
+                Output::Say { .. } => {}
                 Output::Frame { stray, frame, .. } => {
                     if let Some(own) = &mut self.own {
                         own.send(stray, &frame);

@@ -60,6 +60,9 @@ pub struct Script {
     /// How often our own flows were opened, and lost.
     pub opened_own: usize,
     pub lost_own: usize,
+    /// What the flow manager says, and why it refused its driver.
+    pub said: Vec<String>,
+    pub refused: Vec<String>,
 }
 
 impl Script {
@@ -68,12 +71,29 @@ impl Script {
     }
 
     pub fn with(policy: Policy) -> Self {
+        Self::probing(policy, 0)
+    }
+
+    /// One that probes for its address, with this PROBE_WAIT.
+    pub fn probing(policy: Policy, probe_wait_ms: u32) -> Self {
+        let mut script = Self::configured(policy, probe_wait_ms);
+        script.drain();
+        script
+    }
+
+    /// One whose driver has joined, and has not answered yet.
+    pub fn unanswered(probe_wait_ms: u32) -> Self {
+        Self::configured(Policy::default(), probe_wait_ms)
+    }
+
+    fn configured(policy: Policy, probe_wait_ms: u32) -> Self {
         let link = LinkConfig {
             dev: "lan".into(),
             addresses: vec!["10.77.0.1/24".parse().unwrap()],
             gateway: Some(Ipv4Addr::new(10, 77, 0, 254).into()),
             rate: None,
             vlan: None,
+            probe_wait_ms,
         };
         let mut script = Self {
             manager: FlowManager::new(
@@ -89,9 +109,10 @@ impl Script {
             clients: 0,
             opened_own: 0,
             lost_own: 0,
+            said: Vec::new(),
+            refused: Vec::new(),
         };
         assert_eq!(script.manager.driver_joined(facts()), Ok(LINK));
-        script.drain();
         script
     }
 
@@ -111,6 +132,8 @@ impl Script {
                 }
                 Output::OpenOwn { .. } => self.opened_own += 1,
                 Output::OwnLost { .. } => self.lost_own += 1,
+                Output::Say { words } => self.said.push(words),
+                Output::RefuseDriver { reason, .. } => self.refused.push(reason),
             }
         }
     }
