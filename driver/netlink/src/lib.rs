@@ -7,12 +7,13 @@
 //! | Used by | For |
 //! |---|---|
 //! | driver | an interface's index, address and MTU, and the addresses the kernel owns; word of what becomes of them |
-//! | lab | veth pairs, namespaces, addresses, offload settings |
+//! | lab | veth pairs, namespaces, addresses, offload settings, the rate of an interface |
 
 #![forbid(unsafe_code)]
 
 mod ethtool;
 mod message;
+mod queue;
 mod route;
 mod watch;
 

@@ -77,7 +77,7 @@ impl Netlink {
         Ok(Self { socket })
     }
 
-    fn call(
+    pub(crate) fn call(
         &self,
         what: String,
         request: Request,

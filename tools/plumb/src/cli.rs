@@ -200,7 +200,7 @@ pub enum BenchDoes {
 
 #[derive(Debug, Args)]
 pub struct Lab {
-    /// Rate of the wire on the way out of Plumb. The peer is an ordinary kernel, and sends as fast as it can.
+    /// Rate of the wire, in both directions.
     #[arg(long, default_value = "100mbit")]
     pub rate: Rate,
     /// Largest packet of the wire, in bytes.
@@ -618,6 +618,9 @@ pub struct Peer {
     /// Leave nothing to it.
     #[arg(long)]
     pub no_offloads: bool,
+    /// Rate at which it sends, at most.
+    #[arg(long)]
+    pub rate: Option<Rate>,
 }
 
 #[derive(Debug, Args)]

@@ -59,6 +59,7 @@ pub fn run(arguments: &cli::Demo) -> Result<ExitCode> {
     let pace = cli::Pace { lead: Some(LEAD), ..cli::Pace::default() };
     let shape = Shape {
         rate: RATE,
+        both_ways: true,
         mtu: 1500,
         pace,
         way: cli::Way::default(),

@@ -60,6 +60,8 @@ pub struct Lab {
 #[derive(Debug, Clone)]
 pub struct Shape {
     pub rate: Rate,
+    /// Whether the peer has that rate too, or sends as fast as it can.
+    pub both_ways: bool,
     pub mtu: u32,
     pub pace: cli::Pace,
     pub way: cli::Way,
@@ -78,6 +80,7 @@ pub fn run(arguments: &cli::Lab) -> Result<ExitCode> {
     let asked = Asked::listen()?;
     let shape = Shape {
         rate: arguments.rate,
+        both_ways: true,
         mtu: arguments.mtu,
         pace: arguments.pace.clone(),
         way: arguments.way,
@@ -152,24 +155,25 @@ pub fn this_program() -> Result<PathBuf> {
 impl Lab {
     /// Brings everything up. The process must be in its own namespaces already: [`enter`].
     pub fn start(shape: &Shape, asked: &Asked) -> Result<Self> {
-        let mut lab = Self::wire(shape.mtu, shape.way, shape.offloads)?;
+        let peers_rate = shape.both_ways.then_some(shape.rate);
+        let mut lab = Self::wire(shape.mtu, shape.way, shape.offloads, peers_rate)?;
         lab.start_daemons(shape, asked)?;
         Ok(lab)
     }
 
     /// A lab without Plumb: Linux owns both ends of the wire, and nothing is offloaded at either.
     pub fn linux(mtu: u32, way: cli::Way) -> Result<Self> {
-        let lab = Self::wire(mtu, way, false)?;
+        let lab = Self::wire(mtu, way, false, None)?;
         let netlink = Netlink::open()?;
         netlink.add_address(netlink.interface(OUR_DEV)?.index, prefix(OUR_ADDRESS))?;
         Ok(lab)
     }
 
     /// Two namespaces and a wire between them; with somebody on the way, two wires.
-    fn wire(mtu: u32, way: cli::Way, offloads: bool) -> Result<Self> {
+    fn wire(mtu: u32, way: cli::Way, offloads: bool, peers_rate: Option<Rate>) -> Result<Self> {
         let program = this_program()?;
         let offloads = offloads && way.is_plain();
-        let (peer, mut peer_input, mut peer_output) = start_peer(&program, offloads)?;
+        let (peer, mut peer_input, mut peer_output) = start_peer(&program, offloads, peers_rate)?;
         // From here on an error drops `lab`, which ends the peer.
         let netlink = Netlink::open()?;
         if way.is_plain() {
@@ -324,10 +328,15 @@ fn is_forgotten(entry: &DirEntry) -> bool {
 }
 
 /// Starts the process that holds the peer's namespace.
-fn start_peer(program: &Path, offloads: bool) -> Result<(Child, ChildStdin, impl BufRead + use<>)> {
+fn start_peer(
+    program: &Path,
+    offloads: bool,
+    rate: Option<Rate>,
+) -> Result<(Child, ChildStdin, impl BufRead + use<>)> {
     let mut peer = Command::new(program)
         .args(["__peer", "--dev", PEER_DEV, "--addr", PEER_ADDRESS])
         .args((!offloads).then_some("--no-offloads"))
+        .args(rate.iter().flat_map(|rate| ["--rate".to_string(), rate.to_string()]))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()

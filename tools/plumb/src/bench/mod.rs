@@ -290,6 +290,7 @@ impl Figure {
                 let rate = Rate::mbit(RATE_MBIT);
                 let shape = Shape {
                     rate,
+                    both_ways: false,
                     mtu: 1500,
                     pace,
                     way: self.way,

@@ -5,13 +5,15 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
-use driver_netlink::Netlink;
+use base_flow::Rate;
+use base_wire::ETHERNET_BYTES;
+use driver_netlink::{Interface, Netlink, NetlinkError};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
 
 use crate::cli;
 use crate::daemons::die_with_parent;
 use crate::lab::namespace::leave;
-use crate::output::say;
+use crate::output::{say, tell};
 
 /// Holds the peer's namespace until standard input ends.
 pub fn hold(arguments: &cli::Peer) -> Result<ExitCode> {
@@ -45,10 +47,33 @@ fn configure(arguments: &cli::Peer) -> Result<()> {
     if arguments.no_offloads {
         no_offloads(&netlink, &arguments.dev);
     }
-    let index = netlink.interface(&arguments.dev)?.index;
+    let interface = netlink.interface(&arguments.dev)?;
+    let index = interface.index;
     netlink.add_address(index, arguments.addr)?;
+    if let Some(rate) = arguments.rate
+        && let Err(error) = limit(&netlink, &interface, rate)
+    {
+        tell!("plumb lab: {error}; so the peer sends as fast as it can");
+    }
     netlink.set_up(index)?;
     Ok(())
+}
+
+/// What the kernel leaves to an interface at once: a segment of 64 KiB, and headers for each frame to be made of it.
+const UNIT_BYTES_MAX: u32 = 80 * 1024;
+/// Frames that wait at an interface, as Linux has it (`txqueuelen`).
+const QUEUE_FRAMES: u32 = 1_000;
+
+/// Gives the peer's end of the wire the wire's rate.
+fn limit(netlink: &Netlink, interface: &Interface, rate: Rate) -> Result<(), NetlinkError> {
+    // A kernel that is woken a millisecond late must not lose what the wire could have carried meanwhile.
+    let late_bytes = u32::try_from(rate.bits_per_s() / 8 / 1_000).unwrap_or(u32::MAX);
+    netlink.limit(
+        interface.index,
+        rate,
+        late_bytes.max(UNIT_BYTES_MAX),
+        QUEUE_FRAMES.saturating_mul(interface.mtu + ETHERNET_BYTES as u32),
+    )
 }
 
 /// Makes what the kernel sends look as on a wire: whole checksums, frames of at most the MTU. Kernels without this

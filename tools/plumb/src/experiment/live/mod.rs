@@ -140,8 +140,17 @@ impl Live<'_> {
         let cpu = alone.then(|| self.cpus[self.cpus.len() - 1]);
         let _ = stay_on(&self.cpus);
         let policy = self.arguments.policy.clone();
-        let shape =
-            Shape { rate, mtu: 1500, pace, way: cli::Way::default(), offloads: false, cpu, policy };
+        let shape = Shape {
+            rate,
+            // The load that is offered to a receiver is what an experiment says.
+            both_ways: false,
+            mtu: 1500,
+            pace,
+            way: cli::Way::default(),
+            offloads: false,
+            cpu,
+            policy,
+        };
         let lab = Lab::start(&shape, self.asked)?;
         if alone {
             let _ = stay_on(self.others());
