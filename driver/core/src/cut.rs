@@ -93,5 +93,11 @@ mod tests {
         let rec = unit(66, 4_000_000_000, 1);
         assert_eq!(Cut::of(&rec).frames(), 1);
         assert_eq!(Cut::of(&unit(66, 0, 1)).frames(), 1);
+        let longest = u32::from(u16::MAX) + HEADER_BYTES_MAX as u32;
+        assert_eq!(
+            Cut::of(&unit(66, longest - 66, 1000)).frames(),
+            (longest - 66).div_ceil(1000).into()
+        );
+        assert_eq!(Cut::of(&unit(66, longest - 65, 1000)).frames(), 1);
     }
 }

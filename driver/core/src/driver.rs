@@ -554,6 +554,29 @@ mod tests {
     use crate::arenas::HeapArenas;
 
     #[test]
+    fn units_are_as_long_as_a_quarter_of_a_millisecond_or_what_the_link_cuts_if_it_may() {
+        for (mtu, mbit, cuts, units, unit_bytes, unit_ns) in [
+            (1500, 1000, u16::MAX, true, 20 * 1500, 21 * 12_304),
+            (1500, 1000, 9000, true, 6 * 1500, 7 * 12_304),
+            (1500, 1000, 5999, true, 1500, 12_304),
+            (1500, 1000, u16::MAX, false, 1500, 12_304),
+            (1500, 100, u16::MAX, true, 1500, 123_040),
+            (1500, 20_000, u16::MAX, true, 43 * 1500, 44 * 615),
+            (9000, 1000, u16::MAX, true, 9000, 72_304),
+        ] {
+            let mut link = NullLink::new(Mac([2; 6]), mtu);
+            link.set_unit_bytes(cuts);
+            let words = HeapWords::new(crate::bill_words(1));
+            let limits = Limits { flows_max: 1, units, ..Limits::default() };
+            let rate = Rate::mbit(mbit);
+            let made = Driver::<_, HeapArenas, _>::new(link, rate, 0, limits, words, [1, 2], 0);
+            let driver = made.unwrap();
+            let is = (driver.facts.unit_bytes, driver.unit_ns);
+            assert_eq!(is, (unit_bytes, unit_ns), "{mtu} {mbit} {cuts} {units}");
+        }
+    }
+
+    #[test]
     fn a_unit_is_never_longer_on_the_wire_than_it_could_be_at_first() {
         for (first, mbit) in [(1500, 10), (1500, 100), (1500, 1000), (1500, 20_000), (9000, 10_000)]
         {

@@ -29,26 +29,29 @@ pub struct Rig {
     pub settled: Vec<FromDriver>,
     /// Processor time of the driver so far: a microsecond a round.
     pub used: u64,
+    /// What the driver counts, as whoever maps it sees it.
+    pub counters: HeapWords,
     /// Whose the next application is, and how long its user's flows may receive.
     pub uid: u32,
     pub rx_cpu_ppb: u32,
-    next_index: u32,
+    /// Number of the next application's domain and flow.
+    pub next_index: u32,
 }
 
 impl Rig {
     pub fn new() -> Self {
+        Self::with(0, usize::MAX)
+    }
+
+    /// A rig whose driver sends `lead_ns` ahead and has a receive ring of `slots`.
+    pub fn with(lead_ns: u64, slots: usize) -> Self {
         let wire = Wire::new(Rate::mbit(100), 1);
         let limits = Limits { flows_max: 64, ..Limits::default() };
-        let mut driver = Driver::new(
-            wire.link(Side::Left, US, 1500),
-            Rate::mbit(100),
-            0,
-            limits,
-            HeapWords::new(bill_words(64)),
-            [1, 2],
-            0,
-        )
-        .unwrap();
+        let link = wire.link(Side::Left, US, 1500).with_ring(slots);
+        let counters = HeapWords::new(bill_words(64));
+        let rate = Rate::mbit(100);
+        let mut driver =
+            Driver::new(link, rate, lead_ns, limits, counters.clone(), [1, 2], 0).unwrap();
         driver.set_addresses(&["10.77.0.1/24".parse().unwrap()]);
         Self {
             wire,
@@ -56,6 +59,7 @@ impl Rig {
             now: 0,
             settled: Vec::new(),
             used: 0,
+            counters,
             uid: 1000,
             rx_cpu_ppb: 1_000_000_000,
             next_index: 0,
@@ -207,6 +211,12 @@ impl App {
         self.tx.clear();
         self.rx.clear();
         (self.tx, self.rx) = ends(&self.arenas, layout);
+    }
+
+    /// Whether the driver said that it is to be rung.
+    pub fn driver_sleeps(&self) -> bool {
+        let posts = self.arenas.control_in(0, fifo_words(4)).unwrap();
+        rbuf_channel::FifoReader::new(posts, 4).unwrap().peer_asleep()
     }
 
     /// Puts `frame` into the channel; `false` if it is full.
