@@ -32,7 +32,8 @@ fn blocks_stand_behind_each_other_on_cache_lines_of_their_own() {
 #[test]
 fn an_iorec_is_written_as_the_layout_says() {
     let (mine, theirs) = (HeapWords::new(block_words(64)), HeapWords::new(block_words(64)));
-    let mut end = End::new(mine.clone(), theirs, 1 << 20).unwrap();
+    let mut end = End::new(mine.clone(), theirs.clone(), 1 << 20).unwrap();
+    let mut peer = End::new(theirs, mine.clone(), 1 << 20).unwrap();
     let mut rec = IoRec::EMPTY;
     (rec.flags, rec.cookie, rec.gso_size) = (0x05, 0xabcd, 0x05b4);
     assert!(rec.push(pair(0x1_0000, 0x54)) && rec.push(pair(0x2_0000, 0x5b4)));
@@ -41,6 +42,10 @@ fn an_iorec_is_written_as_the_layout_says() {
     assert_eq!(ring, [0x05b4_abcd_0502, 0x54_0001_0000, 0x5b4_0002_0000, 0]);
     let header: Vec<u64> = mine[..BLOCK_HEADER_WORDS].iter().map(|w| w.load(Relaxed)).collect();
     assert_eq!(header, [3, 0, 0, 0, 0, 0, 0, 0]);
+    assert_eq!(peer.take(), Ok(Some(rec.clone())));
+    assert!(end.put(&rec).unwrap());
+    mine[0].store(5, Relaxed);
+    assert_eq!(peer.take(), Err(Fault::Torn { count: 2, words: 2 }));
 }
 
 #[test]

@@ -37,22 +37,13 @@ enum Chore {
     },
     /// Change the code line by line and say which changes no test notices, beyond those in
     /// `tools/xtask/mutants.txt`; needs `cargo-mutants`, and a night.
-    Mutants {
-        /// The crates to try, by name; all unless given.
-        #[arg(long)]
-        package: Vec<String>,
-        /// Which part of how many to try, as in `0/8`.
-        #[arg(long)]
-        shard: Option<String>,
-    },
+    Mutants(mutants::Which),
 }
 
 fn main() -> Result<ExitCode> {
     match Chore::parse() {
         Chore::Tidy => return tidy::run(),
-        Chore::Mutants { package, shard } => {
-            return mutants::run(&tidy::root()?, &package, shard.as_deref());
-        }
+        Chore::Mutants(which) => return mutants::run(&tidy::root()?, &which),
         Chore::Bench => run("cargo", &["bench", "--workspace"])?,
         Chore::Simulate { seeds, seed } => {
             let status = Command::new("cargo")
