@@ -381,6 +381,44 @@ mod tests {
     }
 
     #[test]
+    fn keys_beyond_every_horizon_come_last() {
+        let (mut queue, horizon) = (Buckets::new(7), 1_i64 << (7 + LOG_FINE));
+        let now = 5 * horizon / 2;
+        let mut nodes = vec![Node::default(); 8];
+        assert_eq!(queue.first(&mut nodes, now), None);
+        let reach = [700, 100, 639, 10_000, 641, 5, 640, 638];
+        for (index, tenths) in reach.into_iter().enumerate() {
+            nodes[index].key = now + horizon / 10 * tenths;
+            let key = nodes[index].key;
+            queue.insert(&mut nodes, index as u32, key);
+        }
+        let order = std::iter::from_fn(|| {
+            let first = queue.first(&mut nodes, now)?;
+            queue.remove(&mut nodes, first);
+            Some(reach[first as usize])
+        });
+        assert_eq!(order.collect::<Vec<_>>(), [5, 100, 638, 639, 640, 641, 700, 10_000]);
+    }
+
+    #[test]
+    fn the_late_keep_their_order_however_late_they_are() {
+        let mut queue = Buckets::new(7);
+        let mut nodes = vec![Node::default(); 8];
+        let buckets = [60_000, 0, 200_000, 5, 100, 20_000, 400_000, 7];
+        for (index, bucket) in buckets.into_iter().enumerate() {
+            nodes[index].key = bucket << 7;
+            queue.insert(&mut nodes, index as u32, bucket << 7);
+        }
+        let mut order = Vec::new();
+        for round in 1..=8 {
+            let first = queue.first(&mut nodes, (round * 300_000) << 7).unwrap();
+            queue.remove(&mut nodes, first);
+            order.push(buckets[first as usize]);
+        }
+        assert_eq!(order, [0, 5, 7, 100, 20_000, 60_000, 200_000, 400_000]);
+    }
+
+    #[test]
     fn bits_are_found_in_a_circle() {
         let mut bits = Bits::new(FINE);
         assert_eq!(bits.first_from(0), None);
