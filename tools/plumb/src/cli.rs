@@ -49,6 +49,11 @@ pub enum Command {
     Trace(Trace),
     /// Measure Plumb beside the kernel, in a lab.
     Bench(Bench),
+    /// Ask a server over Plumb for very many answers, and see that nothing goes wrong and nothing stays.
+    ///
+    /// A server over the kernel's stack is asked for the same. The exit status is 1 if a connection was reset, an answer
+    /// was wrong, more requests than the kernel's took over 100 ms, or something was left behind.
+    Soak(Soak),
     /// Connect standard input and output to a TCP stream or a UDP flow.
     Nc(Nc),
     /// Ask a host to answer, over a flow of our own.
@@ -71,6 +76,10 @@ pub enum Hidden {
     Peer(Peer),
     #[command(name = "__bench-end", hide = true)]
     BenchEnd(BenchEnd),
+    #[command(name = "__soak-server", hide = true)]
+    SoakServer(SoakServer),
+    #[command(name = "__soak-clients", hide = true)]
+    SoakClients(SoakClients),
     #[command(name = "__wire", hide = true)]
     Wire(Wire),
     #[command(name = "__in-peer", hide = true)]
@@ -142,6 +151,38 @@ pub struct Bench {
     /// One object of JSON for each figure.
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Soak {
+    /// How many requests, of 1 to 200 clients at a time.
+    #[arg(long, default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(100..=1_000_000_000))]
+    pub requests: u64,
+    /// What the clients' chances follow from.
+    #[arg(long, default_value_t = 1)]
+    pub seed: u64,
+    /// Print one JSON object on standard output and nothing else there.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// The server of a soak.
+#[derive(Debug, Args)]
+pub struct SoakServer {
+    /// Whose stack.
+    #[arg(long, value_enum)]
+    pub stack: Stack,
+    /// Where to listen.
+    #[arg(long)]
+    pub at: SocketAddr,
+}
+
+/// The clients of a soak.
+#[derive(Debug, Args)]
+pub struct SoakClients {
+    /// Where the server listens.
+    #[arg(long)]
+    pub to: SocketAddr,
 }
 
 /// What can be measured.

@@ -161,9 +161,9 @@ impl Lab {
         Ok(lab)
     }
 
-    /// A lab without Plumb: Linux owns both ends of the wire, and nothing is offloaded at either.
-    pub fn linux(mtu: u32, way: cli::Way) -> Result<Self> {
-        let lab = Self::wire(mtu, way, false, None)?;
+    /// A lab without Plumb: Linux owns both ends of the wire, and leaves to its interfaces what Linux does, or nothing.
+    pub fn linux(mtu: u32, way: cli::Way, offloads: bool) -> Result<Self> {
+        let lab = Self::wire(mtu, way, offloads, None)?;
         let netlink = Netlink::open()?;
         netlink.add_address(netlink.interface(OUR_DEV)?.index, prefix(OUR_ADDRESS))?;
         Ok(lab)
@@ -228,6 +228,11 @@ impl Lab {
     /// A folder for what the lab's processes write; it goes with the lab.
     pub fn folder(&self) -> &Path {
         &self.folder.path
+    }
+
+    /// Its daemons: what people call each, and its process identifier.
+    pub fn daemons(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.daemons.named()
     }
 
     /// Processes of the lab.

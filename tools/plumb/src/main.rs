@@ -19,6 +19,7 @@ mod ping;
 mod process;
 mod roles;
 mod signals;
+mod soak;
 mod supervise;
 mod top;
 mod trace;
@@ -50,6 +51,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Experiment(arguments) => experiment::run(&arguments),
         Command::Trace(arguments) => trace::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
+        Command::Soak(arguments) => soak::run(&arguments),
         Command::Nc(arguments) => nc::run(&arguments),
         Command::Ping(arguments) => ping::run(&arguments),
         Command::Doctor(arguments) => doctor::run(&arguments),
@@ -57,6 +59,8 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Hidden(hidden) => match hidden {
             Hidden::Peer(arguments) => lab::peer::hold(&arguments),
             Hidden::BenchEnd(arguments) => bench::end::run(&arguments),
+            Hidden::SoakServer(arguments) => soak::server::run(&arguments),
+            Hidden::SoakClients(arguments) => soak::clients::run(&arguments),
             Hidden::Wire(arguments) => lab::wire::run(&arguments),
             Hidden::InPeer { pid, command } => lab::peer::enter(pid, &command),
             Hidden::Run { command } => lab::run_and_die_with_it(&command),

@@ -48,8 +48,18 @@ impl Process {
 
     /// Lets it begin.
     pub fn begin(&mut self) -> Result<()> {
+        self.tell("go")
+    }
+
+    /// Tells it a line.
+    pub fn tell(&mut self, line: &str) -> Result<()> {
         let input = self.input.as_mut().context("the process was told to end")?;
-        writeln!(input, "go").context("a process ended; its message is above")
+        writeln!(input, "{line}").context("a process ended; its message is above")
+    }
+
+    /// Its process identifier.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// Tells it to end, and returns the last line it prints.

@@ -120,7 +120,12 @@ impl Daemons {
 
     /// Their process identifiers.
     pub fn pids(&self) -> impl Iterator<Item = u32> {
-        self.running.iter().map(|(_, child)| child.id())
+        self.named().map(|(_, pid)| pid)
+    }
+
+    /// What people call each, and its process identifier.
+    pub fn named(&self) -> impl Iterator<Item = (&str, u32)> {
+        self.running.iter().map(|(name, child)| (&**name, child.id()))
     }
 }
 

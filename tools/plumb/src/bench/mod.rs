@@ -300,7 +300,7 @@ impl Figure {
                 };
                 Lab::start(&shape, asked)?
             }
-            Stack::Kernel => Lab::linux(1500, self.way)?,
+            Stack::Kernel => Lab::linux(1500, self.way, false)?,
         };
         let program = this_program()?;
         let words = |does: &str, stack: Stack, at: &str| -> Vec<String> {

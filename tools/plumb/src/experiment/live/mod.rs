@@ -162,7 +162,7 @@ impl Live<'_> {
     fn linux_lab(&self) -> Result<Lab> {
         self.fresh_namespaces()?;
         let _ = stay_on(&self.cpus);
-        Lab::linux(1500, cli::Way::default())
+        Lab::linux(1500, cli::Way::default(), false)
     }
 
     /// Processors that a spinning driver leaves for everybody else.
