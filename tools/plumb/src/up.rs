@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use base_flow::Rate;
+use driver_netlink::Netlink;
 use flowman_core::{Config, LinkConfig};
 
 use crate::cli;
@@ -19,6 +20,11 @@ const RATE: Rate = Rate::mbit(1000);
 /// Runs the daemons until it is asked to end, or one of them ends.
 pub fn run(arguments: &cli::Up) -> Result<ExitCode> {
     let config = configuration(arguments)?;
+    // What is not there is said before anything is started.
+    let netlink = Netlink::open()?;
+    for link in &config.links {
+        netlink.interface(&link.dev)?;
+    }
     let asked = Asked::listen_as_daemon()?;
     let socket = &arguments.socket.socket;
     // Dropped last: when the daemons are gone.
