@@ -74,7 +74,7 @@ pub enum Output {
         /// The domain.
         domain: DomainId,
         /// The flows, as [`Stray::ALL`].
-        flows: [OwnFlow; Stray::COUNT],
+        flows: Box<[OwnFlow; Stray::COUNT]>,
     },
     /// The own flows do not work any more: let go of them, and say why.
     OwnLost {

@@ -118,7 +118,7 @@ impl FlowManager {
             }
         });
         let domain = driver.own.domain;
-        self.outputs.push_back(Output::OpenOwn { link, domain, flows });
+        self.outputs.push_back(Output::OpenOwn { link, domain, flows: Box::new(flows) });
         self.begin_possession(link);
     }
 

@@ -135,6 +135,9 @@ impl Prepared {
         link: u16,
     ) -> Result<Self, Error> {
         let domain = host.domain(link)?;
+        if host.links().iter().all(|info| info.link != link) {
+            host.refresh_links()?;
+        }
         let (mtu_max, shape) = shape(host, options, headers, link, &domain)?;
         let layout = host.lay_out(&domain, &shape)?;
         Self::on(host, options, endpoints, headers, (link, mtu_max), domain, layout)
@@ -277,8 +280,11 @@ fn shape(
     link: u16,
     domain: &Domain,
 ) -> Result<(u16, Shape), Error> {
-    let info = host.links().iter().find(|info| info.link == link);
-    let mtu = info.ok_or(Refusal::NoLink { link })?.facts.mtu_max;
+    let mtu_max = || {
+        let links = host.links();
+        links.iter().find(|info| info.link == link).map(|info| info.facts.mtu_max)
+    };
+    let mtu = mtu_max().ok_or(Refusal::NoLink { link })?;
     let shape = match headers {
         Some(headers) => options.stream_shape(mtu, headers, domain.is_roomy()),
         None => options.datagram_shape(mtu),
@@ -339,8 +345,8 @@ impl Flow {
 
     /// The rate of its link, as far as is known.
     pub(crate) fn rate(&self) -> Option<Rate> {
-        let mut links = self.shared.host.links().iter();
-        links.find(|info| info.link == self.shared.link).map(|info| info.facts.rate)
+        let links = self.shared.host.links();
+        links.iter().find(|info| info.link == self.shared.link).map(|info| info.facts.rate)
     }
 
     /// The contract as admitted.

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
 
 use base_flow::{Contract, FlowId};
 use base_rpc::{
@@ -39,7 +39,7 @@ pub struct Host {
 
 struct Inner {
     rpc: Rpc,
-    links: Vec<LinkInfo>,
+    links: RwLock<Arc<[LinkInfo]>>,
     flows_max: u32,
     /// By link. Who waits for a driver holds what is shared with that one, and holds up nobody else.
     domains: Mutex<HashMap<u16, Arc<Mutex<Joined>>>>,
@@ -151,7 +151,7 @@ impl Host {
         };
         let inner = Inner {
             rpc,
-            links,
+            links: RwLock::new(links.into()),
             flows_max: choose(flows_max),
             domains: Mutex::default(),
             is_orphaned: AtomicBool::new(false),
@@ -178,9 +178,17 @@ impl Host {
         &self.inner.services
     }
 
-    /// The links there were when the connection was made.
-    pub fn links(&self) -> &[LinkInfo] {
-        &self.inner.links
+    /// The links there were when the connection was made, or when something was opened since that is for all links
+    /// or for a new one.
+    pub fn links(&self) -> Arc<[LinkInfo]> {
+        Arc::clone(&self.inner.links.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Asks which links there are now.
+    pub(crate) fn refresh_links(&self) -> Result<(), Error> {
+        let links = self.query_links()?.into();
+        *self.inner.links.write().unwrap_or_else(PoisonError::into_inner) = links;
+        Ok(())
     }
 
     pub(crate) fn call(&self, request: Request) -> Result<Reply, Error> {
@@ -253,7 +261,7 @@ impl Host {
     pub(crate) fn link_of(&self, address: IpAddr) -> u16 {
         let owns =
             |link: &LinkInfo| link.addresses.iter().any(|prefix| prefix.address() == address);
-        let links = &self.inner.links;
+        let links = self.links();
         links.iter().find(|link| owns(link)).or(links.first()).map_or(0, |link| link.link)
     }
 

@@ -8,8 +8,6 @@ use std::cell::Cell;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener as KernelListener, TcpStream as KernelStream};
 use std::os::fd::BorrowedFd;
-use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +18,7 @@ use driver_link::Link;
 use driver_link_packet::PacketLink;
 use in_lab::{OURS, THEIRS, eventually, host, in_lab, on_peer};
 use plumb_net::engine::{Keepalive, Segment, State};
-use plumb_net::{Host, NeighbourState, Options, TcpStream};
+use plumb_net::{NeighbourState, Options, TcpStream};
 use rbuf_channel::{Data, HeapData, Pair};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
@@ -785,89 +783,6 @@ fn a_peer_may_open_anew_what_we_closed_and_still_hold() {
             stream.read_to_end(&mut all).unwrap();
             assert_eq!((all.len(), all[0]), (10_000, round as u8));
         }
-    });
-}
-
-/// Daemons of the second wire.
-static DAEMONS: OnceLock<[Child; 2]> = OnceLock::new();
-
-/// Another wire beside the lab's, with a flow manager and a driver of its own.
-fn second_wire(addresses: &[&str], theirs: &[&str]) -> Host {
-    let netlink = driver_netlink::Netlink::open().unwrap();
-    let macs = [Mac([2, 0, 0, 0, 1, 1]), Mac([2, 0, 0, 0, 1, 2])];
-    netlink.add_veth("plumb2", macs[0], "plumb3", macs[1], 1500).unwrap();
-    let index = netlink.interface("plumb3").unwrap().index;
-    let peer = in_lab::processes()["__peer"];
-    netlink.move_to_namespace(index, peer).unwrap();
-    netlink.set_up(netlink.interface("plumb2").unwrap().index).unwrap();
-    on_peer(|| {
-        let netlink = driver_netlink::Netlink::open().unwrap();
-        let index = netlink.interface("plumb3").unwrap().index;
-        theirs.iter().for_each(|address| {
-            netlink.add_address(index, address.parse().unwrap()).unwrap();
-        });
-        netlink.set_up(index).unwrap();
-    });
-    let folder = in_lab::socket().parent().unwrap().to_path_buf();
-    let (config, socket) = (folder.join("second.toml"), folder.join("second.sock"));
-    let text = format!("[[link]]\ndev = 'plumb2'\naddresses = {addresses:?}\nprobe_wait_ms = 10\n");
-    std::fs::write(&config, text).unwrap();
-    let start = |arguments: &[&str]| {
-        let mut command = Command::new(in_lab::program());
-        command.args(arguments).arg("--supervised").arg("--socket").arg(&socket);
-        command.stdin(Stdio::null()).spawn().unwrap()
-    };
-    let flowman = start(&["flowman", "--config", config.to_str().unwrap()]);
-    let driver = folder.join("second.sock.driver");
-    eventually("the flow manager listens", || driver.exists());
-    let daemons = [flowman, start(&["driver", "--dev", "plumb2"])];
-    let mut host = None;
-    eventually("the driver is connected", || {
-        host = Host::connect(&socket).ok().filter(|host| !host.links().is_empty());
-        host.is_some()
-    });
-    DAEMONS.set(daemons).unwrap();
-    host.unwrap()
-}
-
-#[test]
-fn a_listener_at_any_address_answers_from_the_one_that_was_called() {
-    in_lab("a_listener_at_any_address_answers_from_the_one_that_was_called", &RATE, || {
-        let host =
-            second_wire(&["10.78.0.1/24", "10.79.0.1/24"], &["10.78.0.2/24", "10.79.0.2/24"]);
-        let flows = || host.query_status().unwrap().flows;
-        let before = flows();
-        let listener = Options::new().host(&host).listen("0.0.0.0:0").unwrap();
-        let local = listener.local_addr().unwrap();
-        assert!(local.ip().is_unspecified() && local.port() != 0);
-        let call = |network: u8| {
-            let to = SocketAddr::from(([10, network, 0, 1], local.port()));
-            let mut kernel = on_peer(|| KernelStream::connect_timeout(&to, LONG).unwrap());
-            kernel.write_all(&[network]).unwrap();
-            kernel
-        };
-        // While somebody accepts, and while nobody does.
-        let accepts = thread::spawn({
-            let listener = listener.try_clone().unwrap();
-            move || [listener.accept().unwrap(), listener.accept().unwrap()]
-        });
-        let first = [call(79), call(78)];
-        let mut streams = Vec::from(accepts.join().unwrap());
-        listener.set_nonblocking(true).unwrap();
-        let fd = listener.acceptable_fd().unwrap();
-        let second = call(79);
-        assert!(ready(fd, LONG));
-        streams.push(listener.accept().unwrap());
-        for (mut stream, _) in streams {
-            let mut network = [0];
-            stream.read_exact(&mut network).unwrap();
-            let at = SocketAddr::from(([10, network[0], 0, 1], local.port()));
-            assert_eq!(stream.local_addr().unwrap(), at);
-        }
-        assert_eq!(listener.counts().syns, 3);
-        drop((first, second, listener));
-        // The daemons end with the thread that started them.
-        eventually("its flows are closed", || flows() == before);
     });
 }
 

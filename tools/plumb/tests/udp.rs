@@ -11,8 +11,6 @@ use base_flow::DropReason;
 use base_wire::Mac;
 use driver_link::Link;
 use driver_link_packet::PacketLink;
-use driver_netlink::Netlink;
-use etherparse::PacketBuilder;
 use in_lab::{OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer, send_raw};
 use plumb_net::{ControlError, Udp};
 use rustix::io::Errno;
@@ -242,105 +240,5 @@ fn what_waits_for_a_neighbour_leaves_before_the_socket_and_its_process_end() {
                 assert_eq!((bytes, datagram[0]), (100, number), "after {end}");
             }
         }
-    });
-}
-
-/// A wire to the peer's side, `ours` here and `theirs` there, where the kernel has `address`.
-fn lay_wire(ours: &str, theirs: &str, address: &str) {
-    let netlink = Netlink::open().unwrap();
-    let mac = |last| Mac([2, 0, 0, 1, address.len() as u8, last]);
-    netlink.add_veth(ours, mac(1), theirs, mac(2), 1500).unwrap();
-    let index = netlink.interface(theirs).unwrap().index;
-    let words = std::env::var("PLUMB_PEER").unwrap();
-    let pid: u32 = words.split_whitespace().last().unwrap().parse().unwrap();
-    netlink.move_to_namespace(index, pid).unwrap();
-    netlink.set_up(netlink.interface(ours).unwrap().index).unwrap();
-    on_peer(|| {
-        let netlink = Netlink::open().unwrap();
-        let index = netlink.interface(theirs).unwrap().index;
-        netlink.add_address(index, address.parse().unwrap()).unwrap();
-        netlink.set_up(index).unwrap();
-    });
-}
-
-/// A process that ends with this.
-struct Child(std::process::Child);
-
-impl Drop for Child {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
-}
-
-#[test]
-fn a_socket_at_any_address_has_every_link() {
-    in_lab("a_socket_at_any_address_has_every_link", &RATE, || {
-        lay_wire("left0", "left1", "192.0.2.2/24");
-        lay_wire("right0", "right1", "198.51.100.2/24");
-        let folder = std::env::temp_dir().join(format!("plumb-links-{}", std::process::id()));
-        std::fs::create_dir(&folder).unwrap();
-        let (config, socket) = (folder.join("c.toml"), folder.join("s"));
-        let link = |dev: &str, address: &str| {
-            format!("[[link]]\ndev = \"{dev}\"\naddresses = [\"{address}\"]\nprobe_wait_ms = 10\n")
-        };
-        let text = link("left0", "192.0.2.1/24") + &link("right0", "198.51.100.1/24");
-        std::fs::write(&config, text).unwrap();
-        let mut up = Command::new(in_lab::program());
-        up.args(["up", "--socket"]).arg(&socket).arg("--config").arg(&config);
-        let _up = Child(up.spawn().unwrap());
-        let mut host = None;
-        eventually("both links have a driver", || {
-            host = plumb_net::Host::connect(&socket).ok().filter(|host| host.links().len() == 2);
-            host.is_some()
-        });
-        let host = host.unwrap();
-        let ours = Udp::options().host(&host).bind(("0.0.0.0", 7)).unwrap();
-        assert_eq!(ours.local_addr(), (Ipv4Addr::UNSPECIFIED, 7).into());
-        ours.set_read_timeout(Some(LONG));
-        let kernel = |address: Ipv4Addr| {
-            let socket = on_peer(|| UdpSocket::bind((address, 9000)).unwrap());
-            socket.set_read_timeout(Some(LONG)).unwrap();
-            socket
-        };
-        let left = kernel([192, 0, 2, 2].into());
-        let right = kernel([198, 51, 100, 2].into());
-        for (kernel, ours_there) in
-            [(&left, "192.0.2.1:7"), (&right, "198.51.100.1:7"), (&left, "192.0.2.1:7")]
-        {
-            kernel.send_to(b"hello", ours_there).unwrap();
-            let (bytes, from) = ours.recv_from(&mut [0; 100]).unwrap();
-            assert_eq!((bytes, from), (5, kernel.local_addr().unwrap()));
-            ours.send_to(b"answer", from).unwrap();
-            let (bytes, from) = kernel.recv_from(&mut [0; 100]).unwrap();
-            assert_eq!((bytes, from), (6, ours_there.parse().unwrap()));
-        }
-        // On the left wire nobody has our address on the right one, nor that of everybody there: an answer
-        // would come to ourselves, and be answered.
-        let links = || host.query_links().unwrap();
-        let mut wire = on_peer(|| PacketLink::open("left1", None).unwrap());
-        let station = wire.facts().station;
-        for from in [[198, 51, 100, 1], [198, 51, 100, 255]] {
-            let mut frame = Vec::new();
-            PacketBuilder::ethernet2(station.0, links()[0].facts.mac.0)
-                .ipv4(from, [192, 0, 2, 1], 64)
-                .udp(7, 7)
-                .write(&mut frame, b"round and round")
-                .unwrap();
-            send_raw(&mut wire, &frame);
-        }
-        eventually("both are dropped", || links()[0].bill.dropped(DropReason::BadSource) >= 2);
-        left.send_to(b"hello", "192.0.2.1:7").unwrap();
-        assert_eq!(ours.recv_from(&mut [0; 100]).unwrap().1, left.local_addr().unwrap());
-        // Connected, it is on the link that leads there, whichever that is.
-        for (kernel, ours_there) in [(&right, "198.51.100.1:7"), (&left, "192.0.2.1:7")] {
-            ours.connect(kernel.local_addr().unwrap()).unwrap();
-            ours.send(b"connected").unwrap();
-            let (bytes, from) = kernel.recv_from(&mut [0; 100]).unwrap();
-            assert_eq!((bytes, from), (9, ours_there.parse().unwrap()));
-            kernel.send_to(b"back", from).unwrap();
-            assert_eq!(ours.recv(&mut [0; 100]).unwrap(), 4);
-        }
-        std::fs::remove_dir_all(folder).unwrap();
     });
 }

@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -45,6 +45,8 @@ pub(super) struct Door {
     knocks: Mutex<Vec<Knock>>,
     /// When a thread that accepts went away with a connection; it may be back soon.
     left_ns: AtomicU64,
+    /// Whether it is of no use any more, and has said so where connections are accepted.
+    gone: AtomicBool,
 }
 
 /// A SYN that opens a connection anew which its application still held, in TIME-WAIT (RFC 6191).
@@ -83,6 +85,8 @@ struct Entrance {
     /// The application has let go: who comes now is reset.
     closed: bool,
     failed: Option<Ending>,
+    /// Doors beside this one whose connections are accepted here, and that are of use.
+    others: usize,
     /// Nobody is asked for a flow before, and nobody let in: there was none to be had.
     pause_ns: u64,
     /// Connections that could have none, and why the last one could not.
@@ -179,6 +183,7 @@ impl Door {
             ttl: TTL,
             closed: false,
             failed: None,
+            others: 0,
             pause_ns: 0,
             turned_away: (0, None),
             told: false,
@@ -188,8 +193,12 @@ impl Door {
         let (options, main) = (options.clone(), main.cloned());
         let door = Arc::new_cyclic(|this| {
             let (this, knocks) = (Weak::clone(this), Mutex::default());
-            Self { seat, options, local, main, this, knocks, left_ns: AtomicU64::new(0) }
+            let (gone, left_ns) = (AtomicBool::new(false), AtomicU64::new(0));
+            Self { seat, options, local, main, this, knocks, gone, left_ns }
         });
+        if let Some(main) = &door.main {
+            main.seat.with(|entrance, _| entrance.others += 1);
+        }
         let served: Arc<dyn Served> = door.clone();
         door.seat.register(&served);
         door.seat.with(|_, _| ());
@@ -253,7 +262,7 @@ impl Door {
                 if let Some((stream, _)) = entrance.waiting.pop_front() {
                     return Ok(Some(Ok(stream)));
                 }
-                if let Some(ending) = &entrance.failed {
+                if let Some(ending) = entrance.ending() {
                     return Err(ending.clone().into());
                 }
                 // Giving it a flow may take a while, which is for the service thread then.
@@ -451,13 +460,15 @@ impl Door {
         });
     }
 
-    /// A door that is of no use any more makes all of them so.
+    /// A door that is of no use any more is one less of those at which connections are accepted.
     fn pass_failure_on(&self) {
         let Some(main) = &self.main else { return };
-        if let Some(reason) = self.seat.peek(|entrance| entrance.failed.clone()) {
-            main.seat.with(|entrance, _| {
-                entrance.failed.get_or_insert(reason);
-            });
+        let failed = || self.seat.peek(|entrance| entrance.failed.is_some());
+        if !self.gone.load(Ordering::Relaxed)
+            && failed()
+            && !self.gone.swap(true, Ordering::Relaxed)
+        {
+            main.seat.with(|entrance, _| entrance.others -= 1);
         }
     }
 }
@@ -561,7 +572,7 @@ impl Work for Entrance {
     }
 
     fn sight(&self) -> bool {
-        !self.waiting.is_empty() || !self.complete.is_empty() || self.failed.is_some()
+        !self.waiting.is_empty() || !self.complete.is_empty() || self.ending().is_some()
     }
 
     fn due_ns(&self, now_ns: u64) -> u64 {
@@ -579,7 +590,7 @@ impl Work for Entrance {
     }
 
     fn show(&self, acceptable: &Condition) {
-        acceptable.set(!self.waiting.is_empty() || self.failed.is_some());
+        acceptable.set(!self.waiting.is_empty() || self.ending().is_some());
     }
 }
 
@@ -607,6 +618,11 @@ impl Entrance {
         let full = self.is_full(now_ns);
         self.forward.remove(&remote);
         self.listener.reopen(now_ns, (remote, station), &syn, full, number);
+    }
+
+    /// Why nobody comes here any more, nor at the doors for which connections are accepted here.
+    fn ending(&self) -> Option<&Ending> {
+        self.failed.as_ref().filter(|_| self.others == 0)
     }
 
     fn fail(&mut self, error: &Error) {

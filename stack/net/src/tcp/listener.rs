@@ -1,7 +1,7 @@
 //! A TCP listener as `std::net` has it: a door at each of its addresses.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr, ToSocketAddrs};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -57,7 +57,7 @@ impl TcpListener {
 
     pub(crate) fn open(options: &Options, local: SocketAddr) -> io::Result<Self> {
         let host = options.chosen_host()?;
-        let addresses = addresses(&host, local.ip());
+        let addresses = addresses(&host, local.ip())?;
         for _ in 1..PORTS_TRIED {
             match Self::open_at(options, local, &addresses) {
                 // Taken at another address than that which chose it.
@@ -202,13 +202,14 @@ impl TcpListener {
 }
 
 /// The addresses of this host that `address` means: itself, or all of them.
-fn addresses(host: &Host, address: IpAddr) -> Vec<IpAddr> {
-    let all = host.links().iter().flat_map(|link| &link.addresses);
-    let all = all.map(|prefix| prefix.address()).filter(IpAddr::is_ipv4);
-    match address {
-        IpAddr::V4(any) if any.is_unspecified() => all.collect(),
-        _ => vec![address],
+fn addresses(host: &Host, address: IpAddr) -> Result<Vec<IpAddr>, Error> {
+    if address != IpAddr::V4(Ipv4Addr::UNSPECIFIED) {
+        return Ok(vec![address]);
     }
+    host.refresh_links()?;
+    let links = host.links();
+    let all = links.iter().flat_map(|link| &link.addresses);
+    Ok(all.map(|prefix| prefix.address()).filter(IpAddr::is_ipv4).collect())
 }
 
 impl Iterator for Incoming<'_> {

@@ -32,6 +32,7 @@ pub(super) struct Doors {
 impl Doors {
     pub(super) fn open(host: &Host, options: &Options, ends: Endpoints) -> Result<Self, Error> {
         let links: Vec<Option<u16>> = if ends.local.is_any_address() && ends.remote.is_none() {
+            host.refresh_links()?;
             host.links().iter().take(DOORS_MAX).map(|link| Some(link.link)).collect()
         } else {
             vec![None]
@@ -91,6 +92,19 @@ impl Doors {
 impl Inner {
     pub(super) fn doors(&self) -> Arc<Doors> {
         Arc::clone(&self.doors.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Gives up a door whose flow is lost, if there are others: a socket at any address lives on the links that are
+    /// left. Says whether it did.
+    pub(super) fn leave(&self, lost: &Arc<Door>) -> bool {
+        let mut doors = self.doors.write().unwrap_or_else(PoisonError::into_inner);
+        let others = doors.list.iter().filter(|door| !Arc::ptr_eq(door, lost));
+        let list: Vec<Arc<Door>> = others.cloned().collect();
+        if list.is_empty() {
+            return false;
+        }
+        *doors = Arc::new(Doors { list, bound: doors.bound, remote: doors.remote });
+        true
     }
 
     /// Connects to `remote`, through the door that leads there; the others are closed.

@@ -45,7 +45,7 @@ impl Inner {
     ) -> Result<T, Error> {
         let mut looks = Looks::new(self.wait);
         let mut calls = [0; DOORS_MAX];
-        loop {
+        'again: loop {
             let all = self.doors();
             let is_connected = all.remote().is_some();
             let doors = only.map_or_else(|| all.all(), std::slice::from_ref);
@@ -54,7 +54,10 @@ impl Inner {
                 let at = (at + turn) % doors.len();
                 let (door, mut desk) = (&doors[at], doors[at].desk());
                 calls[at] = door.shared.calls();
-                desk.hear(&door.shared)?;
+                match desk.hear(&door.shared) {
+                    Err(Error::Lost(_)) if self.leave(door) && only.is_none() => continue 'again,
+                    heard => heard?,
+                }
                 if side == Side::Send {
                     self.take_controls(&mut desk, is_connected)?;
                     self.tell()?;
@@ -148,7 +151,10 @@ impl Inner {
         let doors = self.doors();
         for door in doors.all() {
             let mut desk = door.desk();
-            desk.hear(&door.shared)?;
+            match desk.hear(&door.shared) {
+                Err(Error::Lost(_)) if self.leave(door) => continue,
+                heard => heard?,
+            }
             self.take_controls(&mut desk, doors.remote().is_some())?;
         }
         Ok(())

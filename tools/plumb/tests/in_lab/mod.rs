@@ -4,6 +4,8 @@
 //! that does. A machine that permits no lab fails the test, loudly, with the remedy.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod wires;
+
 use std::collections::BTreeMap;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::os::fd::AsFd;
