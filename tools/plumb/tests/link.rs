@@ -11,8 +11,8 @@ use in_lab::{eventually, in_lab, on_peer};
 use rbuf_channel::{Data, HeapData, Pair};
 use zerocopy::IntoBytes;
 
-/// Hands an IPv4 or ARP frame of `source` to the link.
-fn transmit(link: &mut PacketLink, frame: &[u8]) {
+/// Hands an IPv4 or ARP frame of `source` to the link; returns where it is to be sent from.
+fn transmit(link: &mut PacketLink, frame: &[u8]) -> HeapData {
     let template = Template::new(&Rights::Station(link.facts().station), None);
     let data = HeapData::new(frame.len() as u32);
     assert!(data.write(0, frame));
@@ -22,6 +22,39 @@ fn transmit(link: &mut PacketLink, frame: &[u8]) {
     let pairs = [Pair { offset: 0, len: frame.len() as u32 }];
     let checked = template.check(&header, &pairs, &data, frame.len()).unwrap();
     assert!(link.transmit(&checked));
+    data
+}
+
+/// The other way of the packet link, which copies the few frames of a burst, is for IPv4.
+#[test]
+fn payload_leaves_from_where_its_sender_has_it_and_the_header_as_it_was_checked() {
+    const NAME: &str =
+        "payload_leaves_from_where_its_sender_has_it_and_the_header_as_it_was_checked";
+    in_lab(NAME, &[], || {
+        let mut link = PacketLink::open("plumb0", None).unwrap();
+        let mut peer = on_peer(|| PacketLink::open("plumb1", None).unwrap());
+        let (source, destination) = (link.facts().station, peer.facts().station);
+        let ether_type = EtherType::ARP;
+        let mut frame = Ethernet { destination, source, ether_type }.as_bytes().to_vec();
+        let header_bytes = frame.len();
+        frame.resize(1000, b'1');
+        let data = transmit(&mut link, &frame);
+        // Nothing has copied the payload yet.
+        data.write(0, &[b'2'; 1000]);
+        link.flush();
+        link.complete(&mut |sent| assert!(sent));
+        frame[header_bytes..].fill(b'2');
+        let mut arrived = None;
+        eventually("it has arrived", || {
+            peer.poll_rx(64, &mut |arrival| {
+                if arrival.frame[6..12] == source.0 && arrival.frame.len() == frame.len() {
+                    arrived = Some(arrival.frame.to_vec());
+                }
+            });
+            arrived.is_some()
+        });
+        assert!(arrived.unwrap() == frame, "{:?}", &frame[..HEADER_BYTES_MAX + 1]);
+    });
 }
 
 /// Frames of every length, of the protocol that can be sent in bulk and of another, in flushes of one frame
@@ -89,7 +122,7 @@ fn frames_that_the_other_end_does_not_take_hold_up_no_others() {
                 let mut frame =
                     Ethernet { destination: peer, source, ether_type }.as_bytes().to_vec();
                 frame.resize(frame_bytes, 0);
-                (0..in_a_row).for_each(|_| transmit(&mut link, &frame));
+                (0..in_a_row).for_each(|_| drop(transmit(&mut link, &frame)));
             }
             link.flush();
             let mut fates = Vec::new();

@@ -187,7 +187,7 @@ pub struct App {
 }
 
 impl App {
-    fn new(flow: FlowId, domain: DomainId, arenas: HeapArenas, layout: &FlowLayout) -> Self {
+    pub fn new(flow: FlowId, domain: DomainId, arenas: HeapArenas, layout: &FlowLayout) -> Self {
         let (tx, rx) = ends(&arenas, layout);
         let control = layout.control_offset;
         let all = (control + flow_block_bytes(WORDS, WORDS)) as usize / 8;
