@@ -198,6 +198,7 @@ pub struct FlowManager {
     pub(crate) paths: Paths,
     /// What users have open, for their quotas.
     pub(crate) accounts: HashMap<u32, Account>,
+    connections_max: u32,
     next_domain: u32,
 }
 
@@ -253,6 +254,7 @@ impl FlowManager {
             time_waits: TimeWaits::default(),
             paths: Paths::default(),
             accounts: HashMap::new(),
+            connections_max: u32::MAX,
             next_domain: 0,
         }
     }
@@ -267,13 +269,33 @@ impl FlowManager {
         self.outputs.pop_front()
     }
 
-    /// An application connected; the kernel says who it is. One too many of a user is told so and
-    /// sent away.
-    pub fn client_joined(&mut self, client: ClientId, pid: i32, uid: u32) {
+    /// No more applications can be connected than this.
+    pub const fn set_connections_max(&mut self, connections_max: u32) {
+        self.connections_max = connections_max;
+    }
+
+    /// An application connected; the kernel says who it is.
+    ///
+    /// A user has no more connections than are left for others: so many users as may be, each wanting all there are,
+    /// leave a part as large as theirs to the next one.
+    ///
+    /// # Errors
+    ///
+    /// Its user has as many as may be: it should be told so and sent away.
+    pub fn client_joined(&mut self, client: ClientId, pid: i32, uid: u32) -> Result<(), Refusal> {
         let limit = self.policy.rights(uid).connections_max;
-        let account = self.accounts.entry(uid).or_default();
-        account.connections += 1;
-        let over = account.connections > limit;
+        let count = self.accounts.get(&uid).map_or(0, |account| account.connections);
+        let free = self.connections_max.saturating_sub(self.clients.len() as u32);
+        if count >= limit {
+            let text = format!("user {uid} has {limit} connections, no more are allowed");
+            return Err(Refusal::Quota(text));
+        }
+        if count >= free {
+            return Err(Refusal::Quota(format!(
+                "user {uid} has {count} connections, and the {free} that are left are for others: close one, or give the flow manager a higher limit of descriptors (`ulimit -Hn`)"
+            )));
+        }
+        self.accounts.entry(uid).or_default().connections += 1;
         let known = Client {
             pid,
             uid,
@@ -283,11 +305,7 @@ impl FlowManager {
             waiting: 0,
         };
         self.clients.insert(client, known);
-        if over {
-            let text = format!("user {uid} has {limit} connections, no more are allowed");
-            self.tell(client, 0, Reply::Refused(Refusal::Quota(text)));
-            self.outputs.push_back(Output::Disconnect { client });
-        }
+        Ok(())
     }
 
     /// An application is gone, at whatever moment: everything it held is given back.

@@ -58,6 +58,25 @@ impl FlowManager {
         }
     }
 
+    /// The link whose driver will have to be told of a request, if there is one.
+    pub fn driver_for(&self, request: &Request) -> Option<LinkId> {
+        match request {
+            Request::Join(JoinOffer { link, .. }) | Request::Open { link, .. } => {
+                Some(LinkId(*link))
+            }
+            Request::Attach { flow, .. }
+            | Request::Detach { flow }
+            | Request::Close { flow, .. }
+            | Request::AdjustQos { flow, .. } => self.flows.get(*flow).map(|flow| flow.link),
+            Request::Hello
+            | Request::Bind { .. }
+            | Request::Unbind { .. }
+            | Request::PathCarries { .. }
+            | Request::Resolve { .. }
+            | Request::Query(_) => None,
+        }
+    }
+
     /// A message that could not be read: its sender is told, and sent away.
     pub fn unreadable(&mut self, client: ClientId, problem: String) {
         self.tell(client, 0, Reply::Refused(Refusal::Message(problem)));

@@ -182,7 +182,7 @@ fn users_have_the_rights_of_the_policy() {
     let mut script = Script::with(Policy { default: rights, ..Policy::default() });
     let join = Request::Join(JoinOffer { link: 0, flows_max: 3 });
     let stranger = ClientId(99);
-    script.manager.client_joined(stranger, 1, 1000);
+    script.manager.client_joined(stranger, 1, 1000).unwrap();
     script.ask(stranger, Request::Hello);
     script.manager.request(script.now, stranger, Call { tag: 1, request: join }, 0, &NoCounters);
     script.drain();
@@ -526,7 +526,7 @@ fn a_next_hop_that_was_replaced_in_silence_is_found_while_a_flow_sends_to_it() {
 fn requests_out_of_order_are_refused_and_their_client_sent_away() {
     let mut script = Script::new();
     let rude = ClientId(50);
-    script.manager.client_joined(rude, 1, 0);
+    script.manager.client_joined(rude, 1, 0).unwrap();
     assert!(matches!(refused(script.ask(rude, Request::Query(Query::Links))), Refusal::Order(_)));
     assert_eq!(script.gone, [rude]);
     let _ = DomainId(0);

@@ -7,9 +7,11 @@
 //!
 //! # Invariants
 //!
-//! 1. Clients are served in turn, one message each, and one that does not read its answers is sent
-//!    away: whoever floods the flow manager delays himself.
-//! 2. A descriptor lives as long as the message it came with, unless it was passed on.
+//! 1. Users are served in turn, one message each, and the clients of a user among themselves: whoever floods
+//!    the flow manager, with however many connections, delays himself.
+//! 2. Nobody makes it keep what others do not read. A client is read when its answers were taken, and when
+//!    the driver that its request is for has room: who asks waits, and memory does not grow.
+//! 3. A descriptor lives as long as the message it came with, unless it was passed on.
 
 #![forbid(unsafe_code)]
 
@@ -17,6 +19,7 @@ mod identity;
 mod line;
 mod own;
 mod serve;
+mod turns;
 
 pub use identity::{Identity, IdentityError, USER};
 pub use serve::{Daemon, ServeError, driver_socket};

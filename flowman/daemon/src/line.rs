@@ -1,6 +1,6 @@
 //! A connection and what it has not been sent yet.
 //!
-//! Answers queue, for each was asked for; who does not read them is sent away by the daemon's loop.
+//! Answers queue, for each was asked for; who does not read them is asked for nothing by the daemon's loop.
 //! Call-backs were not asked for: what they tell is a state, of which only the newest counts. So there is
 //! at most one of each kind for each flow here, however often things change, and nobody is sent away
 //! for them.

@@ -7,22 +7,37 @@ use std::path::Path;
 use std::sync::atomic::Ordering;
 
 use base_flow::{BILL_WORDS, Bill, Stray, bill_word};
-use base_rpc::{Call, DomainUser, FromDriver, MESSAGE_BYTES_MAX, Reply, ToDriver, decode, encode};
+use base_rpc::{
+    Answer, Call, DomainUser, FromDriver, MESSAGE_BYTES_MAX, Refusal, Reply, ToDriver, decode,
+    encode,
+};
 use flowman_core::{ClientId, Config, Counters, FlowManager, LinkId, Output, Unwelcome};
 use rbuf_domain::DomainError;
 use rbuf_shm::{
-    Access, Arena, Calls, ConfineError, Descriptors, Listener, PeerProcess, ReceiveError, confine,
-    monotonic_ns, raise_descriptor_limit,
+    Access, Arena, Calls, ConfineError, Connection, DESCRIPTORS_MAX, Descriptors, Listener,
+    PeerProcess, ReceiveError, confine, monotonic_ns, raise_descriptor_limit,
 };
 use rustix::event::{Timespec, epoll};
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::line::{Line, Topic};
 use crate::own::OwnFlows;
+use crate::turns::Turns;
 
-/// Answers a client may leave unread before it is sent away. Call-backs do not count: it did not ask for
-/// them.
-const UNREAD_MAX: usize = 256;
+/// Requests that are served between two looks at what else there is.
+const TURNS: usize = 16;
+
+/// Connections accepted between two looks at what else there is.
+const ACCEPTS: usize = 16;
+
+/// Messages that a driver may leave unread before no more requests are taken that would make others.
+const DRIVER_UNREAD_MAX: usize = 256;
+
+/// Descriptors that a connection may need: its own, that of its process, and those on their way to it.
+const CONNECTION_DESCRIPTORS: u64 = 2 + DESCRIPTORS_MAX as u64;
+
+/// Descriptors kept for drivers, and for whatever else is open.
+const OTHER_DESCRIPTORS: u64 = 256;
 
 /// Why the flow manager could not start or go on.
 #[derive(Debug, thiserror::Error)]
@@ -83,6 +98,9 @@ const CALLS: &[i64] = &[
     libc::SYS_getrandom,
 ];
 
+/// Told once of all that has arrived: who has said it waits for his turn.
+const HEARS: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::ET);
+
 const APPLICATIONS: u64 = 0;
 const DRIVERS: u64 = 1;
 const CLIENT: u64 = 1 << 56;
@@ -102,14 +120,26 @@ struct DriverLine {
     own: Option<OwnFlows>,
 }
 
+/// An application.
+struct Application {
+    line: Line,
+    uid: u32,
+    /// As long as it lives.
+    process: Option<PeerProcess>,
+    /// What it has asked of a driver that is behind.
+    held: Option<Call>,
+}
+
 /// The flow manager process.
 pub struct Daemon {
     core: FlowManager,
     applications: Listener,
     drivers: Listener,
-    clients: HashMap<ClientId, Line>,
-    /// The processes of clients that live.
-    processes: HashMap<ClientId, PeerProcess>,
+    clients: HashMap<ClientId, Application>,
+    /// Clients that have said something, maybe.
+    speaking: Turns<ClientId>,
+    /// Clients whose request waits for a driver that is behind.
+    held: HashMap<LinkId, Turns<ClientId>>,
     driver_lines: HashMap<u64, DriverLine>,
     epoll: OwnedFd,
     next: u64,
@@ -170,7 +200,8 @@ impl Daemon {
             applications,
             drivers,
             clients: HashMap::new(),
-            processes: HashMap::new(),
+            speaking: Turns::default(),
+            held: HashMap::new(),
             driver_lines: HashMap::new(),
             epoll,
             next: 1,
@@ -194,7 +225,9 @@ impl Daemon {
     ///
     /// If the kernel does not let it wait any more.
     pub fn run(&mut self) -> Result<(), ServeError> {
-        raise_descriptor_limit();
+        let descriptors = raise_descriptor_limit();
+        let room = descriptors.saturating_sub(OTHER_DESCRIPTORS) / CONNECTION_DESCRIPTORS;
+        self.core.set_connections_max(u32::try_from(room).unwrap_or(u32::MAX));
         // What it holds is all it needs.
         let landlock = confine(Calls { all: CALLS, only: &[] })?;
         if landlock.is_absent() {
@@ -221,9 +254,10 @@ impl Daemon {
     /// If the kernel does not let it wait any more.
     pub fn round(&mut self, limit_ns: Option<u64>) -> Result<(), ServeError> {
         let deadline = self.core.next_deadline().map(|at| at.saturating_sub(monotonic_ns()));
-        let behind = self.clients.values().any(|line| !line.is_idle() || line.closing)
-            || self.driver_lines.values().any(|line| !line.line.is_idle());
-        let soon = if !self.unfinished.is_empty() { Some(0) } else { behind.then_some(1_000_000) };
+        let behind =
+            !self.held.is_empty() || self.driver_lines.values().any(|line| !line.line.is_idle());
+        let at_once = !self.unfinished.is_empty() || !self.speaking.is_empty();
+        let soon = if at_once { Some(0) } else { behind.then_some(1_000_000) };
         let wait = [deadline, limit_ns, soon].into_iter().flatten().min();
         // Rounded up to what every kernel's epoll understands.
         let timeout = wait.map(|ns| ns.div_ceil(1_000_000) * 1_000_000).map(|ns| Timespec {
@@ -233,7 +267,7 @@ impl Daemon {
         let mut events = [epoll::Event {
             flags: epoll::EventFlags::empty(),
             data: epoll::EventData::new_u64(0),
-        }; 64];
+        }; 256];
         let count = match epoll::wait(&self.epoll, &mut events, timeout.as_ref()) {
             Ok(count) => count,
             Err(rustix::io::Errno::INTR) => 0,
@@ -242,16 +276,20 @@ impl Daemon {
         for event in &events[..count] {
             let token = event.data.u64();
             match token & !NUMBER {
-                CLIENT => self.hear_client(ClientId(token & NUMBER)),
+                CLIENT => self.stirs(ClientId(token & NUMBER))?,
                 DRIVER => self.hear_driver(token & NUMBER)?,
                 BELL => self.hear_bell(token & NUMBER),
                 PROCESS => self.hear_death(ClientId(token & NUMBER)),
-                _ if token == APPLICATIONS => self.accept_client()?,
+                _ if token == APPLICATIONS => self.accept_clients()?,
                 _ => self.accept_driver()?,
             }
         }
         for number in std::mem::take(&mut self.unfinished) {
             self.hear_bell(number);
+        }
+        for _ in 0..TURNS {
+            let Some(client) = self.speaking.pop() else { break };
+            self.hear_client(client);
         }
         self.core.tick(monotonic_ns());
         self.carry_out(Vec::new());
@@ -261,28 +299,67 @@ impl Daemon {
         Ok(())
     }
 
-    fn accept_client(&mut self) -> Result<(), ServeError> {
-        let connection = match self.applications.accept() {
-            Ok(Some(connection)) => connection,
-            Ok(None) => return Ok(()),
-            Err(_) => {
-                // Out of descriptors: connections wait in the queue until one is free.
-                self.full = true;
-                return epoll::delete(&self.epoll, &self.applications).map_err(os("epoll_ctl"));
+    fn accept_clients(&mut self) -> Result<(), ServeError> {
+        for _ in 0..ACCEPTS {
+            match self.applications.accept() {
+                Ok(Some(connection)) => self.welcome(connection)?,
+                Ok(None) => break,
+                Err(_) => {
+                    // Out of descriptors: connections wait in the queue until one is free.
+                    self.full = true;
+                    return epoll::delete(&self.epoll, &self.applications).map_err(os("epoll_ctl"));
+                }
             }
-        };
-        let (Ok(peer), Ok(process)) = (connection.peer(), connection.process()) else {
+        }
+        Ok(())
+    }
+
+    fn welcome(&mut self, connection: Connection) -> Result<(), ServeError> {
+        let Ok(peer) = connection.peer() else { return Ok(()) };
+        let id = ClientId(self.number());
+        if let Err(refusal) = self.core.client_joined(id, peer.pid, peer.uid) {
+            turn_away(&connection, refusal);
+            return Ok(());
+        }
+        let Ok(process) = connection.process() else {
+            // It is dead already.
+            self.core.client_left(id);
             return Ok(());
         };
-        let id = ClientId(self.number());
-        self.watch(connection.as_fd(), CLIENT | id.0)?;
-        if let Some(process) = process {
+        let data = epoll::EventData::new_u64(CLIENT | id.0);
+        epoll::add(&self.epoll, &connection, data, HEARS).map_err(os("epoll_ctl"))?;
+        if let Some(process) = &process {
             self.watch(process.as_fd(), PROCESS | id.0)?;
-            self.processes.insert(id, process);
         }
-        self.core.client_joined(id, peer.pid, peer.uid);
-        self.clients.insert(id, Line::new(connection));
+        let (line, held) = (Line::new(connection), None);
+        self.clients.insert(id, Application { line, uid: peer.uid, process, held });
         Ok(())
+    }
+
+    /// A client has said something, or takes what it has not been sent yet.
+    fn stirs(&mut self, id: ClientId) -> Result<(), ServeError> {
+        let Some(Application { line, .. }) = self.clients.get_mut(&id) else { return Ok(()) };
+        if !line.is_idle() {
+            line.flush();
+            if line.is_idle() {
+                if line.closing {
+                    self.lose_client(id);
+                    return Ok(());
+                }
+                let data = epoll::EventData::new_u64(CLIENT | id.0);
+                epoll::modify(&self.epoll, &line.connection, data, HEARS)
+                    .map_err(os("epoll_ctl"))?;
+            }
+        }
+        self.is_speaking(id);
+        Ok(())
+    }
+
+    /// A client has said something, or is to be heard again for another reason.
+    fn is_speaking(&mut self, id: ClientId) {
+        if let Some(client) = self.clients.get(&id) {
+            self.speaking.push(client.uid, id);
+        }
     }
 
     fn accept_driver(&mut self) -> Result<(), ServeError> {
@@ -307,24 +384,19 @@ impl Daemon {
         self.next
     }
 
+    /// Serves one request of a client whose turn it is.
     fn hear_client(&mut self, id: ClientId) {
-        let Some(line) = self.clients.get(&id) else { return };
-        if line.closing {
+        let Some(client) = self.clients.get_mut(&id) else { return };
+        // Who does not take his answers is not asked what else he wants.
+        if client.line.closing || client.line.answers() > 0 {
             return;
         }
-        match line.connection.try_receive(MESSAGE_BYTES_MAX) {
+        if let Some(call) = client.held.take() {
+            return self.serve(id, call, Vec::new());
+        }
+        match client.line.connection.try_receive(MESSAGE_BYTES_MAX) {
             Ok(received) => match decode::<Call>(&received.bytes) {
-                Ok(call) => {
-                    let counters = AllCounters(&self.driver_lines);
-                    self.core.request(
-                        monotonic_ns(),
-                        id,
-                        call,
-                        received.descriptors.len(),
-                        &counters,
-                    );
-                    self.carry_out(received.descriptors);
-                }
+                Ok(call) => self.serve(id, call, received.descriptors),
                 Err(error) => {
                     self.core.unreadable(id, error.to_string());
                     self.carry_out(Vec::new());
@@ -339,18 +411,57 @@ impl Daemon {
         }
     }
 
+    /// Does what a client asks for, or keeps it until the driver that it is for has read what it was told before.
+    fn serve(&mut self, id: ClientId, call: Call, descriptors: Vec<OwnedFd>) {
+        let link = self.core.driver_for(&call.request).filter(|link| self.room_at(*link) == 0);
+        if let Some(link) = link
+            && let Some(client) = self.clients.get_mut(&id)
+            // With descriptors it is refused, whatever it is.
+            && descriptors.is_empty()
+        {
+            client.held = Some(call);
+            return self.held.entry(link).or_default().push(client.uid, id);
+        }
+        let counters = AllCounters(&self.driver_lines);
+        self.core.request(monotonic_ns(), id, call, descriptors.len(), &counters);
+        self.carry_out(descriptors);
+        // There may be more.
+        self.is_speaking(id);
+    }
+
+    /// How much the driver of a link may be told before no requests are taken for it.
+    fn room_at(&self, link: LinkId) -> usize {
+        let line = self.driver_lines.values().find(|line| line.link == Some(link));
+        line.map_or(DRIVER_UNREAD_MAX, |line| DRIVER_UNREAD_MAX.saturating_sub(line.line.answers()))
+    }
+
+    /// Those who waited for a driver are heard, as far as it has room.
+    fn release(&mut self) {
+        let links: Vec<LinkId> = self.held.keys().copied().collect();
+        for link in links {
+            for _ in 0..self.room_at(link) {
+                match self.held.get_mut(&link).and_then(Turns::pop) {
+                    Some(client) => self.is_speaking(client),
+                    None => {
+                        self.held.remove(&link);
+                        break;
+                    }
+                }
+            }
+        }
+    }
+
     /// A client's process is dead. What it said before is heard, and then its connection is closed, whoever
     /// holds the other end.
     fn hear_death(&mut self, id: ClientId) {
-        self.processes.remove(&id);
-        if let Some(line) = self.clients.get(&id) {
-            line.connection.end();
+        if let Some(client) = self.clients.get_mut(&id) {
+            client.process = None;
+            client.line.connection.end();
         }
     }
 
     fn lose_client(&mut self, id: ClientId) {
         // Closing the descriptors takes them out of the epoll set.
-        self.processes.remove(&id);
         if self.clients.remove(&id).is_some() {
             self.core.client_left(id);
             self.carry_out(Vec::new());
@@ -452,6 +563,7 @@ impl Daemon {
 
     /// Does what the core decided; `descriptors` came with the message it decided on.
     fn carry_out(&mut self, mut descriptors: Vec<OwnedFd>) {
+        let mut leave = Vec::new();
         while let Some(output) = self.core.poll_output() {
             match output {
                 Output::Answer { client, answer, with_descriptors } => {
@@ -460,20 +572,33 @@ impl Daemon {
                     } else {
                         Vec::new()
                     };
-                    if let Some(line) = self.clients.get_mut(&client) {
+                    if let Some(Application { line, .. }) = self.clients.get_mut(&client) {
                         // Anybody's SYN makes one, and it comes again.
                         let is_spare = matches!(answer.reply, Reply::Reopened { .. });
                         if is_spare && !line.is_idle() {
                             continue;
                         }
                         let topic = Topic::of(answer.tag, &answer.reply);
+                        let was_idle = line.is_idle();
                         line.send(encode(&answer), beside, topic);
-                        line.closing |= line.answers() > UNREAD_MAX;
+                        if was_idle && !line.is_idle() {
+                            let data = epoll::EventData::new_u64(CLIENT | client.0);
+                            let flags = HEARS | epoll::EventFlags::OUT;
+                            let watched = epoll::modify(&self.epoll, &line.connection, data, flags);
+                            // Out of memory: nothing would tell when it can be told.
+                            if watched.is_err() {
+                                leave.push(client);
+                            }
+                        }
                     }
                 }
                 Output::Disconnect { client } => {
-                    if let Some(line) = self.clients.get_mut(&client) {
+                    if let Some(Application { line, .. }) = self.clients.get_mut(&client) {
                         line.closing = true;
+                        // After what could be said was said.
+                        if line.is_idle() {
+                            leave.push(client);
+                        }
                     }
                 }
                 Output::Driver { link, message } => self.tell_driver(link, &message),
@@ -516,7 +641,9 @@ impl Daemon {
                 }
             }
         }
-        self.sweep();
+        for client in leave {
+            self.lose_client(client);
+        }
     }
 
     fn own_opened(
@@ -555,26 +682,21 @@ impl Daemon {
         }
     }
 
-    /// Sends what could not be sent before.
+    /// Sends drivers what could not be sent before, and hears those who waited for that.
     fn catch_up(&mut self) {
-        for line in self.clients.values_mut() {
-            line.flush();
-        }
         for line in self.driver_lines.values_mut() {
             line.line.flush();
         }
-        self.sweep();
+        self.release();
     }
+}
 
-    /// Closes connections that are to be closed: after what could be said was said.
-    fn sweep(&mut self) {
-        let done = |line: &Line| line.closing && (line.is_idle() || line.answers() > UNREAD_MAX);
-        let closing: Vec<ClientId> =
-            self.clients.iter().filter(|(_, line)| done(line)).map(|(&id, _)| id).collect();
-        for id in closing {
-            self.lose_client(id);
-        }
-    }
+/// Tells whoever connected why not.
+fn turn_away(connection: &Connection, refusal: Refusal) {
+    let _ = connection.try_send(&encode(&Answer { tag: 0, reply: Reply::Refused(refusal) }));
+    connection.end();
+    // What is left unread would be an error to who hears this.
+    let _ = connection.try_receive(MESSAGE_BYTES_MAX);
 }
 
 /// Where drivers connect, given where applications do.

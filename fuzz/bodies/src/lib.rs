@@ -229,7 +229,7 @@ pub fn last_resort(bytes: &[u8]) {
     let link = manager.driver_joined(facts).expect("the link is configured");
     manager.driver_message(link, FromDriver::DomainAdded { domain: DomainId(1), result: Ok(()) });
     let client = ClientId(1);
-    manager.client_joined(client, 1, 0);
+    manager.client_joined(client, 1, 0).expect("the first of its user");
     manager.frame(1, link, bytes);
     if let Ok(call) = decode::<Call>(bytes) {
         manager.request(2, client, call, 0, &NoCounters);

@@ -28,10 +28,11 @@ const DESCRIPTORS_ARRIVE_MAX: usize = 253;
 const CONNECT_LIMIT: Duration = Duration::from_secs(10);
 
 /// Lets this process hold as many descriptors as its hard limit permits: a message whose descriptors
-/// do not fit is lost, and its sender with it. No effect if that is refused.
-pub fn raise_descriptor_limit() {
+/// do not fit is lost, and its sender with it. No effect if that is refused. Returns how many it may hold.
+pub fn raise_descriptor_limit() -> u64 {
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 /// Who is at the other end, as the kernel says.

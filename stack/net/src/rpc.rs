@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use base_rpc::{Answer, Call, MESSAGE_BYTES_MAX, Reply, Request, decode, encode};
+use base_rpc::{Answer, Call, MESSAGE_BYTES_MAX, Refusal, Reply, Request, decode, encode};
 use rbuf_shm::{Connection, ReceiveError, Received, monotonic_ns};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::time::Timespec;
@@ -44,6 +44,8 @@ struct State {
     /// Threads that wait until another has read.
     waiting: u32,
     gone: bool,
+    /// Why nothing is answered any more, if the flow manager has said so.
+    refusal: Option<Refusal>,
 }
 
 /// A connection to the flow manager, shared by threads.
@@ -102,6 +104,10 @@ impl Rpc {
         while let Some(message) = state.unsent.front() {
             match self.connection.try_send(message) {
                 Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => return,
+                // It may have said why: who reads finds that, or that it is gone.
+                Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+                    return state.unsent.clear();
+                }
                 Err(_) => state.gone = true,
                 Ok(()) => {}
             }
@@ -192,7 +198,7 @@ impl Rpc {
                 return Ok(Some(found));
             }
             if state.gone {
-                return Err(Error::FlowManagerGone);
+                return Err(state.refusal.clone().map_or(Error::FlowManagerGone, Error::Refused));
             }
             let left_ns = match deadline_ns {
                 NEVER => NEVER,
@@ -290,6 +296,10 @@ impl Rpc {
         let decoded = decode(&received.bytes);
         let mut state = self.state();
         let answer: Answer = decoded.inspect_err(|_| state.gone = true)?;
+        if let Answer { tag: 0, reply: Reply::Refused(refusal) } = answer {
+            state.refusal = Some(refusal);
+            return Ok(());
+        }
         if answer.tag == 0 || state.unattended.remove(&answer.tag) {
             drop(state);
             heed(answer);

@@ -146,7 +146,7 @@ impl World {
         self.clients += 1;
         let client = ClientId(self.clients);
         let (arenas, layout) = lay_out(MTU);
-        self.manager.client_joined(client, self.clients as i32, 0);
+        self.manager.client_joined(client, self.clients as i32, 0)?;
         self.openings.insert(client, Opening { arenas, layout, domain: None });
         self.ask(client, Request::Hello);
         self.ask(client, Request::Join(JoinOffer { link: 0, flows_max: 1 }));

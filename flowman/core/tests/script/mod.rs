@@ -142,7 +142,7 @@ impl Script {
     pub fn client(&mut self, uid: u32) -> ClientId {
         self.clients += 1;
         let client = ClientId(self.clients);
-        self.manager.client_joined(client, 100 + self.clients as i32, uid);
+        self.manager.client_joined(client, 100 + self.clients as i32, uid).unwrap();
         assert!(matches!(self.ask(client, Request::Hello), Some(Reply::Welcome { .. })));
         let join = Call { tag: 9, request: Request::Join(JoinOffer { link: 0, flows_max: 64 }) };
         self.manager.request(self.now, client, join, 0, &NoCounters);

@@ -22,6 +22,7 @@
 #[path = "../in_lab/mod.rs"]
 mod in_lab;
 
+mod crowd;
 mod descriptors;
 mod ground;
 mod raw;
