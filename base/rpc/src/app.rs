@@ -92,11 +92,13 @@ pub enum Request {
         /// Contract to admit in place of the present one.
         contract: Contract,
     },
-    /// Packets of up to so many bytes get to the remote end of a flow, as a router said, or as was found out;
-    /// for the next flow of this user to that host (RFC 1191 §6.3). Answered by [`Reply::Done`].
+    /// Packets of up to so many bytes get to a host that a flow sends to, as a router said, or as was found out;
+    /// for whatever of this user sends there next (RFC 1191 §6.3). Answered by [`Reply::Done`].
     PathCarries {
         /// Which flow.
         flow: FlowId,
+        /// The host: that of the flow's remote end, if it has one.
+        remote: IpAddr,
         /// Largest IP packet, in bytes.
         mtu: u16,
     },
@@ -201,6 +203,8 @@ pub enum Reply {
         source: IpAddr,
         /// Link to use.
         link: u16,
+        /// Largest IP packet that is known to get there, if it is smaller than what the link carries.
+        path_mtu: Option<u16>,
     },
     /// What was looked for.
     Found(QueryReply),

@@ -135,11 +135,11 @@ impl FlowManager {
         for waiter in self.waiting.remove(&place).unwrap_or_default() {
             match (waiter, mac) {
                 (Waiter::Flow(flow), mac) => self.hop_found(flow, mac),
-                (Waiter::Resolve { client, tag, source }, mac) => {
+                (Waiter::Resolve { client, tag, source, remote }, mac) => {
                     self.count_waiting(client, -1);
                     let absent = Reply::Refused(Refusal::Unreachable { address: place.1 });
-                    let link = place.0.0;
-                    let found = mac.map(|mac| Reply::Resolved { mac, source, link });
+                    let (link, path_mtu) = (place.0.0, self.path_mtu(client, remote));
+                    let found = mac.map(|mac| Reply::Resolved { mac, source, link, path_mtu });
                     self.tell(client, tag, found.unwrap_or(absent));
                 }
             }

@@ -174,7 +174,7 @@ pub(crate) enum Waiter {
     /// A flow, for the ends of its [`Asking`](crate::flows::Asking).
     Flow(FlowId),
     /// A client that asked only where it is: answer [`Reply::Resolved`].
-    Resolve { client: ClientId, tag: u32, source: IpAddr },
+    Resolve { client: ClientId, tag: u32, source: IpAddr, remote: IpAddr },
 }
 
 /// The flow manager.

@@ -1,9 +1,9 @@
 //! What paths carry: the largest packet that gets to a destination, as connections found out (RFC 1191,
 //! RFC 8201).
 //!
-//! A router tells the connection whose packet was too large, or a connection finds out by itself that full
-//! packets vanish (RFC 4821). It says so here, and the next flow to the same destination begins with that
-//! knowledge, in its `Fib`. What an application says may be a lie, so it counts for flows of the same user; what
+//! A router tells the connection or socket whose packet was too large, or a connection finds out by itself that
+//! full packets vanish (RFC 4821). It says so here, and the next flow to the same destination begins with that
+//! knowledge, in its `Fib`; who asks for the way there hears it with the answer. What an application says may be a lie, so it counts for flows of the same user; what
 //! root says counts for everybody's.
 //!
 //! # Cost

@@ -142,15 +142,15 @@ impl FlowManager {
                 Ok(None)
             }
             Request::AdjustQos { flow, contract } => self.adjust(client, flow, contract).map(Some),
-            Request::PathCarries { flow, mtu } => {
-                let link = self.own_flow(client, flow)?;
+            Request::PathCarries { flow, remote, mtu } => {
+                let (link, remote) = (self.own_flow(client, flow)?, canonical(remote));
                 let driver = self.links[usize::from(link.0)].driver.as_ref();
                 let link_mtu = driver.map_or(0, |driver| driver.facts.mtu);
-                let found = self.flows.get(flow);
-                if let Some(found) = found
-                    && let Some(remote) = found.attachment.endpoints().and_then(|ends| ends.remote)
+                if let Some(found) = self.flows.get(flow)
+                    && let Some(ends) = found.attachment.endpoints()
+                    && ends.remote.is_none_or(|to| to.address == remote)
                 {
-                    self.paths.learn(now, found.uid, remote.address, mtu, link_mtu);
+                    self.paths.learn(now, found.uid, remote, mtu, link_mtu);
                 }
                 Ok(Some(Reply::Done))
             }
@@ -456,18 +456,26 @@ impl FlowManager {
         }
         let (way, source) = self.way(now, remote, None)?;
         match way.hop {
-            Hop::Ready(Some(mac)) => Ok(Some(Reply::Resolved { mac, source, link: way.link.0 })),
+            Hop::Ready(Some(mac)) => {
+                let (link, path_mtu) = (way.link.0, self.path_mtu(client, remote));
+                Ok(Some(Reply::Resolved { mac, source, link, path_mtu }))
+            }
             Hop::Ready(None) => Err(Refusal::NoRoute { address: remote }),
             Hop::Asked(place) => {
                 if self.client(client)?.waiting >= WAITING_MAX {
                     return Err(too_many_waiting());
                 }
                 self.count_waiting(client, 1);
-                let waiter = Waiter::Resolve { client, tag, source };
+                let waiter = Waiter::Resolve { client, tag, source, remote };
                 self.waiting.entry(place).or_default().push(waiter);
                 Ok(None)
             }
         }
+    }
+
+    /// Largest packet that is known to get to a host, for a client.
+    pub(crate) fn path_mtu(&self, client: ClientId, remote: IpAddr) -> Option<u16> {
+        self.paths.mtu(self.client_uid(client)?, remote)
     }
 
     /// The link of a flow of this client that is not being closed.

@@ -168,7 +168,7 @@ fn what_a_connection_found_out_of_a_path_the_next_of_its_user_begins_with() {
     };
     let (flow, nothing) = known(&mut script, one, 4000);
     assert_eq!(nothing, None);
-    let says = Request::PathCarries { flow, mtu: 1400 };
+    let says = Request::PathCarries { flow, remote: THEIRS.into(), mtu: 1400 };
     assert!(matches!(script.ask(same, says.clone()), Some(Reply::Refused(_))), "not its flow");
     assert_eq!(script.ask(one, says), Some(Reply::Done));
     assert_eq!(known(&mut script, same, 4001).1, Some(1400));
@@ -176,6 +176,41 @@ fn what_a_connection_found_out_of_a_path_the_next_of_its_user_begins_with() {
     script.pass(600 * S);
     script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
     assert_eq!(known(&mut script, same, 4003).1, None, "RFC 1191: ten minutes");
+}
+
+#[test]
+fn what_a_socket_heard_of_a_path_all_of_its_user_that_send_there_begin_with() {
+    let mut script = Script::new();
+    let (one, same, other) = (script.client(1000), script.client(1000), script.client(1001));
+    script.hear_arp(&Arp::reply(PEER, THEIRS, US, OURS));
+    let socket = script.listen(one, 7007);
+    let says =
+        |flow, remote: [u8; 4], mtu| Request::PathCarries { flow, remote: remote.into(), mtu };
+    let there = THEIRS.octets();
+    let resolved = |script: &mut Script, client| match script
+        .ask(client, Request::Resolve { remote: THEIRS.into() })
+    {
+        Some(Reply::Resolved { path_mtu, .. }) => path_mtu,
+        other => panic!("{other:?}"),
+    };
+    assert_eq!(resolved(&mut script, same), None);
+    assert_eq!(script.ask(one, says(socket, there, 1400)), Some(Reply::Done));
+    assert_eq!((resolved(&mut script, same), resolved(&mut script, other)), (Some(1400), None));
+    let Some(Reply::Opened { flow, fib: Some(fib), .. }) = script.connect(same, 4001, 80) else {
+        panic!()
+    };
+    assert_eq!(fib.path_mtu, Some(1400));
+    // What is connected speaks of its own path only.
+    assert_eq!(script.ask(same, says(flow, [10, 77, 0, 3], 1300)), Some(Reply::Done));
+    script.hear_arp(&Arp::reply(PEER, [10, 77, 0, 3].into(), US, OURS));
+    let elsewhere = script.ask(same, Request::Resolve { remote: [10, 77, 0, 3].into() });
+    assert!(matches!(elsewhere, Some(Reply::Resolved { path_mtu: None, .. })), "{elsewhere:?}");
+    // Who has to wait for the neighbour hears it, too.
+    assert_eq!(script.ask(one, says(socket, [10, 77, 0, 4], 1200)), Some(Reply::Done));
+    assert_eq!(script.ask(same, Request::Resolve { remote: [10, 77, 0, 4].into() }), None);
+    script.hear_arp(&Arp::reply(PEER, [10, 77, 0, 4].into(), US, OURS));
+    let waited = script.answer(same);
+    assert!(matches!(waited, Some(Reply::Resolved { path_mtu: Some(1200), .. })), "{waited:?}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! A flow: its channels, its name, and what the flow manager has to say about it.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -488,9 +488,9 @@ impl Shared {
         self.latest().time_wait = Some(time_wait);
     }
 
-    /// Packets of up to `mtu` bytes get to the remote end: for the next flow to it. Does not wait.
-    pub(crate) fn tell_path(&self, mtu: u16) {
-        self.host.call_later(Request::PathCarries { flow: self.id, mtu }, |_| ());
+    /// Packets of up to `mtu` bytes get to `remote`: for whoever sends there next. Does not wait.
+    pub(crate) fn tell_path(&self, remote: IpAddr, mtu: u16) {
+        self.host.call_later(Request::PathCarries { flow: self.id, remote, mtu }, |_| ());
     }
 
     fn latest(&self) -> MutexGuard<'_, Latest> {

@@ -181,6 +181,36 @@ fn a_path_that_carries_less_is_remembered_and_a_datagram_too_long_for_it_refused
 }
 
 #[test]
+fn what_one_socket_hears_of_a_path_the_next_socket_and_connection_begin_with() {
+    let name = "what_one_socket_hears_of_a_path_the_next_socket_and_connection_begin_with";
+    in_lab(name, &RATE, || {
+        let mut link = on_peer(|| PacketLink::open("plumb1", None).unwrap());
+        let kernel = on_peer(|| std::net::TcpListener::bind((THEIRS, 7000)).unwrap());
+        let first = options().bind(("0.0.0.0", 0)).unwrap();
+        let local = first.local_addr().port();
+        first.send_to(&[7; 1472], (THEIRS, 7000)).unwrap();
+        router_says(&mut link, (3, 4, 1400), (local, 7000), 1500);
+        eventually("the first has heard it", || first.take_control().unwrap().is_some());
+        let too_long = |result: std::io::Result<usize>| {
+            result.unwrap_err().raw_os_error() == Some(Errno::MSGSIZE.raw_os_error())
+        };
+        assert!(too_long(first.send_to(&[7; 1373], (THEIRS, 7000))));
+        let connected = options().connect((THEIRS, 7000)).unwrap();
+        assert_eq!(connected.payload_bytes_max(), 1372);
+        assert!(too_long(connected.send(&[7; 1373])));
+        let later = options().bind(("0.0.0.0", 0)).unwrap();
+        later.connect((THEIRS, 7000)).unwrap();
+        assert!(too_long(later.send(&[7; 1373])));
+        let bound = options().bind(("0.0.0.0", 0)).unwrap();
+        assert!(too_long(bound.send_to(&[7; 1373], (THEIRS, 7000))));
+        assert_eq!(bound.path_mtu((THEIRS, 7000)).unwrap(), 1400);
+        let stream = options().connect_tcp((THEIRS, 7000)).unwrap();
+        kernel.accept().unwrap();
+        assert_eq!(stream.info().mtu, 1400);
+    });
+}
+
+#[test]
 fn a_neighbour_that_is_switched_off_holds_up_what_is_for_it_and_nothing_else() {
     in_lab(
         "a_neighbour_that_is_switched_off_holds_up_what_is_for_it_and_nothing_else",

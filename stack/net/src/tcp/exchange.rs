@@ -212,7 +212,7 @@ impl Work for Exchange {
             }
         }
         if let Some(mtu) = self.stream.connection.take_path_news() {
-            shared.tell_path(mtu);
+            shared.tell_path(self.endpoints.1.ip(), mtu);
         }
         let timeouts = self.stream.connection.counts().timeouts;
         if timeouts > self.noted_timeouts {

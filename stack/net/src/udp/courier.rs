@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use rbuf_shm::monotonic_ns;
-use stack_layer::Peer;
+use stack_layer::{ControlError, Peer};
 
 use super::hops::{Waiting, Way};
 use super::{Inner, lock};
@@ -69,6 +69,10 @@ impl Inner {
         let Waiting { to, payload } = datagram;
         let peer = Peer::At { address: to, mac };
         let doors = self.doors();
+        if let Some(mtu) = self.too_narrow(to, payload.len()) {
+            // Accepted before that was known.
+            return self.tell_lost(to, ControlError::TooLarge { mtu });
+        }
         let sent = doors.to(link).is_some_and(|door| {
             let buffer = self.late_buffer(door, peer, monotonic_ns() + PATIENCE_NS);
             buffer.is_ok_and(|mut buffer| buffer.write(&payload) && buffer.leave().is_ok())

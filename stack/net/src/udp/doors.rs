@@ -8,6 +8,7 @@ use base_rpc::Refusal;
 use rbuf_shm::monotonic_ns;
 
 use super::door::{Door, Side};
+use super::troubles::PATH_NS;
 use super::{Inner, lock};
 use crate::{Error, Host, Options};
 
@@ -130,6 +131,7 @@ impl Inner {
             attached => attached.map(|()| Arc::clone(doors.main()))?,
         };
         lock(&self.troubles).forget_error();
+        self.learn_path(remote.ip(), door.desk().fib().path_mtu, PATH_NS);
         let connected = Doors { list: vec![door], bound: doors.bound, remote: Some(remote) };
         *self.doors.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(connected);
         // Who sleeps at the others is to sleep here.

@@ -11,7 +11,7 @@ use base_rpc::Refusal;
 use base_wire::Mac;
 
 /// How long the way to a host is believed before it is asked for again.
-const HOP_NS: u64 = 30_000_000_000;
+pub(super) const HOP_NS: u64 = 30_000_000_000;
 
 /// How long a refusal is.
 const REFUSED_NS: u64 = 1_000_000_000;

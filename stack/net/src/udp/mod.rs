@@ -28,7 +28,7 @@ pub use self::buffers::{Datagram, SendBuffer};
 use self::door::Side;
 use self::doors::Doors;
 use self::hops::Hops;
-use self::troubles::Troubles;
+use self::troubles::{PATH_NS, Troubles};
 use crate::options::first;
 use crate::{Error, Host, Options};
 
@@ -105,6 +105,10 @@ impl Udp {
             options: options.clone(),
             host,
         };
+        if let Some(remote) = endpoints.remote {
+            let path_mtu = inner.doors().main().desk().fib().path_mtu;
+            inner.learn_path(remote.address, path_mtu, PATH_NS);
+        }
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -186,7 +190,8 @@ impl Udp {
     }
 
     /// Largest IP packet that is thought to reach `destination`, in bytes: what the link carries, or less if a
-    /// router has said so in the last ten minutes (RFC 1191).
+    /// router has said so in the last ten minutes (RFC 1191), to this socket or, before this one first sent there,
+    /// to another socket or connection of the same user.
     ///
     /// # Errors
     ///

@@ -1,6 +1,6 @@
 //! Sending: which way, how much, and what waits.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -10,7 +10,7 @@ use rbuf_shm::monotonic_ns;
 use stack_layer::{Control, ControlError, Peer, SendError};
 
 use super::door::{Desk, Door, Side};
-use super::hops::{Look, Waiting};
+use super::hops::{HOP_NS, Look, Waiting};
 use super::waiting::deadline;
 use super::{Inner, SendBuffer, lock};
 use crate::Error;
@@ -19,6 +19,11 @@ use crate::host::unexpected;
 /// How long a call that may wait waits to hear that no way leads to a host: the flow manager knows that at once.
 /// The neighbour is not waited for.
 const KNOWN_NS: u64 = 100_000_000;
+
+/// Payload of a datagram in a packet of `mtu` bytes.
+fn payload_bytes(mtu: u16) -> usize {
+    usize::from(mtu).saturating_sub(IPV4_BYTES + UDP_BYTES)
+}
 
 impl Inner {
     pub(super) fn send(&self, payload: &[u8]) -> Result<usize, Error> {
@@ -123,10 +128,11 @@ impl Inner {
     }
 
     /// The flow manager has said which way leads to a host.
-    pub(super) fn settle(&self, to: std::net::IpAddr, reply: Result<Reply, Error>) {
+    pub(super) fn settle(&self, to: IpAddr, reply: Result<Reply, Error>) {
         let now_ns = monotonic_ns();
         let lost = match reply {
-            Ok(Reply::Resolved { mac, link, .. }) => {
+            Ok(Reply::Resolved { mac, link, path_mtu, .. }) => {
+                self.learn_path(to, path_mtu, HOP_NS);
                 lock(&self.hops).settle(to, Ok((mac, link)), now_ns)
             }
             Err(Error::Refused(refusal)) => lock(&self.hops).settle(to, Err(refusal), now_ns),
@@ -137,16 +143,31 @@ impl Inner {
         self.moved.notify_all();
     }
 
+    /// What is known already of the path to a host.
+    pub(super) fn learn_path(&self, to: IpAddr, path_mtu: Option<u16>, lasts_ns: u64) {
+        if let Some(mtu) = path_mtu {
+            lock(&self.troubles).learn(to, mtu, monotonic_ns(), lasts_ns);
+            self.is_troubled.store(true, Ordering::Release);
+        }
+    }
+
     /// Datagrams to these were accepted and are not sent.
     pub(super) fn mourn(&self, lost: Vec<SocketAddr>) {
-        if lost.is_empty() {
-            return;
-        }
-        let from = self.doors().main().desk().fib().source;
-        let mut troubles = lock(&self.troubles);
         for to in lost {
-            troubles.keep(Control { to, from, error: ControlError::HostUnreachable });
+            self.tell_lost(to, ControlError::HostUnreachable);
         }
+    }
+
+    /// A datagram was accepted and is not sent, for this reason.
+    pub(super) fn tell_lost(&self, to: SocketAddr, error: ControlError) {
+        let from = self.doors().main().desk().fib().source;
+        lock(&self.troubles).keep(Control { to, from, error });
+    }
+
+    /// What the path to a host carries, if it is too little for so much payload.
+    pub(super) fn too_narrow(&self, to: SocketAddr, bytes: usize) -> Option<u16> {
+        let mtu = lock(&self.troubles).path(to.ip(), monotonic_ns())?;
+        (payload_bytes(mtu) < bytes).then_some(mtu)
     }
 
     /// Most payload that the path to a host carries.
@@ -156,7 +177,7 @@ impl Inner {
         }
         let troubles = lock(&self.troubles);
         let path = to.and_then(|to| troubles.path(to.ip(), monotonic_ns()));
-        path.map_or(usize::MAX, |mtu| usize::from(mtu).saturating_sub(IPV4_BYTES + UDP_BYTES))
+        path.map_or(usize::MAX, payload_bytes)
     }
 
     fn buffer(

@@ -11,7 +11,7 @@ use crate::Error;
 const KEPT_MAX: usize = 64;
 
 /// How long a path is believed to carry no more (RFC 1191 §6.3).
-const PATH_NS: u64 = 600_000_000_000;
+pub(super) const PATH_NS: u64 = 600_000_000_000;
 
 /// Paths that are remembered.
 const PATHS_MAX: usize = 256;
@@ -32,25 +32,47 @@ pub(super) struct Troubles {
 
 impl Troubles {
     /// A message about a datagram; `connected` if the socket is, so that its calls fail for it. Packets to
-    /// there had up to `mtu` bytes.
-    pub(super) fn hear(&mut self, control: Control, connected: bool, mtu: u16, now_ns: u64) {
+    /// there had up to `mtu` bytes. Returns what the path carries, if that is news.
+    pub(super) fn hear(
+        &mut self,
+        control: Control,
+        connected: bool,
+        mtu: u16,
+        now_ns: u64,
+    ) -> Option<u16> {
+        let mut news = None;
         if let ControlError::TooLarge { mtu: said } = control.error {
             let before = self.path(control.to.ip(), now_ns).unwrap_or(mtu);
             let below = |bytes: u16| {
                 PLATEAUS.into_iter().find(|plateau| *plateau < bytes).unwrap_or(PATH_BYTES_MIN)
             };
             let path = if said == 0 { below(before) } else { said.max(PATH_BYTES_MIN) };
-            if path < before {
-                if self.paths.len() >= PATHS_MAX {
-                    self.paths.clear();
-                }
-                self.paths.insert(control.to.ip(), (path, now_ns + PATH_NS));
+            news = (path < before).then_some(path);
+            if let Some(path) = news {
+                self.remember(control.to.ip(), path, now_ns + PATH_NS);
             }
         }
         if connected {
             self.pending.get_or_insert(control.error);
         }
         self.keep(control);
+        news
+    }
+
+    fn remember(&mut self, to: IpAddr, mtu: u16, until_ns: u64) {
+        if self.paths.len() >= PATHS_MAX {
+            self.paths.clear();
+        }
+        self.paths.insert(to, (mtu, until_ns));
+    }
+
+    /// Another socket or connection has heard what the path to a host carries; for as long as it is not asked for
+    /// again, `lasts_ns`.
+    pub(super) fn learn(&mut self, to: IpAddr, mtu: u16, now_ns: u64, lasts_ns: u64) {
+        let mtu = mtu.max(PATH_BYTES_MIN);
+        if self.path(to, now_ns).is_none_or(|known| mtu < known) {
+            self.remember(to, mtu, now_ns + lasts_ns);
+        }
     }
 
     pub(super) fn keep(&mut self, control: Control) {
@@ -94,14 +116,24 @@ mod tests {
     fn a_path_carries_what_a_router_says_and_never_more_than_it_did_nor_less_than_paths_do() {
         let (to, mut troubles) = ([10, 9, 0, 1].into(), Troubles::default());
         let mut hear = |mtu, now_ns| {
-            troubles.hear(control(ControlError::TooLarge { mtu }), false, 1500, now_ns);
-            troubles.path(to, now_ns)
+            let said = control(ControlError::TooLarge { mtu });
+            (troubles.hear(said, false, 1500, now_ns), troubles.path(to, now_ns))
         };
-        assert_eq!(hear(1400, 0), Some(1400));
-        assert_eq!(hear(1450, 0), Some(1400), "an old message");
-        assert_eq!(hear(0, 0), Some(1006), "an old router: the next plateau");
-        assert_eq!(hear(68, 0), Some(PATH_BYTES_MIN));
+        assert_eq!(hear(1400, 0), (Some(1400), Some(1400)));
+        assert_eq!(hear(1450, 0), (None, Some(1400)), "an old message");
+        assert_eq!(hear(0, 0), (Some(1006), Some(1006)), "an old router: the next plateau");
+        assert_eq!(hear(68, 0), (Some(PATH_BYTES_MIN), Some(PATH_BYTES_MIN)));
         assert_eq!(troubles.path(to, PATH_NS), None, "it is tried again");
+    }
+
+    #[test]
+    fn what_others_have_learned_of_a_path_counts_if_it_is_less_and_as_long_as_they_say() {
+        let (to, mut troubles) = ([10, 9, 0, 1].into(), Troubles::default());
+        troubles.learn(to, 1400, 0, 30);
+        troubles.learn(to, 1450, 1, 30);
+        assert_eq!((troubles.path(to, 29), troubles.path(to, 30)), (Some(1400), None));
+        troubles.learn(to, 68, 30, 30);
+        assert_eq!(troubles.path(to, 31), Some(PATH_BYTES_MIN));
     }
 
     #[test]

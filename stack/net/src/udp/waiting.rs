@@ -139,9 +139,12 @@ impl Inner {
     /// Takes what control messages say from a door, at most a datagram's worth of work for each.
     fn take_controls(&self, desk: &mut Desk, is_connected: bool) -> Result<(), Error> {
         while let Some(control) = desk.control()? {
-            let mtu = desk.fib().mtu;
-            lock(&self.troubles).hear(control, is_connected, mtu, monotonic_ns());
+            let (mtu, to) = (desk.fib().mtu, control.to.ip());
+            let news = lock(&self.troubles).hear(control, is_connected, mtu, monotonic_ns());
             self.is_troubled.store(true, Ordering::Release);
+            if let Some(path_mtu) = news {
+                desk.flow.shared.tell_path(to, path_mtu);
+            }
         }
         Ok(())
     }
