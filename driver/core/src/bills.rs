@@ -233,3 +233,55 @@ impl<W: Words> Bills<W> {
         self.add(self.link(), bill_word::RX_CPU_NS, left);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rbuf_channel::HeapWords;
+
+    use super::*;
+
+    #[test]
+    fn of_more_work_than_there_is_room_for_the_rest_is_shared_by_what_is_noted() {
+        let flows = WORK_MAX as u32 + 10;
+        let mut bills = Bills::new(HeapWords::new(bill_words(flows)), flows).unwrap();
+        let room = bills.work.capacity();
+        for flow in 0..flows {
+            bills.note(flow, flow, Side::Tx, 0);
+        }
+        assert_eq!((bills.work.len(), bills.work.capacity()), (WORK_MAX, room));
+        let mut paid = 0;
+        bills.settle(5_000_000, |_, ns| paid += ns);
+        let sum: u64 = (0..=flows)
+            .map(|flow| bills.read(flow))
+            .map(|bill| bill.tx_cpu_ns + bill.rx_cpu_ns)
+            .sum();
+        assert_eq!((sum, paid + bills.read(flows).rx_cpu_ns), (5_000_000, 5_000_000));
+    }
+
+    #[test]
+    fn a_stretch_is_shared_by_what_was_copied() {
+        let mut bills = Bills::new(HeapWords::new(bill_words(3)), 3).unwrap();
+        for (flow, side, copied) in [
+            (0, Side::Rx, 1000),
+            (0, Side::Rx, 0),
+            (0, Side::Tx, 0),
+            (1, Side::Wake, 500),
+            (2, Side::Rx, 1500),
+        ] {
+            bills.note(flow, 7, side, copied);
+        }
+        assert!(bills.is_in_stretch());
+        let mut all = Vec::new();
+        bills.settle(8_000, |work, ns| all.push((work.flow, work.side, work.frames, ns)));
+        assert!(!bills.is_in_stretch());
+        let shares = [
+            (0, Side::Rx, 2, 3_000),
+            (0, Side::Tx, 1, 1_000),
+            (1, Side::Wake, 1, 1_500),
+            (2, Side::Rx, 1, 2_500),
+        ];
+        assert_eq!(all, shares);
+        bills.forget_domain(7);
+        assert!(bills.settle_round(8_100, |work, _| assert_eq!(work.domain, NO_DOMAIN)));
+    }
+}

@@ -235,3 +235,53 @@ fn flooded_flows_of_a_user_together_take_little_more_than_one_and_leave_the_othe
     assert!(many < one * 5 / 2, "{many} frames of 40 flows, {one} of one");
     assert_eq!((one_lost, many_lost), (0, 0), "who is not flooded loses nothing");
 }
+
+/// A clock that runs by each of `steps` in turn, when it is read.
+fn steps(steps: &[u64]) -> impl FnMut() -> u64 {
+    let (mut steps, mut now) = (steps.to_vec().into_iter(), 0);
+    move || {
+        now += steps.next().expect("it is read once for each stretch");
+        now
+    }
+}
+
+#[test]
+fn in_a_round_each_domain_pays_for_its_own_stretches_of_frames() {
+    let mut rig = Rig::new();
+    let mut apps: Vec<App> = (0..2).map(|at| rig.app(4000 + at, ms(40, 100))).collect();
+    let mut manager = rig.bare(Contract::BEST_EFFORT);
+    let pace = base_flow::Pace { per_s: 1_000_000, burst: 1_000 };
+    rig.driver.set_last_resort(base_flow::Stray::Others, manager.flow, pace, 0).unwrap();
+    apps.iter_mut().for_each(|app| app.offer(4));
+    manager.offer(4);
+    for port in [4000, 9999, 4001, 4001, 9999, 4000] {
+        rig.wire.send(Side::Right, incoming(port, b"x"));
+    }
+    rig.wire.advance(MS);
+    rig.driver.receive(MS, &mut steps(&[0, 1, 20, 300, 4_000, 50_000]));
+    let ns = |app: &App| {
+        let bill = rig.driver.flow_bill(app.flow).unwrap();
+        (bill.rx_cpu_ns, bill.tx_cpu_ns)
+    };
+    assert_eq!((ns(&apps[0]), ns(&apps[1]), ns(&manager)), ((50_001, 0), (300, 0), (4_020, 0)));
+}
+
+#[test]
+fn what_the_machine_did_to_a_frame_is_billed_and_not_held_against_its_flow() {
+    let mut rig = Rig::new();
+    // Half a millisecond can be saved up, and no frame takes more than a twenty-fifth of it.
+    rig.rx_cpu_ppb = 100_000_000;
+    let mut app = rig.app(4000, Contract::BEST_EFFORT);
+    app.offer(32);
+    let mut used = 0;
+    for round in 1..=4 {
+        (0..10).for_each(|_| rig.wire.send(Side::Right, incoming(4000, b"x")));
+        rig.wire.advance(round * MS);
+        let begun = used;
+        used += 300_000;
+        let mut clock = [begun, used].into_iter();
+        rig.driver.receive(MS, &mut || clock.next().unwrap());
+    }
+    let bill = rig.driver.flow_bill(app.flow).unwrap();
+    assert_eq!((bill.rx_frames, bill.dropped(DropReason::RxBudget)), (30, 10));
+}

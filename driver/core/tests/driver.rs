@@ -174,11 +174,16 @@ fn packets_no_mask_can_judge_are_refused_too() {
     odd = rbuf_channel::IoRec::single(9, rbuf_channel::Pair { offset: BUFFER, len });
     odd.gso_size = 1000;
     assert!(app.tx.put(&odd).unwrap());
+    let mut long = rbuf_channel::IoRec::single(8, rbuf_channel::Pair { offset: 0, len: 2000 });
+    long.gso_size = 1000;
+    assert!(app.tx.put(&long).unwrap());
     rig.run(MS);
     assert!(rig.arrived().is_empty());
     let bill = rig.driver.flow_bill(app.flow).unwrap();
-    for reason in [DropReason::TooLong, DropReason::Misaligned, DropReason::Segmentation] {
-        assert_eq!(bill.dropped(reason), 1, "{reason}");
+    for (reason, count) in
+        [(DropReason::TooLong, 1), (DropReason::Misaligned, 1), (DropReason::Segmentation, 2)]
+    {
+        assert_eq!(bill.dropped(reason), count, "{reason}");
     }
 }
 

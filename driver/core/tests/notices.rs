@@ -142,3 +142,36 @@ fn a_stray_frame_fills_the_first_range_of_its_buffer_first() {
     let lens: Vec<u32> = filled.pairs().iter().map(|pair| pair.len).collect();
     assert_eq!(lens, [128, 242 - 128]);
 }
+
+#[test]
+fn a_frame_that_fits_exactly_is_taken_and_a_buffer_without_way_back_is_kept() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(10, 100));
+    let fill = |rig: &mut Rig, count| {
+        (0..count).for_each(|_| rig.wire.send(Side::Right, incoming(4000, &[1; 20])));
+        rig.run(rig.now + MS);
+    };
+    app.offer(rig::WORDS / 2);
+    fill(&mut rig, rig::WORDS / 2);
+    // As many as can be returned; one more buffer is here, and no way to return it.
+    let exact = IoRec::single(9, Pair { offset: 0, len: 62 });
+    assert!(app.rx.put(&exact).unwrap());
+    fill(&mut rig, 2);
+    let bill = rig.driver.flow_bill(app.flow).unwrap();
+    assert_eq!((bill.rx_frames, bill.dropped(DropReason::NoFreeBuffer)), (32, 2));
+    assert_eq!(app.received().len(), 32);
+    fill(&mut rig, 1);
+    assert_eq!(app.received(), [incoming(4000, &[1; 20])]);
+}
+
+#[test]
+fn an_end_at_which_nothing_moved_is_told_nothing() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(10, 100));
+    assert_eq!(app.rx.arm(), Ok(false));
+    app.events.set_asleep(true);
+    let frame = app.frame(b"x");
+    assert!(app.send(&frame));
+    rig.run(MS);
+    assert_eq!((app.arenas.rings(), app.reap()), (0, (1, 0)));
+}

@@ -328,3 +328,30 @@ fn who_lies_in_receiving_sends_and_receives_nothing_any_more_and_its_ends_are_fr
     rig.run(rig.now + MS);
     assert_eq!(next.received().len(), 1);
 }
+
+#[test]
+fn the_next_in_the_place_of_a_last_resort_gets_nobodys_frames_and_other_kinds_go_on() {
+    let mut rig = Rig::new();
+    let mut parked = rig.bare(Contract::BEST_EFFORT);
+    let others = rig.bare(Contract::BEST_EFFORT);
+    rig.driver.set_last_resort(Stray::Parked, parked.flow, FAST, 0).unwrap();
+    rig.driver.set_last_resort(Stray::Others, others.flow, FAST, 0).unwrap();
+    let endpoints = Endpoints {
+        transport: Transport::Udp,
+        local: Sap::new(OURS.into(), 4000),
+        remote: Some(Sap::new(THEIRS.into(), 4000)),
+    };
+    rig.driver.park(&endpoints);
+    parked.offer(2);
+    rig.driver.remove_flow(others.flow, 0);
+    let layout = rig.layout();
+    let again = FlowId { generation: 1, ..others.flow };
+    rig.driver.add_flow(again, others.domain, &layout, &ms(1, 100), 1, &[]).unwrap();
+    for port in [4000, 9999] {
+        rig.wire.send(Side::Right, incoming(port, b"x"));
+    }
+    rig.run(MS);
+    assert_eq!(parked.received().len(), 1);
+    assert_eq!(rig.driver.flow_bill(again), Some(base_flow::Bill::default()));
+    assert_eq!(rig.driver.link_bill().dropped(DropReason::Unclaimed), 1);
+}
