@@ -651,6 +651,7 @@ fn every_driver_hears_all_addresses_of_the_host_and_which_are_its_links() {
         gateway: None,
         rate: None,
         vlan: None,
+        probe_wait_ms: 0,
     };
     let of = [["10.77.0.1/24", "10.79.0.1/24"], ["10.78.0.1/24", "10.80.0.1/16"]];
     let links = vec![link("lan", &of[0]), link("wan", &of[1])];
