@@ -101,7 +101,7 @@ impl Contract {
         self.slice_ns > 0
     }
 
-    /// This contract as the options of `plumb` say it: `--slice 6ms --period 100ms`.
+    /// This contract as the options of `plumb nc` and `plumb flows set` say it: `--slice 6ms --period 100ms`.
     pub const fn options(&self) -> impl fmt::Display {
         Options(*self)
     }
@@ -134,14 +134,19 @@ struct Options(Contract);
 impl fmt::Display for Options {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self(contract) = self;
-        if !contract.is_guaranteed() {
-            return f.write_str("--slack");
+        if contract.is_guaranteed() {
+            write!(f, "--slice {} --period {}", Ms(contract.slice_ns), Ms(contract.period_ns))?;
+            if contract.deadline_ns != contract.period_ns {
+                write!(f, " --deadline {}", Ms(contract.deadline_ns))?;
+            }
         }
-        write!(f, "--slice {} --period {}", Ms(contract.slice_ns), Ms(contract.period_ns))?;
-        if contract.deadline_ns != contract.period_ns {
-            write!(f, " --deadline {}", Ms(contract.deadline_ns))?;
+        if contract.slack {
+            f.write_str(if contract.is_guaranteed() { " --slack" } else { "--slack" })?;
         }
-        f.write_str(if contract.slack { " --slack" } else { "" })
+        match contract.weight {
+            1 => Ok(()),
+            weight => write!(f, " --weight {weight}"),
+        }
     }
 }
 
@@ -269,6 +274,8 @@ mod tests {
         let hint = contract.with_deadline(20 * MS).unwrap().with_slack(true);
         let text = "--slice 1.5ms --period 100ms --deadline 20ms --slack";
         assert_eq!(hint.options().to_string(), text);
+        let heavy = Contract { weight: 3, ..hint };
+        assert_eq!(heavy.options().to_string(), text.to_owned() + " --weight 3");
         assert_eq!(Contract::BEST_EFFORT.options().to_string(), "--slack");
     }
 }

@@ -473,6 +473,18 @@ pub enum Refusal {
         /// The host.
         address: IpAddr,
     },
+    /// Port 0 stands for any port, and no other end is at any.
+    #[error("port 0 is nobody's: name the {transport} port of the other end")]
+    NoRemotePort {
+        /// The protocol.
+        transport: Transport,
+    },
+    /// The address is a group's or everybody's, and two are connected (RFC 9293 MUST-46).
+    #[error("{address} is the address of many hosts, and TCP connects to one: give a host's")]
+    ForMany {
+        /// The address.
+        address: IpAddr,
+    },
     /// The way to the host leads over another link.
     #[error("the way to {address} leads over link {link}: open the flow there")]
     OtherLink {
@@ -558,7 +570,9 @@ fn way_to(address: &IpAddr) -> &'static str {
         IpAddr::V4(v4) if v4.is_loopback() => {
             "that is the kernel's own; programs of this host are reached at Plumb's addresses"
         }
-        IpAddr::V4(v4) if v4.is_multicast() => "nothing here sends to groups yet",
+        IpAddr::V4(v4) if v4.is_multicast() => {
+            "nothing says on which link its group is: add a gateway, over which groups go too"
+        }
         IpAddr::V4(_) => "add a gateway, or use an address of a connected network",
     }
 }

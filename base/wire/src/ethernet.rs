@@ -75,6 +75,9 @@ pub struct VlanTag {
 }
 
 impl VlanTag {
+    /// The numbers that VLANs have (IEEE 802.1Q §9.6: 0 means none, 4095 is reserved).
+    pub const IDS: core::ops::RangeInclusive<u16> = 1..=4094;
+
     /// The VLAN identifier; 0 means "priority only, no VLAN".
     pub fn id(&self) -> u16 {
         self.control.get() & 0x0fff

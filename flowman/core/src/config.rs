@@ -1,9 +1,12 @@
 //! What the administrator decides: links, and who may have what.
 
 use std::collections::HashMap;
+use std::fmt;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use base_flow::{Prefix, Rate};
+use base_wire::VlanTag;
 use serde::{Deserialize, Serialize};
 
 /// The configuration of a host, as in the TOML file of `plumb up`.
@@ -68,7 +71,7 @@ pub struct Policy {
     /// Rights of users not listed.
     pub default: Rights,
     /// Rights by numeric user id; what is not said is as in `default`. User 0 has all rights unless listed.
-    pub user: HashMap<String, Rights>,
+    pub user: HashMap<Uid, Rights>,
 }
 
 impl Default for Policy {
@@ -80,10 +83,39 @@ impl Default for Policy {
 impl Policy {
     /// The rights of `uid`.
     pub fn rights(&self, uid: u32) -> Rights {
-        match self.user.get(&uid.to_string()) {
+        match self.user.get(&Uid(uid)) {
             Some(rights) => *rights,
             None if uid == 0 => Rights::ALL,
             None => self.default,
+        }
+    }
+}
+
+/// A user's number, as the kernel knows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Uid(pub u32);
+
+impl fmt::Display for Uid {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+impl Serialize for Uid {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Uid {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        let wrong = |text: String| Err(serde::de::Error::custom(text));
+        match text.parse() {
+            // Each user in one spelling only: no rights are said twice, or of nobody.
+            Ok(number) if Self(number).to_string() == text => Ok(Self(number)),
+            Ok(number) => wrong(format!("write user `{text}` as [policy.user.{}]", Self(number))),
+            Err(_) => wrong(format!("user `{text}`: users are numeric, as in [policy.user.1000]")),
         }
     }
 }
@@ -105,13 +137,41 @@ pub struct Rights {
     /// Driver time that each of the user's flows may use for receiving, in nanoseconds per second; all
     /// together may use twice as much.
     pub receive_ns_per_s: u32,
-    /// Bytes of each of the two data arenas that an application shares with a driver, up to 4 GiB.
+    /// Bytes of each of the two data arenas that an application shares with a driver, from 64 KiB to 4 GiB.
     pub arena_bytes: u64,
     /// Whether other users' flows and bills may be looked at, and their contracts changed.
     pub sees_others: bool,
 }
 
 impl Rights {
+    /// The whole of a line, in parts per million.
+    const WHOLE_PPM: RangeInclusive<u64> = 0..=1_000_000;
+    /// A driver's time: nobody uses more than there is.
+    const RECEIVE_NS_PER_S: RangeInclusive<u64> = 1..=1_000_000_000;
+    /// Room for some frames, and what offsets of 32 bits can name.
+    const ARENA_BYTES: RangeInclusive<u64> = 1 << 16..=1 << 32;
+
+    /// What of these nobody can have, and why.
+    fn impossible(&self) -> Option<String> {
+        [
+            (
+                "guarantee_ppm_max",
+                self.guarantee_ppm_max,
+                Self::WHOLE_PPM,
+                "more than the whole line",
+            ),
+            (
+                "receive_ns_per_s",
+                self.receive_ns_per_s.into(),
+                Self::RECEIVE_NS_PER_S,
+                "no part of the driver's time",
+            ),
+            ("arena_bytes", self.arena_bytes, Self::ARENA_BYTES, "no size an arena can have"),
+        ]
+        .into_iter()
+        .find_map(|(name, value, range, is)| outside(name, value, range, is))
+    }
+
     /// Everything.
     pub const ALL: Self = Self {
         reserved_ports: true,
@@ -203,8 +263,29 @@ impl Config {
                     ));
                 }
             }
-            if link.vlan.is_some_and(|vlan| vlan == 0 || vlan > 4094) {
-                return wrong(format!("link {}: a VLAN is a number from 1 to 4094", link.dev));
+            if let Some(vlan) = link.vlan
+                && let Some(problem) = outside("vlan", vlan.into(), vlans(), "no VLAN's number")
+            {
+                return wrong(format!("link {}: {problem}", link.dev));
+            }
+            let before = &self.links[..index];
+            for (other, prefix) in before.iter().flat_map(|other| {
+                other.addresses.iter().map(move |prefix| (other, prefix.network()))
+            }) {
+                if link.addresses.iter().any(|own| own.network() == prefix) {
+                    return wrong(format!(
+                        "link {}: network {prefix} is on link {} already, and packets go there by one link only: give one of them another network, or a longer prefix for a part of it",
+                        link.dev, other.dev
+                    ));
+                }
+            }
+            if link.gateway.is_some()
+                && let Some(other) = before.iter().find(|other| other.gateway.is_some())
+            {
+                return wrong(format!(
+                    "link {}: link {} has a gateway already, and everything else goes by one link only: leave one of them out",
+                    link.dev, other.dev
+                ));
             }
             if link.probe_wait_ms > LinkConfig::PROBE_WAIT_MS {
                 // Applications wait for a link no longer than the RFC's times.
@@ -222,21 +303,16 @@ impl Config {
                 return wrong(format!("link {}: gateway {gateway} {problem}", link.dev));
             }
         }
-        if self.policy.promisable_ppm > 1_000_000 {
-            return wrong("policy: promisable_ppm is more than the whole line, 1000000".into());
+        let promisable = self.policy.promisable_ppm;
+        let more = "more than the whole line";
+        if let Some(problem) = outside("promisable_ppm", promisable, Rights::WHOLE_PPM, more) {
+            return wrong(format!("policy: {problem}"));
         }
         let users = self.policy.user.iter().map(|(user, rights)| (format!("user.{user}"), rights));
         for (whose, rights) in users.chain([("default".into(), &self.policy.default)]) {
-            if rights.guarantee_ppm_max > 1_000_000 {
-                return wrong(format!(
-                    "policy.{whose}: guarantee_ppm_max is more than the whole line, 1000000"
-                ));
+            if let Some(problem) = rights.impossible() {
+                return wrong(format!("policy.{whose}: {problem}"));
             }
-        }
-        if let Some(user) = self.policy.user.keys().find(|user| user.parse::<u32>().is_err()) {
-            return wrong(format!(
-                "policy.user.{user}: users are numeric, as in [policy.user.1000]"
-            ));
         }
         Ok(self)
     }
@@ -262,6 +338,17 @@ impl Config {
         let alone = link.addresses.iter().any(|prefix| prefix.bits() == 32);
         (around.is_empty() && !alone).then_some("is in none of its networks")
     }
+}
+
+/// That a value is not what it can be, and what that is.
+fn outside(name: &str, value: u64, range: RangeInclusive<u64>, is: &str) -> Option<String> {
+    let (least, most) = (range.start(), range.end());
+    let text = || format!("{name} = {value} is {is}: give a number from {least} to {most}");
+    (!range.contains(&value)).then(text)
+}
+
+fn vlans() -> RangeInclusive<u64> {
+    u64::from(*VlanTag::IDS.start())..=u64::from(*VlanTag::IDS.end())
 }
 
 /// Why no host can have this address in this network.
@@ -395,6 +482,23 @@ mod tests {
             ("[[link]]\ndev='a'\naddresses=['10.0.0.1/32']\ngateway='fe80::1'", "IPv6"),
             ("[[lnk]]", "lnk"),
             ("[policy.user.bob]\n", "numeric"),
+            ("[policy.user.-1]\n", "numeric"),
+            ("[policy.user.4294967296]\n", "numeric"),
+            ("[policy.user.01000]\n", "as [policy.user.1000]"),
+            ("[policy.user.'+5']\n", "as [policy.user.5]"),
+            ("[policy.user.5]\nreceive_ns_per_s = 1000000001", "from 1 to 1000000000"),
+            ("[policy.default]\nreceive_ns_per_s = 0", "receive_ns_per_s = 0"),
+            ("[policy.default]\narena_bytes = 0", "arena_bytes = 0 is no size"),
+            ("[policy.default]\narena_bytes = 4294967297", "to 4294967296"),
+            ("[[link]]\ndev = 'a'\naddresses = ['10.0.0.1/8']\nvlan = 0", "from 1 to 4094"),
+            (
+                "[[link]]\ndev='a'\naddresses=['10.0.0.1/8']\n[[link]]\ndev='b'\naddresses=['10.9.0.1/8']",
+                "network 10.0.0.0/8 is on link a already",
+            ),
+            (
+                "[[link]]\ndev='a'\naddresses=['10.0.0.1/8']\ngateway='10.0.0.2'\n[[link]]\ndev='b'\naddresses=['11.0.0.1/8']\ngateway='11.0.0.2'",
+                "link a has a gateway already",
+            ),
             ("[policy]\npromisable_ppm = 2000000", "whole line"),
             ("[policy.default]\nguarantee_ppm_max = 3000000", "policy.default: guarantee_ppm_max"),
             ("[policy.user.5]\nguarantee_ppm_max = 1000001", "policy.user.5: guarantee_ppm_max"),

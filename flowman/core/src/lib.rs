@@ -49,6 +49,6 @@ mod segment;
 mod strays;
 mod time_wait;
 
-pub use config::{Config, ConfigError, LinkConfig, Policy, Rights};
+pub use config::{Config, ConfigError, LinkConfig, Policy, Rights, Uid};
 pub use manager::{ClientId, Counters, FlowManager, LinkId, Output, Unwelcome};
 pub use own::OwnFlow;

@@ -59,7 +59,7 @@ pub enum Output {
         /// What.
         message: ToDriver,
     },
-    /// Have the driver make arenas for the flow manager's own flow, as `domain`.
+    /// Have the driver make arenas for the flow manager's own flows, as `domain`.
     JoinOwn {
         /// Which driver.
         link: LinkId,
@@ -123,7 +123,7 @@ pub enum Unwelcome {
         /// The link.
         name: String,
     },
-    /// There is no room for the flow manager's own flow.
+    /// There is no room for the flow manager's own flows.
     #[error("there are too many flows")]
     Full,
 }

@@ -317,13 +317,15 @@ impl FlowManager {
             if remote.address.is_ipv6() {
                 return Err(Refusal::Unsupported("IPv6".into()));
             }
-            if remote.address.is_unspecified() || (remote.port == 0 && transport != Transport::Icmp)
-            {
+            if remote.port == 0 && transport != Transport::Icmp {
+                return Err(Refusal::NoRemotePort { transport });
+            }
+            if remote.address.is_unspecified() {
                 return Err(Refusal::NoRoute { address: remote.address });
             }
             if transport == Transport::Tcp && self.is_for_many(link, remote.address) {
                 // RFC 9293 MUST-46: nobody can be connected to several.
-                return Err(Refusal::Unreachable { address: remote.address });
+                return Err(Refusal::ForMany { address: remote.address });
             }
             let (way, source) = self.way(now, remote.address, Some(link))?;
             if local.is_any_address() {

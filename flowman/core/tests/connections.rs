@@ -317,7 +317,19 @@ fn nobody_is_connected_to_many_at_once() {
         });
         let contract = Contract::BEST_EFFORT;
         let open = Request::Open { link: 0, contract, layout: layout(), endpoints };
-        assert!(matches!(refused(script.ask(client, open)), Refusal::Unreachable { .. }));
+        assert!(matches!(refused(script.ask(client, open)), Refusal::ForMany { .. }));
+    }
+}
+
+#[test]
+fn a_port_of_the_other_end_must_be_named() {
+    let mut script = Script::new();
+    let client = script.client(0);
+    for transport in [Transport::Tcp, Transport::Udp] {
+        let endpoints = Some(Endpoints { transport, local: Sap::any_v4(0), remote: Some(peer(0)) });
+        let contract = Contract::BEST_EFFORT;
+        let open = Request::Open { link: 0, contract, layout: layout(), endpoints };
+        assert_eq!(refused(script.ask(client, open)), Refusal::NoRemotePort { transport });
     }
 }
 

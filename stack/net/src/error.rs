@@ -130,7 +130,12 @@ impl From<Error> for io::Error {
                 Refusal::NotOurAddress { .. } | Refusal::NoFreePort { .. } => {
                     io::ErrorKind::AddrNotAvailable
                 }
-                Refusal::NoRoute { .. } => io::ErrorKind::NetworkUnreachable,
+                Refusal::NoLink { .. } => io::ErrorKind::NetworkDown,
+                // As Linux says ENETUNREACH.
+                Refusal::NoRoute { .. } | Refusal::OtherLink { .. } | Refusal::ForMany { .. } => {
+                    io::ErrorKind::NetworkUnreachable
+                }
+                Refusal::NoRemotePort { .. } | Refusal::Contract(_) => io::ErrorKind::InvalidInput,
                 Refusal::Unreachable { .. } => io::ErrorKind::HostUnreachable,
                 Refusal::Policy(_) => io::ErrorKind::PermissionDenied,
                 Refusal::Quota(_) => io::ErrorKind::QuotaExceeded,
@@ -146,5 +151,26 @@ impl From<Error> for io::Error {
             Error::Protocol(_) | Error::Fault(_) => io::ErrorKind::InvalidData,
         };
         Self::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn refusals_have_the_kinds_of_what_linux_says() {
+        let address = std::net::Ipv4Addr::new(192, 0, 2, 1).into();
+        let transport = base_flow::Transport::Tcp;
+        for (refusal, kind) in [
+            (Refusal::NoLink { link: 0 }, io::ErrorKind::NetworkDown),
+            (Refusal::OtherLink { address, link: 1 }, io::ErrorKind::NetworkUnreachable),
+            (Refusal::NoRoute { address }, io::ErrorKind::NetworkUnreachable),
+            (Refusal::ForMany { address }, io::ErrorKind::NetworkUnreachable),
+            (Refusal::Unreachable { address }, io::ErrorKind::HostUnreachable),
+            (Refusal::NoRemotePort { transport }, io::ErrorKind::InvalidInput),
+        ] {
+            assert_eq!(io::Error::from(Error::Refused(refusal)).kind(), kind);
+        }
     }
 }

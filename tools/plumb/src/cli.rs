@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use base_flow::{FlowId, Prefix, Rate};
+use base_flow::{FlowId, InvalidContract, Prefix, Rate};
+use base_wire::VlanTag;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 use flowman_core::LinkConfig;
 use plumb_net::{Contract, DEFAULT_SOCKET};
@@ -316,21 +317,41 @@ pub struct Wire {
     pub way: Way,
 }
 
+/// Beyond it, frames would be with the device for longer than the paper's period.
+const LEAD_MAX: Duration = Duration::from_millis(100);
+/// No period is longer, so who spins so long never sleeps.
+const SPIN_MAX: Duration = Duration::from_nanos(Contract::PERIOD_NS_MAX);
+/// No machine needs so long for a frame; with more than its slice a flow could never send one.
+const FRAME_COST_MAX: Duration = Duration::from_millis(10);
+
+/// A time of no more than `max`.
+fn at_most(text: &str, max: Duration) -> Result<Duration, String> {
+    match duration(text)? {
+        time if time <= max => Ok(time),
+        _ => Err(format!("`{text}` is too long: give at most {}ms", max.as_millis())),
+    }
+}
+
+/// As [`VlanTag::IDS`], for `clap`.
+fn vlans() -> std::ops::RangeInclusive<i64> {
+    (*VlanTag::IDS.start()).into()..=(*VlanTag::IDS.end()).into()
+}
+
 /// How closely the driver follows the wire.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Pace {
     /// Hand frames to the device at most this long ahead of the wire, as in `250us`; longer means
     /// fewer wake-ups and later deadlines. Unless told, 1 ms, and 10 us for a driver that spins; two frames or one
     /// if that is longer.
-    #[arg(long, value_parser = duration)]
+    #[arg(long, value_parser = |text: &str| at_most(text, LEAD_MAX))]
     pub lead: Option<Duration>,
     /// Do not sleep when there is something to do within this time, nor for so long after there was, as
     /// in `100us`; costs processor time and saves latency.
-    #[arg(long, default_value = "0us", value_parser = duration)]
+    #[arg(long, default_value = "0us", value_parser = |text: &str| at_most(text, SPIN_MAX))]
     pub spin: Duration,
     /// Charge every frame at least this much of its contract: the driver's own time for a frame, so
     /// that contracts hold for floods of small frames too.
-    #[arg(long, default_value = "0us", value_parser = duration)]
+    #[arg(long, default_value = "0us", value_parser = |text: &str| at_most(text, FRAME_COST_MAX))]
     pub frame_cost: Duration,
     /// Take frames from applications and nothing larger, also where the kernel would cut it.
     #[arg(long)]
@@ -454,7 +475,7 @@ pub struct Driver {
     #[arg(long)]
     pub dev: String,
     /// VLAN of the interface to use.
-    #[arg(long)]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(vlans()))]
     pub vlan: Option<u16>,
     /// Rate of the wire.
     #[arg(long, default_value = "1gbit")]
@@ -611,12 +632,54 @@ pub struct Nc {
     /// HOST and PORT to talk to, as in `10.77.0.2 5000` or `10.77.0.2:5000`.
     #[arg(required = true, num_args = 1..=2, value_name = "HOST PORT")]
     pub place: Vec<String>,
-    /// Share of the wire to ask for, as in `4ms/100ms`; best effort if not given.
-    #[arg(long, value_parser = contract)]
-    pub contract: Option<Contract>,
+    #[command(flatten)]
+    pub share: Share,
     /// Seconds to wait for more datagrams after the end of standard input.
     #[arg(short = 'w', long, default_value_t = 1)]
     pub wait: u32,
+}
+
+/// A contract, in one word or as an offer says it.
+#[derive(Debug, Args)]
+pub struct Share {
+    /// Share of the wire to ask for, as in `4ms/100ms` or `4ms/100ms+slack*3`; best effort if not given.
+    #[arg(long, value_parser = contract,
+        conflicts_with_all = ["slice", "period", "deadline", "slack", "weight"])]
+    contract: Option<Contract>,
+    /// The same in options, as refusals offer it: link time in every period, as in `6ms`.
+    #[arg(long, value_parser = duration, requires = "period")]
+    slice: Option<Duration>,
+    /// The period, as in `100ms`.
+    #[arg(long, value_parser = duration, requires = "slice")]
+    period: Option<Duration>,
+    /// How soon after becoming ready the slice is wanted.
+    #[arg(long, value_parser = duration, requires = "slice")]
+    deadline: Option<Duration>,
+    /// Use link time that nobody has claimed, too.
+    #[arg(long)]
+    slack: bool,
+    /// Share of slack relative to other flows.
+    #[arg(long, value_parser = clap::value_parser!(u8).range(1..))]
+    weight: Option<u8>,
+}
+
+impl Share {
+    /// The contract, if one is asked for.
+    pub fn contract(&self) -> Result<Option<Contract>, InvalidContract> {
+        if self.slice.is_none() && !self.slack && self.weight.is_none() {
+            return Ok(self.contract);
+        }
+        let ns = |time: Duration| time.as_nanos() as u64;
+        let period_ns = self.period.map_or(Contract::BEST_EFFORT.period_ns, ns);
+        let contract = Contract {
+            slice_ns: self.slice.map_or(0, ns),
+            period_ns,
+            deadline_ns: self.deadline.map_or(period_ns, ns),
+            slack: self.slack || self.slice.is_none(),
+            weight: self.weight.unwrap_or(1),
+        };
+        contract.validated().map(Some)
+    }
 }
 
 #[derive(Debug, Args)]
@@ -806,33 +869,31 @@ pub fn duration(text: &str) -> Result<Duration, String> {
 }
 
 /// A contract: `4ms/100ms` (slice and period), `4ms/100ms/20ms` (and a deadline), with `+slack` or as
-/// `slack` alone.
+/// `slack` alone; `slack*3` has the weight 3.
 pub fn contract(text: &str) -> Result<Contract, String> {
-    if text == "slack" {
-        return Ok(Contract::BEST_EFFORT);
+    let (rest, weight) = text.split_once('*').unwrap_or((text, "1"));
+    let no_weight = |_| format!("`{weight}` is no weight: give a number from 1 to 255");
+    let weight = weight.parse::<std::num::NonZeroU8>().map_err(no_weight)?.get();
+    if rest == "slack" {
+        return Ok(Contract { weight, ..Contract::BEST_EFFORT });
     }
-    let (share, slack) = text.strip_suffix("+slack").map_or((text, false), |share| (share, true));
+    let (share, slack) = rest.strip_suffix("+slack").map_or((rest, false), |share| (share, true));
     let (slice, rest) = share
         .split_once('/')
         .ok_or_else(|| format!("`{text}` is no contract: write slice/period, as in 4ms/100ms or 4ms/100ms+slack, or slack"))?;
     let (period, deadline) = rest.split_once('/').unwrap_or((rest, rest));
     let ns = |text| duration(text).map(|time| time.as_nanos() as u64);
     let (slice, period, deadline) = (ns(slice)?, ns(period)?, ns(deadline)?);
-    let contract = Contract::guaranteed(slice, period);
-    let contract = contract.and_then(|contract| contract.with_slack(slack).with_deadline(deadline));
-    contract.map_err(|error| error.to_string())
+    let contract =
+        Contract { slice_ns: slice, period_ns: period, deadline_ns: deadline, slack, weight };
+    contract.validated().map_err(|error| error.to_string())
 }
 
 /// A contract as [`contract`] reads it.
 pub fn contract_argument(contract: &Contract) -> String {
-    if !contract.is_guaranteed() {
-        return "slack".into();
-    }
     let slack = if contract.slack { "+slack" } else { "" };
-    let Contract { slice_ns, period_ns, deadline_ns, .. } = contract;
-    let deadline =
-        if deadline_ns == period_ns { String::new() } else { format!("/{deadline_ns}ns") };
-    format!("{slice_ns}ns/{period_ns}ns{deadline}{slack}")
+    let Contract { slice_ns, period_ns, deadline_ns, weight, .. } = contract;
+    format!("{slice_ns}ns/{period_ns}ns/{deadline_ns}ns{slack}*{weight}")
 }
 
 pub fn completions(shell: clap_complete::Shell) -> anyhow::Result<ExitCode> {
@@ -853,12 +914,64 @@ mod tests {
     }
 
     #[test]
+    fn what_a_refusal_offers_can_be_typed_where_it_was_asked_for() {
+        let guaranteed = Contract::guaranteed(1_500_000, 100_000_000).unwrap();
+        let hint = guaranteed.with_deadline(20_000_000).unwrap().with_slack(true);
+        for offer in [
+            guaranteed,
+            hint,
+            Contract { weight: 9, ..hint },
+            Contract::BEST_EFFORT,
+            Contract { weight: 2, ..Contract::BEST_EFFORT },
+        ] {
+            let options = offer.options().to_string();
+            let words = ["plumb", "nc"].into_iter().chain(options.split(' '));
+            let read = Cli::try_parse_from(words.chain(["10.77.0.2", "5000"])).unwrap();
+            let Command::Nc(nc) = read.command else { panic!("{read:?}") };
+            assert_eq!(nc.share.contract(), Ok(Some(offer)), "{options}");
+        }
+    }
+
+    #[test]
+    fn what_no_driver_can_do_is_refused_with_what_it_can() {
+        let parse = |option: &str, value: &str| {
+            let words = ["plumb", "driver", "--dev", "eth0", option, value];
+            Cli::try_parse_from(words).map_err(|error| error.to_string())
+        };
+        for (option, least, most, beyond) in [
+            ("--vlan", "1", "4094", "4095"),
+            ("--lead", "0us", "100ms", "100.1ms"),
+            ("--spin", "0us", "1s", "1000000000s"),
+            ("--frame-cost", "0us", "10ms", "11ms"),
+        ] {
+            assert!(parse(option, least).is_ok() && parse(option, most).is_ok(), "{option}");
+            let refusal = parse(option, beyond).unwrap_err();
+            let most = if most == "1s" { "1000ms" } else { most };
+            assert!(refusal.contains(option) && refusal.contains(most), "{refusal}");
+        }
+        assert!(parse("--vlan", "0").unwrap_err().contains("1..=4094"));
+    }
+
+    #[test]
     fn contracts_read_as_they_are_written() {
-        for text in
-            ["4ms/100ms", "1.5ms/20ms", "4ms/100ms+slack", "slack", "250us/1ms", "1ms/9ms/2ms"]
-        {
+        for text in [
+            "4ms/100ms",
+            "1.5ms/20ms",
+            "4ms/100ms+slack",
+            "slack",
+            "250us/1ms",
+            "1ms/9ms/2ms",
+            "0ms/50ms+slack",
+            "slack*7",
+            "4ms/100ms+slack*255",
+        ] {
             let read = contract(text).unwrap();
             assert_eq!(contract(&contract_argument(&read)), Ok(read), "{text}");
+        }
+        assert_eq!(contract("0ms/100ms+slack"), Ok(Contract::BEST_EFFORT));
+        assert!(contract("0ms/100ms").unwrap_err().contains("neither a slice nor slack"));
+        for bad in ["slack*0", "slack*256", "slack*", "4ms/100ms*x"] {
+            assert!(contract(bad).unwrap_err().contains("from 1 to 255"), "{bad}");
         }
         for bad in
             ["4ms", "4/100", "5ms/4ms", "0ms/4ms", "4ms/2s", "x/y", "-1ms/4ms", "4ms/100ms+more"]

@@ -17,7 +17,7 @@ pub fn run(arguments: &cli::Nc) -> Result<ExitCode> {
     let place = place(&arguments.place, arguments.listen)?;
     let host = Host::connect(&arguments.socket.socket)?;
     let mut options = Options::new().host(&host);
-    if let Some(contract) = arguments.contract {
+    if let Some(contract) = arguments.share.contract()? {
         options = options.contract(contract);
     }
     if arguments.udp {
