@@ -63,7 +63,7 @@ impl FlowManager {
         }
         for (attachment, begins) in [(before, false), (to, true)] {
             if let Attachment::Attached { place: Some(place), .. } = attachment {
-                self.neighbours.used(place, begins);
+                self.neighbours.used(place, id, begins);
             }
         }
         match (before.fib(), to.fib()) {
@@ -187,7 +187,7 @@ impl FlowManager {
             }
             _ => None,
         };
-        let flows = self.flows.iter_from(0);
+        let flows = self.neighbours.users_of(place).filter_map(|id| self.flows.get(id));
         let moving: Vec<(Fib, Option<ClientId>)> =
             flows.filter_map(|flow| Some((moved(&flow.attachment)?, flow.client))).collect();
         for (fib, client) in moving {

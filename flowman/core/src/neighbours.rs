@@ -9,10 +9,16 @@
 //! Whoever says that a neighbour is at another station is not believed before the old station was asked and
 //! did not answer, and no more than once a second: a station that has to be silenced first cannot be
 //! replaced by shouting.
+//!
+//! # Cost
+//!
+//! An entry is looked at when it is heard of, when its time has come, and when it makes room: who makes the
+//! table full makes nothing slower.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
 
+use base_flow::FlowId;
 use base_rpc::NeighbourState;
 use base_wire::Mac;
 
@@ -48,6 +54,9 @@ struct Entry {
     claim: Option<Claim>,
     /// When it moved last.
     moved_at: Option<u64>,
+    /// Where it stands in the queues: by its deadline, and by its last use if it could make room.
+    queued: Option<u64>,
+    idle: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -69,6 +78,8 @@ impl Entry {
             used_at: now,
             claim: None,
             moved_at: None,
+            queued: None,
+            idle: None,
         }
     }
 
@@ -104,8 +115,15 @@ impl Entry {
 #[derive(Debug, Default)]
 pub(crate) struct Neighbours {
     entries: HashMap<Place, Entry>,
-    /// How many flows send to a neighbour.
-    users: HashMap<Place, u32>,
+    /// Which flows send to a neighbour.
+    users: HashMap<Place, BTreeSet<FlowId>>,
+    /// By when something is to be done.
+    queue: BTreeSet<(u64, Place)>,
+    /// Those that nobody waits for or uses, by their last use.
+    idle: BTreeSet<(u64, Place)>,
+    /// Entries looked at, of those that are not the one that is spoken of.
+    #[cfg(test)]
+    looks: usize,
 }
 
 /// What is known of a neighbour when it is looked up.
@@ -136,36 +154,51 @@ impl Neighbours {
     /// Looks `place` up, and asks for it if need be; `events` hears of requests to send.
     pub(crate) fn look_up(&mut self, place: Place, now: u64, events: &mut Vec<Event>) -> Lookup {
         self.make_room(place);
-        let entry = self.entries.entry(place).or_insert(Entry::new(now));
-        entry.used_at = now;
-        let age = now.wrapping_sub(entry.since);
-        match (entry.state, entry.mac) {
-            (NeighbourState::Reachable | NeighbourState::Stale, Some(mac)) => {
-                if entry.state == NeighbourState::Stale && entry.due.is_none() {
-                    entry.ask(now);
-                    events.push(Event::Ask(place, Some(mac)));
+        let found = self.entry(place, now).look_up(place, now, events);
+        self.requeue(place);
+        found
+    }
+
+    fn entry(&mut self, place: Place, now: u64) -> &mut Entry {
+        self.entries.entry(place).or_insert(Entry::new(now))
+    }
+
+    /// Keeps the queues right for an entry that may have changed.
+    fn requeue(&mut self, place: Place) {
+        let Some(entry) = self.entries.get_mut(&place) else { return };
+        let in_use = self.users.contains_key(&place);
+        let due = entry.deadline(in_use);
+        let idle = (entry.due.is_none() && !in_use).then_some(entry.used_at);
+        for (queue, is, was) in [
+            (&mut self.queue, due, std::mem::replace(&mut entry.queued, due)),
+            (&mut self.idle, idle, std::mem::replace(&mut entry.idle, idle)),
+        ] {
+            if is != was {
+                if let Some(was) = was {
+                    queue.remove(&(was, place));
                 }
-                Lookup::Known(mac)
-            }
-            (NeighbourState::Incomplete, _) => Lookup::Asked,
-            _ if entry.due.is_some() => Lookup::Asked,
-            _ if age < FAILED_NS => Lookup::Failed,
-            _ => {
-                (entry.state, entry.since) = (NeighbourState::Incomplete, now);
-                entry.ask(now);
-                events.push(Event::Ask(place, None));
-                Lookup::Asked
+                queue.extend(is.map(|is| (is, place)));
             }
         }
     }
 
     /// A flow sends to `place` from now on, or no longer.
-    pub(crate) fn used(&mut self, place: Place, by_one_more: bool) {
+    pub(crate) fn used(&mut self, place: Place, by: FlowId, begins: bool) {
         let users = self.users.entry(place).or_default();
-        *users = if by_one_more { *users + 1 } else { users.saturating_sub(1) };
-        if *users == 0 {
+        if begins {
+            users.insert(by);
+        } else {
+            users.remove(&by);
+        }
+        if users.is_empty() {
             self.users.remove(&place);
         }
+        self.requeue(place);
+    }
+
+    /// The flows that send to `place`.
+    pub(crate) fn users_of(&self, place: Place) -> impl Iterator<Item = FlowId> {
+        self.users.get(&place).into_iter().flatten().copied()
     }
 
     /// A neighbour said where it is. `solicited` if it spoke to us; otherwise only what is known
@@ -182,46 +215,30 @@ impl Neighbours {
             return;
         }
         self.make_room(place);
-        let entry = self.entries.entry(place).or_insert(Entry::new(now));
-        match entry.mac {
-            None => {
-                entry.confirm(mac, now);
-                events.push(Event::Found(place, mac));
-            }
-            Some(old) if old == mac => entry.confirm(mac, now),
-            // The old station was asked before all were, and was silent.
-            Some(_) if entry.tries > 1 && solicited && entry.may_move(now) => {
-                entry.move_to(mac, now);
-                events.push(Event::Moved(place, mac));
-            }
-            Some(old) => match &mut entry.claim {
-                Some(claim) => claim.mac = mac,
-                None => {
-                    // Not before the last move is a while ago.
-                    let earliest = entry.moved_at.map_or(0, |at| at + MOVE_NS);
-                    let until = (now + DOUBT_NS).max(earliest);
-                    entry.claim = Some(Claim { mac, again: Some(now + DOUBT_NS / 2), until });
-                    events.push(Event::Ask(place, Some(old)));
-                }
-            },
-        }
+        self.entry(place, now).heard(place, mac, solicited, now, events);
+        self.requeue(place);
     }
 
     /// Ages entries and repeats requests.
     pub(crate) fn tick(&mut self, now: u64, events: &mut Vec<Event>) {
-        let Self { entries, users } = self;
-        for (&place, entry) in entries {
-            let in_use = users.contains_key(&place);
-            if entry.deadline(in_use).is_some_and(|due| due <= now) {
+        let due: Vec<Place> =
+            self.queue.iter().take_while(|(at, _)| *at <= now).map(|(_, place)| *place).collect();
+        #[cfg(test)]
+        {
+            self.looks += due.len();
+        }
+        for place in due {
+            let in_use = self.users.contains_key(&place);
+            if let Some(entry) = self.entries.get_mut(&place) {
                 entry.tick(place, in_use, now, events);
             }
+            self.requeue(place);
         }
     }
 
     /// When [`Self::tick`] has something to do.
     pub(crate) fn next_deadline(&self) -> Option<u64> {
-        let in_use = |place| self.users.contains_key(place);
-        self.entries.iter().filter_map(|(place, entry)| entry.deadline(in_use(place))).min()
+        self.queue.first().map(|(due, _)| *due)
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -242,18 +259,76 @@ impl Neighbours {
         if self.entries.len() < ENTRIES_MAX || self.entries.contains_key(&place) {
             return;
         }
-        let users = &self.users;
-        let idle =
-            |&(place, entry): &(&Place, &Entry)| entry.due.is_none() && !users.contains_key(place);
-        let oldest = self.entries.iter().filter(idle).min_by_key(|(_, entry)| entry.used_at);
+        #[cfg(test)]
+        {
+            self.looks += 1;
+        }
         // With all in use the table grows, as far as there are flows.
-        if let Some(oldest) = oldest.map(|(&place, _)| place) {
-            self.entries.remove(&oldest);
+        let Some((_, oldest)) = self.idle.pop_first() else { return };
+        if let Some(gone) = self.entries.remove(&oldest)
+            && let Some(due) = gone.queued
+        {
+            self.queue.remove(&(due, oldest));
         }
     }
 }
 
 impl Entry {
+    fn look_up(&mut self, place: Place, now: u64, events: &mut Vec<Event>) -> Lookup {
+        self.used_at = now;
+        let age = now.wrapping_sub(self.since);
+        match (self.state, self.mac) {
+            (NeighbourState::Reachable | NeighbourState::Stale, Some(mac)) => {
+                if self.state == NeighbourState::Stale && self.due.is_none() {
+                    self.ask(now);
+                    events.push(Event::Ask(place, Some(mac)));
+                }
+                Lookup::Known(mac)
+            }
+            (NeighbourState::Incomplete, _) => Lookup::Asked,
+            _ if self.due.is_some() => Lookup::Asked,
+            _ if age < FAILED_NS => Lookup::Failed,
+            _ => {
+                (self.state, self.since) = (NeighbourState::Incomplete, now);
+                self.ask(now);
+                events.push(Event::Ask(place, None));
+                Lookup::Asked
+            }
+        }
+    }
+
+    fn heard(
+        &mut self,
+        place: Place,
+        mac: Mac,
+        solicited: bool,
+        now: u64,
+        events: &mut Vec<Event>,
+    ) {
+        match self.mac {
+            None => {
+                self.confirm(mac, now);
+                events.push(Event::Found(place, mac));
+            }
+            Some(old) if old == mac => self.confirm(mac, now),
+            // The old station was asked before all were, and was silent.
+            Some(_) if self.tries > 1 && solicited && self.may_move(now) => {
+                self.move_to(mac, now);
+                events.push(Event::Moved(place, mac));
+            }
+            Some(old) => match &mut self.claim {
+                Some(claim) => claim.mac = mac,
+                None => {
+                    // Not before the last move is a while ago.
+                    let earliest = self.moved_at.map_or(0, |at| at + MOVE_NS);
+                    let until = (now + DOUBT_NS).max(earliest);
+                    self.claim = Some(Claim { mac, again: Some(now + DOUBT_NS / 2), until });
+                    events.push(Event::Ask(place, Some(old)));
+                }
+            },
+        }
+    }
+
     const fn may_move(&self, now: u64) -> bool {
         match self.moved_at {
             Some(at) => now.saturating_sub(at) >= MOVE_NS,
@@ -321,6 +396,7 @@ mod tests {
     use super::*;
 
     const S: u64 = 1_000_000_000;
+    const FLOW: FlowId = FlowId { index: 0, generation: 0 };
     const MAC: Mac = Mac([2, 0, 0, 0, 0, 7]);
     const OTHER: Mac = Mac([2, 0, 0, 0, 0, 8]);
 
@@ -364,7 +440,7 @@ mod tests {
     fn a_next_hop_that_was_replaced_in_silence_is_found_again_while_a_flow_sends_to_it() {
         let mut cache = Neighbours::default();
         heard(&mut cache, MAC, true, 0);
-        cache.used(place(), true);
+        cache.used(place(), FLOW, true);
         let happened = pass(&mut cache, 30 * S + S / 2);
         let asked = [Some(MAC), None].map(|mac| Event::Ask(place(), mac));
         assert_eq!(happened.iter().map(|(_, event)| *event).collect::<Vec<_>>(), asked);
@@ -372,7 +448,7 @@ mod tests {
         let mut events = Vec::new();
         assert_eq!(cache.look_up(place(), 31 * S, &mut events), Lookup::Known(MAC));
         assert_eq!(heard(&mut cache, OTHER, true, 31 * S), [Event::Moved(place(), OTHER)]);
-        cache.used(place(), false);
+        cache.used(place(), FLOW, false);
         assert_eq!(pass(&mut cache, 1000 * S), [], "nobody uses it any more");
     }
 
@@ -380,7 +456,7 @@ mod tests {
     fn a_next_hop_that_is_silent_is_asked_for_until_it_is_back_or_nobody_sends_to_it() {
         let mut cache = Neighbours::default();
         heard(&mut cache, MAC, true, 0);
-        cache.used(place(), true);
+        cache.used(place(), FLOW, true);
         let asked = pass(&mut cache, 600 * S).len();
         assert!((150..=220).contains(&asked), "{asked} times in ten minutes");
         let mut events = Vec::new();
@@ -449,5 +525,45 @@ mod tests {
             cache.look_up(place, u64::from(host), &mut events);
         }
         assert_eq!(cache.len(), ENTRIES_MAX);
+    }
+
+    #[test]
+    fn a_full_table_costs_no_look_at_those_that_nothing_is_to_be_done_for() {
+        let (mut cache, mut events) = (Neighbours::default(), Vec::new());
+        let place = |host: u32| (LinkId(0), std::net::Ipv4Addr::from_bits(host).into());
+        for host in 0..2 * ENTRIES_MAX as u32 {
+            cache.heard(place(host), MAC, true, u64::from(host), &mut events);
+        }
+        assert_eq!(cache.looks, ENTRIES_MAX, "one makes room for each that is too many");
+        // The table is in use, and everybody has been silent for a while.
+        for host in ENTRIES_MAX as u32..2 * ENTRIES_MAX as u32 {
+            cache.used(place(host), FlowId { index: host, ..FLOW }, true);
+        }
+        cache.looks = 0;
+        let first = cache.next_deadline().unwrap();
+        for now in first..first + 100 {
+            cache.tick(now, &mut events);
+        }
+        assert_eq!(cache.looks, 100, "those whose time has come, one in each nanosecond");
+        assert_eq!(cache.queue.len(), cache.len());
+        assert!(cache.idle.is_empty());
+    }
+
+    #[test]
+    fn who_sends_to_a_neighbour_is_known_without_a_look_at_the_others() {
+        let mut cache = Neighbours::default();
+        let flow = |index| FlowId { index, ..FLOW };
+        let elsewhere = (LinkId(1), place().1);
+        for index in 0..10 {
+            let to = if index % 3 == 0 { place() } else { elsewhere };
+            cache.used(to, flow(index), true);
+        }
+        cache.used(place(), flow(3), false);
+        assert!(cache.users_of(place()).eq([0, 6, 9].map(flow)));
+        for index in [0, 6, 9] {
+            cache.used(place(), flow(index), false);
+        }
+        assert_eq!(cache.users_of(place()).count(), 0);
+        assert!(!cache.users.contains_key(&place()), "nothing is kept of whom nobody sends to");
     }
 }
