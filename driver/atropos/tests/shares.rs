@@ -405,3 +405,38 @@ fn a_place_where_a_contract_binds_is_not_taken() {
     assert!(flood.atropos.binds(0) && !flood.atropos.binds(1));
     flood.atropos.add(0, &ms(10, 100), &[]);
 }
+
+#[test]
+fn only_who_has_a_frame_when_his_period_begins_makes_a_late_caller_stall() {
+    for (head, stall) in
+        [(Head::Empty, 0), (Head::Frame { cost_ns: FRAME }, MS as i64), (Head::Blocked, 0)]
+    {
+        let mut flood = Flood::new(&[Contract::guaranteed(FRAME, 10 * MS).unwrap()]);
+        let Next::Serve { flow: 0, slack: false, .. } = flood.atropos.next(0) else { panic!() };
+        flood.atropos.served(0, false, FRAME, true, head, 0);
+        let asleep = flood.atropos.next(FRAME as i64);
+        let Next::Sleep { until_ns, .. } = asleep else { panic!("{asleep:?}") };
+        let begins = (head != Head::Blocked).then_some(10 * MS as i64);
+        assert_eq!(until_ns, begins, "{head:?}");
+        flood.atropos.next(11 * MS as i64);
+        assert_eq!(flood.atropos.stall_ns(), stall, "{head:?}");
+    }
+}
+
+#[test]
+fn who_sleeps_until_he_was_told_to_has_something_to_do_then() {
+    let mut flood = Flood::new(&[Contract::guaranteed(FRAME, 10 * MS + 1).unwrap()]);
+    for _ in 0..20 {
+        let next = flood.atropos.next(flood.now);
+        let Next::Serve { slack: false, .. } = next else { panic!("{next:?}") };
+        let head = Head::Frame { cost_ns: FRAME };
+        flood.atropos.served(0, false, FRAME, true, head, flood.now);
+        let Next::Sleep { until_ns, .. } = flood.atropos.next(flood.now) else { panic!() };
+        flood.now = until_ns.unwrap();
+        if let Next::Sleep { until_ns, .. } = flood.atropos.next(flood.now) {
+            assert!(until_ns.unwrap() > flood.now, "the line was free");
+            flood.now = until_ns.unwrap();
+        }
+    }
+    assert_eq!(flood.now, 20 * (10 * MS as i64 + 1));
+}
