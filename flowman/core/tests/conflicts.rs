@@ -26,7 +26,7 @@ fn probe(mac: Mac) -> Arp {
 fn hello(script: &mut Script) -> (ClientId, Option<usize>) {
     script.clients += 1;
     let client = ClientId(script.clients);
-    script.manager.client_joined(client, 100, 0);
+    script.manager.client_joined(client, 100, 0).unwrap();
     let links = welcomed(script.ask(client, Request::Hello));
     (client, links)
 }
