@@ -99,11 +99,19 @@ impl Line {
             if let Some(Message { bytes, beside, topic }) = front {
                 let borrowed: Vec<BorrowedFd<'_>> = beside.iter().map(AsFd::as_fd).collect();
                 match self.connection.send(bytes, &borrowed) {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
-                    _ => match topic {
+                    Ok(()) => match topic {
                         None => self.answers -= 1,
                         Some(topic) => drop(self.topics.remove(topic)),
                     },
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => return,
+                    // Nobody waits for an answer that got lost: the connection ends, as the loop will hear.
+                    Err(_) => {
+                        self.connection.end();
+                        self.unsent.clear();
+                        self.topics.clear();
+                        self.answers = 0;
+                        return;
+                    }
                 }
             }
             self.unsent.pop_front();
@@ -146,6 +154,20 @@ mod tests {
         let answer = Answer { tag: 0, reply: Reply::Recontracted { flow, contract } };
         let topic = Topic::of(answer.tag, &answer.reply);
         line.send(encode(&answer), Vec::new(), topic);
+    }
+
+    #[test]
+    fn what_cannot_be_sent_ends_the_connection() {
+        let (ours, theirs) = Connection::pair().unwrap();
+        let mut line = Line::new(ours);
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let beside = || OwnedFd::from(file.try_clone().unwrap());
+        // More than there is room for beside a message.
+        let many = (0..2 * rbuf_shm::DESCRIPTORS_MAX).map(|_| beside()).collect();
+        line.send(encode(&Answer { tag: 1, reply: Reply::Done }), many, None);
+        assert!(line.is_idle() && line.answers() == 0);
+        let ended = theirs.try_receive(MESSAGE_BYTES_MAX).unwrap_err();
+        assert!(matches!(ended, rbuf_shm::ReceiveError::Closed), "{ended}");
     }
 
     #[test]

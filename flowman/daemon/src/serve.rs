@@ -33,6 +33,9 @@ const ACCEPTS: usize = 16;
 /// Messages that a driver may leave unread before no more requests are taken that would make others.
 const DRIVER_UNREAD_MAX: usize = 256;
 
+/// How long nothing is accepted when the kernel has nothing left for a connection.
+const DEAF_NS: u64 = 100_000_000;
+
 /// Descriptors that a connection may need: its own, that of its process, and those on their way to it.
 const CONNECTION_DESCRIPTORS: u64 = 2 + DESCRIPTORS_MAX as u64;
 
@@ -145,8 +148,8 @@ pub struct Daemon {
     next: u64,
     /// Own flows that had more frames than a round may handle.
     unfinished: Vec<u64>,
-    /// Whether connections wait because there are no descriptors left for them.
-    full: bool,
+    /// When connections are accepted again, should they wait now because the kernel had nothing left for them.
+    deaf_until_ns: Option<u64>,
 }
 
 /// The counters of all drivers.
@@ -206,7 +209,7 @@ impl Daemon {
             epoll,
             next: 1,
             unfinished: Vec::new(),
-            full: false,
+            deaf_until_ns: None,
         };
         daemon.watch(daemon.applications.as_fd(), APPLICATIONS)?;
         daemon.watch(daemon.drivers.as_fd(), DRIVERS)?;
@@ -253,7 +256,9 @@ impl Daemon {
     ///
     /// If the kernel does not let it wait any more.
     pub fn round(&mut self, limit_ns: Option<u64>) -> Result<(), ServeError> {
-        let deadline = self.core.next_deadline().map(|at| at.saturating_sub(monotonic_ns()));
+        let deadlines = [self.core.next_deadline(), self.deaf_until_ns];
+        let deadline = deadlines.into_iter().flatten().min();
+        let deadline = deadline.map(|at| at.saturating_sub(monotonic_ns()));
         let behind =
             !self.held.is_empty() || self.driver_lines.values().any(|line| !line.line.is_idle());
         let at_once = !self.unfinished.is_empty() || !self.speaking.is_empty();
@@ -284,6 +289,7 @@ impl Daemon {
                 _ => self.accept_driver()?,
             }
         }
+        self.listen_again();
         for number in std::mem::take(&mut self.unfinished) {
             self.hear_bell(number);
         }
@@ -302,38 +308,64 @@ impl Daemon {
     fn accept_clients(&mut self) -> Result<(), ServeError> {
         for _ in 0..ACCEPTS {
             match self.applications.accept() {
-                Ok(Some(connection)) => self.welcome(connection)?,
+                Ok(Some(connection)) => self.welcome(connection),
                 Ok(None) => break,
-                Err(_) => {
-                    // Out of descriptors: connections wait in the queue until one is free.
-                    self.full = true;
-                    return epoll::delete(&self.epoll, &self.applications).map_err(os("epoll_ctl"));
-                }
+                Err(_) => return self.pause_listening(),
             }
         }
         Ok(())
     }
 
-    fn welcome(&mut self, connection: Connection) -> Result<(), ServeError> {
-        let Ok(peer) = connection.peer() else { return Ok(()) };
+    /// Out of descriptors or memory, of this process or of the system: connections wait in their queues for a while.
+    fn pause_listening(&mut self) -> Result<(), ServeError> {
+        if self.deaf_until_ns.is_none() {
+            for listener in [&self.applications, &self.drivers] {
+                epoll::delete(&self.epoll, listener).map_err(os("epoll_ctl"))?;
+            }
+        }
+        self.deaf_until_ns = Some(monotonic_ns() + DEAF_NS);
+        Ok(())
+    }
+
+    fn listen_again(&mut self) {
+        let now_ns = monotonic_ns();
+        if self.deaf_until_ns.is_some_and(|until_ns| until_ns <= now_ns) {
+            let again = [(&self.applications, APPLICATIONS), (&self.drivers, DRIVERS)];
+            let watched =
+                again.map(|(listener, token)| match self.watch(listener.as_fd(), token) {
+                    // Also if the one before failed.
+                    Err(ServeError::Os { source, .. }) => {
+                        source.raw_os_error() == Some(libc::EEXIST)
+                    }
+                    other => other.is_ok(),
+                });
+            let heard = watched.into_iter().all(|watched| watched);
+            self.deaf_until_ns = if heard { None } else { Some(now_ns + DEAF_NS) };
+        }
+    }
+
+    /// Takes a client in, or sends it away if the kernel cannot tell when it speaks or dies.
+    fn welcome(&mut self, connection: Connection) {
+        let Ok(peer) = connection.peer() else { return };
         let id = ClientId(self.number());
         if let Err(refusal) = self.core.client_joined(id, peer.pid, peer.uid) {
-            turn_away(&connection, refusal);
-            return Ok(());
+            return turn_away(&connection, refusal);
         }
-        let Ok(process) = connection.process() else {
-            // It is dead already.
+        let watched = connection.process().is_ok_and(|process| {
+            let data = epoll::EventData::new_u64(CLIENT | id.0);
+            let speaks = epoll::add(&self.epoll, &connection, data, HEARS).is_ok();
+            let dies = process
+                .as_ref()
+                .is_none_or(|process| self.watch(process.as_fd(), PROCESS | id.0).is_ok());
+            let (line, held) = (Line::new(connection), None);
+            self.clients.insert(id, Application { line, uid: peer.uid, process, held });
+            speaks && dies
+        });
+        if !watched {
+            // Or it is dead already.
+            self.clients.remove(&id);
             self.core.client_left(id);
-            return Ok(());
-        };
-        let data = epoll::EventData::new_u64(CLIENT | id.0);
-        epoll::add(&self.epoll, &connection, data, HEARS).map_err(os("epoll_ctl"))?;
-        if let Some(process) = &process {
-            self.watch(process.as_fd(), PROCESS | id.0)?;
         }
-        let (line, held) = (Line::new(connection), None);
-        self.clients.insert(id, Application { line, uid: peer.uid, process, held });
-        Ok(())
     }
 
     /// A client has said something, or takes what it has not been sent yet.
@@ -363,9 +395,15 @@ impl Daemon {
     }
 
     fn accept_driver(&mut self) -> Result<(), ServeError> {
-        let Ok(Some(connection)) = self.drivers.accept() else { return Ok(()) };
+        let connection = match self.drivers.accept() {
+            Ok(Some(connection)) => connection,
+            Ok(None) => return Ok(()),
+            Err(_) => return self.pause_listening(),
+        };
         let number = self.number();
-        self.watch(connection.as_fd(), DRIVER | number)?;
+        if self.watch(connection.as_fd(), DRIVER | number).is_err() {
+            return Ok(());
+        }
         let line = DriverLine {
             line: Line::new(connection),
             link: None,
@@ -465,9 +503,6 @@ impl Daemon {
         if self.clients.remove(&id).is_some() {
             self.core.client_left(id);
             self.carry_out(Vec::new());
-            if std::mem::take(&mut self.full) {
-                self.full = self.watch(self.applications.as_fd(), APPLICATIONS).is_err();
-            }
         }
     }
 
