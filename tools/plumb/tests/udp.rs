@@ -3,13 +3,10 @@
 mod in_lab;
 
 use std::io::ErrorKind;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::SocketAddr;
 use std::process::Command;
 use std::time::Duration;
 
-use base_flow::DropReason;
-use base_wire::Mac;
-use driver_link::Link;
 use driver_link_packet::PacketLink;
 use in_lab::{OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer, send_raw};
 use plumb_net::{ControlError, Udp};
