@@ -238,7 +238,7 @@ fn flooded_flows_of_a_user_together_take_little_more_than_one_and_leave_the_othe
 
 /// A clock that runs by each of `steps` in turn, when it is read.
 fn steps(steps: &[u64]) -> impl FnMut() -> u64 {
-    let (mut steps, mut now) = (steps.to_vec().into_iter(), 0);
+    let (mut steps, mut now) = (steps.iter().copied(), 0);
     move || {
         now += steps.next().expect("it is read once for each stretch");
         now
