@@ -82,6 +82,14 @@ impl Options {
         self
     }
 
+    /// With `buffers` to receive in, if nobody has said how many.
+    pub(crate) const fn or_receive_buffers(mut self, buffers: u32) -> Self {
+        if self.receive_buffers.is_none() {
+            self.receive_buffers = Some(buffers);
+        }
+        self
+    }
+
     /// Bytes that can be written to a TCP stream and not be acknowledged.
     #[must_use]
     pub fn send_bytes(mut self, bytes: u32) -> Self {

@@ -145,6 +145,10 @@ const BACK_NS: u64 = 1_000_000;
 const REFUSED_MAX: u8 = 50;
 const PAUSE_NS: u64 = 100_000_000;
 
+/// Receive buffers, unless told otherwise: the SYN, the ACK and the request of everybody who calls come here, as many
+/// at once as call while no thread of the process has the processor.
+const BUFFERS: u32 = 512;
+
 /// How soon to look again whether there is room for a flow, while others are being closed.
 const ROOM_NS: u64 = 1_000_000;
 
@@ -159,6 +163,7 @@ impl Door {
         let ends = Endpoints { transport: Transport::Tcp, local: Sap::from(local), remote: None };
         // The listener's own packets need no contract and no room for payload.
         let own = options.clone().contract(Contract::BEST_EFFORT).send_bytes(4096);
+        let own = own.or_receive_buffers(BUFFERS);
         let (flow, stack) = open(&own, ends, NEVER)?;
         let shared = Arc::clone(&flow.shared);
         let local = SocketAddr::new(local.ip(), flow.fib().endpoints.local.port);
