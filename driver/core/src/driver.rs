@@ -601,4 +601,18 @@ mod tests {
             assert_eq!(driver.facts.unit_bytes, at_first);
         }
     }
+
+    #[test]
+    fn only_flows_that_had_their_places_last_are_waited_for() {
+        let link = NullLink::new(Mac([2; 6]), 1500);
+        let words = HeapWords::new(crate::bill_words(4));
+        let limits = Limits { flows_max: 4, ..Limits::default() };
+        let made =
+            Driver::<_, HeapArenas, _>::new(link, Rate::mbit(100), 0, limits, words, [1, 2], 0);
+        let mut driver = made.unwrap();
+        let flow = |index, generation| FlowId { index, generation };
+        driver.names = (0..4).map(|index| (flow(index, 7), 0)).collect();
+        let after = [flow(3, 7), flow(1, 6), flow(2, 7), flow(4, 7), flow(0, 8)];
+        assert_eq!(driver.places(&after), [3, 2]);
+    }
 }

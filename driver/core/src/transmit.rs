@@ -387,3 +387,19 @@ impl<A: Arenas> crate::flow::Flow<A> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use base_wire::Mac;
+
+    use super::*;
+
+    #[test]
+    fn only_what_the_link_is_asked_to_cut_may_be_longer_than_a_frame() {
+        let facts = Facts { station: Mac([2; 6]), mtu: 1500, unit_bytes: 6000, vlan: None };
+        let mut rec = IoRec::EMPTY;
+        assert_eq!(longest(&facts, &rec), facts.frame_bytes_max());
+        rec.gso_size = 1448;
+        assert_eq!(longest(&facts, &rec), facts.frame_bytes_max() + 4500);
+    }
+}

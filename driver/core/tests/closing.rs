@@ -137,3 +137,19 @@ fn a_lie_in_the_channel_of_a_closed_flow_ends_it_and_is_nobodys_fault_any_more()
     assert!(last_bill(&mut rig, app.flow).is_some());
     assert!(rig.driver.take_faults().is_empty());
 }
+
+#[test]
+fn a_buffer_that_is_refused_while_its_flow_is_being_closed_is_not_returned() {
+    let mut rig = Rig::new();
+    // One of these frames in two seconds.
+    let mut app = rig.app(4000, base_flow::Contract::guaranteed(45_000, 1000 * MS).unwrap());
+    let bad = app.frame(b"x")[..30].to_vec();
+    let good = app.frame(&[0; 1000]);
+    for frame in [&bad, &good, &good, &good] {
+        assert!(app.send(frame));
+    }
+    rig.driver.remove_flow(app.flow, rig.now);
+    rig.run(MS);
+    let bill = rig.driver.flow_bill(app.flow).expect("it is kept for the rest");
+    assert_eq!((bill.dropped_total(), app.reap()), (1, (0, 0)));
+}

@@ -549,3 +549,18 @@ fn addresses_decide_what_is_ours() {
     assert!(app.received().is_empty());
     assert_eq!(rig.driver.link_bill().dropped(DropReason::NotOurAddress), 1);
 }
+
+#[test]
+fn nobody_on_this_wire_has_the_addresses_of_our_other_links() {
+    let mut rig = Rig::new();
+    let mut app = rig.bare(ms(10, 100));
+    app.fib = fib(app.flow, OURS, 4000, None, None);
+    rig.driver.attach(&app.fib, 0).unwrap();
+    app.offer(2);
+    rig.wire.send(Side::Right, incoming(4000, b"before"));
+    rig.run(MS);
+    rig.driver.set_elsewhere(&[Prefix::new(THEIRS.into(), 24).unwrap()]);
+    rig.wire.send(Side::Right, incoming(4000, b"after"));
+    rig.run(rig.now + MS);
+    assert_eq!(app.received(), [incoming(4000, b"before")]);
+}

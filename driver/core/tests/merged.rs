@@ -82,6 +82,11 @@ struct Rig {
 
 impl Rig {
     fn new(transport: Option<Transport>) -> Self {
+        Self::offering(transport, |pair| IoRec::single((pair.offset / BUFFER) as u16, pair))
+    }
+
+    /// As [`Self::new`], with what `offer` makes of each buffer.
+    fn offering(transport: Option<Transport>, offer: impl Fn(Pair) -> IoRec) -> Self {
         let limits = Limits { flows_max: 1, ..Limits::default() };
         let counters = HeapWords::new(bill_words(1));
         let link = Telling::default();
@@ -125,8 +130,7 @@ impl Rig {
         let theirs = arenas.control_in(rx_offset, block_words(WORDS)).unwrap();
         let mut rx = End::new(mine, theirs, area).unwrap();
         for index in 0..BUFFERS {
-            let pair = Pair { offset: index * BUFFER, len: BUFFER };
-            assert!(rx.put(&IoRec::single(index as u16, pair)).unwrap());
+            assert!(rx.put(&offer(Pair { offset: index * BUFFER, len: BUFFER })).unwrap());
         }
         Self { driver, flow, rx, rx_data: arenas.rx_data(0, area).unwrap() }
     }
@@ -270,4 +274,35 @@ fn what_cannot_be_cut_is_counted_once_and_delivered_to_nobody() {
         assert_eq!(rig.dropped(DropReason::Merged), before + 1, "{merged:?}");
     }
     assert_eq!(rig.bill().rx_offered, 0);
+}
+
+#[test]
+fn a_piece_of_a_merged_frame_fills_each_range_of_its_buffer_and_no_byte_more() {
+    let mut rig = Rig::offering(Some(Transport::Tcp), |pair| {
+        let mut rec = IoRec::single(0, Pair { len: 100, ..pair });
+        assert!(rec.push(Pair { offset: pair.offset + 100, len: 1402 }));
+        rec
+    });
+    let payload: Vec<u8> = (0..2 * 1448).map(|at| at as u8).collect();
+    let merged = of(Protocol::TCP, 1448);
+    let frame = tcp(&payload);
+    rig.driver.link_mut().0.push_back(Told { frame, checksum: OPEN_TCP, merged, missing: 0 });
+    rig.driver.receive(1, &mut || 0);
+    for piece in payload.chunks(1448) {
+        let rec = rig.rx.take().unwrap().expect("it was delivered");
+        let lens: Vec<u32> = rec.pairs().iter().map(|pair| pair.len).collect();
+        assert_eq!(lens, [100, 1402]);
+        let mut carried = vec![0; 1402];
+        rig.rx_data.read(rec.pairs()[1].offset, &mut carried);
+        assert!(carried == piece[46..]);
+    }
+}
+
+#[test]
+fn what_the_last_resort_sees_of_an_open_checksum_elsewhere_is_what_came() {
+    let mut rig = Rig::new(None);
+    let frame = udp(b"x");
+    let checksum = Checksum::Partial { start: 14, field: 6 };
+    let seen = rig.arrive(Told { frame: frame.clone(), checksum, merged: None, missing: 0 });
+    assert_eq!(seen, [(frame, flag::CHECKSUM_UNVERIFIED)]);
 }

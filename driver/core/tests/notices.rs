@@ -5,6 +5,7 @@ mod rig;
 use std::sync::atomic::Ordering::Relaxed;
 
 use base_flow::{BILL_WORDS, Contract, DropReason, Pace, Stray, bill_word};
+use driver_core::Limits;
 use driver_link::sim::Side;
 use rbuf_channel::{IoRec, Pair};
 use rig::{BUFFER, OURS, Rig, THEIRS, US, fib, frame, incoming, ms};
@@ -174,4 +175,68 @@ fn an_end_at_which_nothing_moved_is_told_nothing() {
     assert!(app.send(&frame));
     rig.run(MS);
     assert_eq!((app.arenas.rings(), app.reap()), (0, (1, 0)));
+}
+
+#[test]
+fn one_frame_is_enough_to_wake_who_waits_for_its_buffer() {
+    let mut rig = Rig::new();
+    let mut app = rig.app(4000, ms(90, 100));
+    let refused = app.frame(b"x")[..30].to_vec();
+    assert!(app.send(&refused));
+    assert!(app.tx.await_published(2).unwrap().is_some());
+    rig.run(MS);
+    assert_eq!((app.arenas.rings(), app.reap()), (1, (1, 1)));
+}
+
+#[test]
+fn a_wake_up_is_billed_to_sending_or_to_receiving_as_what_it_is_for() {
+    let mut rig = Rig::new();
+    let mut sender = rig.app(4000, ms(40, 100));
+    let mut receiver = rig.app(5000, ms(40, 100));
+    receiver.offer(1);
+    let frame = sender.frame(b"x");
+    assert!(sender.send(&frame));
+    rig.wire.send(Side::Right, incoming(5000, b"y"));
+    assert!(sender.tx.await_published(2).unwrap().is_some());
+    assert!(receiver.rx.await_published(2).unwrap().is_some());
+    rig.wire.advance(MS);
+    let mut used_ns = 0;
+    let mut clock = || {
+        used_ns += 1_000;
+        used_ns
+    };
+    rig.driver.receive(MS, &mut clock);
+    rig.driver.transmit(MS, &mut clock);
+    assert_eq!((sender.arenas.rings(), receiver.arenas.rings()), (1, 1));
+    let ns = |app: &rig::App| {
+        let bill = rig.driver.flow_bill(app.flow).unwrap();
+        (bill.tx_cpu_ns > 0, bill.rx_cpu_ns > 0)
+    };
+    assert_eq!((ns(&sender), ns(&receiver)), ((true, false), (false, true)));
+}
+
+#[test]
+fn no_more_events_are_read_in_a_round_than_the_limit_and_the_next_round_goes_on_there() {
+    let limits = Limits { flows_max: 64, events: 32, ..Limits::default() };
+    let mut rig = Rig::limited(MS, limits);
+    let mut apps: Vec<_> = (0..3).map(|at| rig.app(4000 + at, ms(30, 100))).collect();
+    for app in &mut apps {
+        let frame = app.frame(b"x");
+        assert!(app.send(&frame));
+    }
+    let sent = |rig: &Rig| {
+        [0, 1, 2].map(|at: usize| rig.driver.flow_bill(apps[at].flow).unwrap().tx_frames)
+    };
+    // The clock is read before the first event, and that time is nobody's.
+    let mut used_ns = 0;
+    let mut clock = || {
+        used_ns += if used_ns == 0 { MS } else { 10 };
+        used_ns
+    };
+    rig.driver.transmit(0, &mut clock);
+    assert_eq!(sent(&rig), [1, 1, 0], "sixteen for each of two");
+    let billed = |rig: &Rig, at: usize| rig.driver.flow_bill(apps[at].flow).unwrap().tx_cpu_ns;
+    assert!(billed(&rig, 0) < MS && billed(&rig, 1) < MS);
+    rig.driver.transmit(0, &mut || 2 * MS);
+    assert_eq!(sent(&rig), [1, 1, 1]);
 }

@@ -242,7 +242,7 @@ fn a_flow_that_cannot_drain_is_removed_at_its_time_however_many_were_closed_mean
     let mut stuck = rig.app(4000, slow);
     let frame = stuck.frame(&[0; 1000]);
     let close_others = |rig: &mut Rig| {
-        for _ in 0..40 {
+        for _ in 0..80 {
             let mut app = rig.app(5000, ms(90, 100));
             assert!(app.send(&frame));
             rig.driver.remove_flow(app.flow, rig.now);

@@ -45,8 +45,16 @@ impl Rig {
 
     /// A rig whose driver sends `lead_ns` ahead and has a receive ring of `slots`.
     pub fn with(lead_ns: u64, slots: usize) -> Self {
+        Self::made(lead_ns, slots, Limits { flows_max: 64, ..Limits::default() })
+    }
+
+    /// A rig whose driver sends `lead_ns` ahead and takes on no more than `limits`.
+    pub fn limited(lead_ns: u64, limits: Limits) -> Self {
+        Self::made(lead_ns, usize::MAX, limits)
+    }
+
+    fn made(lead_ns: u64, slots: usize, limits: Limits) -> Self {
         let wire = Wire::new(Rate::mbit(100), 1);
-        let limits = Limits { flows_max: 64, ..Limits::default() };
         let link = wire.link(Side::Left, US, 1500).with_ring(slots);
         let counters = HeapWords::new(bill_words(64));
         let rate = Rate::mbit(100);
