@@ -1,18 +1,15 @@
 //! More frames than anybody wants, from the peer and from a user of this host.
 
+use std::cell::Cell;
 use std::net::UdpSocket;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-use base_flow::Contract;
-use base_wire::{Arp, EtherType, Ethernet, Mac};
-use driver_link::Link;
-use driver_link_packet::PacketLink;
+use base_flow::{Contract, DropReason};
 use plumb_net::Udp;
-use zerocopy::IntoBytes;
 
-use crate::ground::{row, say};
-use crate::in_lab::{OURS, THEIRS, host, on_peer, send_raw};
+use crate::ground::{Attacker, row, say};
+use crate::in_lab::questions::{ask, our_station};
+use crate::in_lab::{OURS, THEIRS, host, on_peer};
 
 /// Flows of one user, and where the first of them receives.
 const FLOWS: u16 = 64;
@@ -46,24 +43,66 @@ fn floods_of_sixty_four_flows_of_a_user_cost_others_no_more_than_a_flood_of_one(
                     }
                 }
             });
-            let start = |ports| {
+            let (one, all) = (Taken::default(), Taken::default());
+            let start = |ports, taken| {
                 let attacker = ground.attacker_that_says("at work");
                 flooded.store(ports, Ordering::Relaxed);
-                (attacker, Quiet(&flooded))
+                Flood { flooded: &flooded, taken, _attacker: attacker }
             };
             // What is judged may fail, and the flood has to end also then.
             let _over = Over(&over);
-            ground.compare_with(|| start(1), || start(FLOWS.into()), |_, _| true);
+            ground.compare_with(|| start(1, &one), || start(FLOWS.into(), &all), |_, _| true);
+            println!("{one:?} by one, {all:?} by {FLOWS}");
+            assert!(one.cut_ppm() > 0, "{one:?}: too little a flood");
+            assert!(all.cut_ppm() * 2 > one.cut_ppm(), "{one:?} by one, {all:?} by {FLOWS}");
         });
     });
 }
 
-/// Ends a flood when dropped.
-struct Quiet<'a>(&'a AtomicU64);
+/// Frames for flooded flows for which the driver has worked, and such that their budget has cut.
+///
+/// If each of many flows could use the budget that one has, nothing would be cut.
+#[derive(Debug, Default)]
+struct Taken {
+    frames: Cell<u64>,
+    cut: Cell<u64>,
+}
 
-impl Drop for Quiet<'_> {
+impl Taken {
+    /// The part that was cut.
+    const fn cut_ppm(&self) -> u64 {
+        let (frames, cut) = (self.frames.get(), self.cut.get());
+        cut * 1_000_000 / if cut + frames > 0 { cut + frames } else { 1 }
+    }
+
+    /// Adds what is on the bills of the flooded flows.
+    fn add(&self) {
+        let flows = host().query_flows().unwrap();
+        let ports = FIRST_PORT..FIRST_PORT + FLOWS;
+        let flooded = flows
+            .iter()
+            .filter(|flow| flow.endpoints.is_some_and(|ends| ports.contains(&ends.local.port)));
+        for bill in flooded.filter_map(|flow| flow.bill.as_ref()) {
+            let cut = bill.dropped(DropReason::RxBudget);
+            self.frames.set(self.frames.get() + bill.rx_offered - cut);
+            self.cut.set(self.cut.get() + cut);
+        }
+    }
+}
+
+/// A flood, which ends, and is counted, when dropped.
+struct Flood<'a> {
+    flooded: &'a AtomicU64,
+    taken: &'a Taken,
+    _attacker: Attacker,
+}
+
+impl Drop for Flood<'_> {
     fn drop(&mut self) {
-        self.0.store(0, Ordering::Relaxed);
+        self.flooded.store(0, Ordering::Relaxed);
+        if !std::thread::panicking() {
+            self.taken.add();
+        }
     }
 }
 
@@ -75,11 +114,11 @@ impl Drop for Over<'_> {
     }
 }
 
-/// How often the peer asks for our station.
+/// How often the peer asks for our station, and for an echo.
 const QUESTIONS: usize = 100;
 
 #[test]
-fn a_user_who_floods_closed_ports_of_this_host_leaves_arp_answered() {
+fn a_user_who_floods_closed_ports_of_this_host_leaves_arp_and_echo_answered() {
     let attack = || {
         let contract = Contract::BEST_EFFORT.with_slack(true);
         let flow = Udp::options().host(&host()).contract(contract).bind((OURS, 0)).unwrap();
@@ -92,35 +131,14 @@ fn a_user_who_floods_closed_ports_of_this_host_leaves_arp_answered() {
             }
         }
     };
-    let name = "floods::a_user_who_floods_closed_ports_of_this_host_leaves_arp_answered";
+    let name = "floods::a_user_who_floods_closed_ports_of_this_host_leaves_arp_and_echo_answered";
     row(name, attack, |ground| {
         let _attacker = ground.attacker_that_says("at work");
-        let answered = on_peer(|| {
-            let mut link = PacketLink::open("plumb1", None).unwrap();
-            let station = link.facts().station;
-            let head = Ethernet {
-                destination: Mac::BROADCAST,
-                source: station,
-                ether_type: EtherType::ARP,
-            };
-            let request = Arp::request(station, THEIRS, OURS);
-            let request = [head.as_bytes(), request.as_bytes()].concat();
-            let is_answered = |_: &usize| {
-                send_raw(&mut link, &request);
-                let (asked, mut answered) = (Instant::now(), false);
-                while !answered && asked.elapsed() < Duration::from_secs(2) {
-                    link.poll_rx(256, &mut |arrival| {
-                        answered |= arrival.frame[12..14] == [8, 6] && arrival.frame[21] == 2;
-                    });
-                    std::thread::yield_now();
-                }
-                answered
-            };
-            (0..QUESTIONS).filter(is_answered).count()
-        });
+        let us = our_station();
+        let answered = on_peer(|| ask(us, QUESTIONS));
         let status = host().query_status().unwrap();
-        println!("{answered} of {QUESTIONS}: {status:?}");
-        assert!(answered * 100 >= QUESTIONS * 99, "{answered} of {QUESTIONS}: {status:?}");
+        println!("{answered:?}: {status:?}");
+        assert!(answered.is_enough(), "{answered:?}: {status:?}");
         assert!(status.unreachable_sent > 0, "nobody was flooded: {status:?}");
     });
 }

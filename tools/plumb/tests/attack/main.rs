@@ -18,10 +18,11 @@
 //! | a connection that outlives its process | `descriptors::a_flow_dies_with_its_process_whoever_holds_its_connection` |
 //! | thousands asleep on one count | `sleepers::two_thousand_threads_asleep_on_one_count_cost_nobody_his_contract` |
 //! | packets that claim to be endless | `claims::packets_that_claim_four_gigabytes_cost_others_nothing`; `a_frame_that_claims_to_be_endless_is_no_claim_on_anybodys_slack` in `driver/atropos` |
-//! | frames that are refused, requests without end | `claims`; events and rings: `Accounts` in `driver/core` |
-//! | gratuitous ARPs | `an_application_with_hundreds_of_flows_may_hear_late_that_a_neighbour_has_moved` in `tests/tcp_manager.rs` |
+//! | frames that are refused, requests without end | `claims` |
+//! | events and rings without end | `notices`; `Accounts` in `driver/core` |
+//! | gratuitous ARPs | `shouts`; `an_application_with_hundreds_of_flows_may_hear_late_that_a_neighbour_has_moved` in `tests/tcp_manager.rs` |
 //! | frames for a flow that is being opened | `what_is_handed_back_comes_to_the_last_resort_no_second_time` in `flowman/core` |
-//! | floods at closed ports | from the peer: `closed_ports_under_a_flood_leave_arp_and_echo_answered` in `tests/strays.rs`; from a user: `floods::a_user_who_floods_closed_ports_of_this_host_leaves_arp_answered` |
+//! | floods at closed ports | from the peer: `closed_ports_under_a_flood_leave_arp_and_echo_answered` in `tests/strays.rs`; from a user: `floods::a_user_who_floods_closed_ports_of_this_host_leaves_arp_and_echo_answered` |
 //! | ends in TIME-WAIT | `a_connection_that_received_nothing_leaves_its_ends_to_anybody` in `flowman/core` |
 //! | limits as oracles | `what_is_sent_in_one_hosts_name_tells_nothing_to_another` in `flowman/core` |
 //! | floods of many flows of a user | `floods::floods_of_sixty_four_flows_of_a_user_cost_others_no_more_than_a_flood_of_one` |
@@ -37,7 +38,9 @@ mod crowd;
 mod descriptors;
 mod floods;
 mod ground;
+mod notices;
 mod raw;
+mod shouts;
 mod sleepers;
 mod verdict;
 mod victims;
