@@ -107,10 +107,8 @@ impl Admission {
         let slice_ns =
             |deadline_ns: u64| (u128::from(share_ppm) * u128::from(deadline_ns) / 1_000_000) as u64;
         let longest = u128::from(Contract::PERIOD_NS_MAX);
-        let deadline_ns = match share_ppm {
-            0 => longest + 1,
-            share => (u128::from(frame_ns) * 1_000_000).div_ceil(u128::from(share)),
-        };
+        // Of no share at all nothing passes the last test below.
+        let deadline_ns = (u128::from(frame_ns) * 1_000_000).div_ceil(u128::from(share_ppm.max(1)));
         let of_a_frame = |deadline_ns: u64| Contract {
             slice_ns: frame_ns,
             deadline_ns,
@@ -129,5 +127,41 @@ impl Admission {
                 && offer.validated().is_ok()
                 && offer.density_ppm() <= left_ppm
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_says_why_and_what_would_be_admitted() {
+        let line = Admission::new(123_040, 950_000);
+        let asked = Contract::guaranteed(20_000_000, 100_000_000).unwrap();
+        let offer = line.offer(&asked, 110_000);
+        let over_line = Reason::OverAllocation { needed_ppm: 200_000, left_ppm: 110_000 };
+        let over_user = Reason::OverAllowance { needed_ppm: 200_000, left_ppm: 0 };
+        let short = Reason::SliceTooShort { frame_ns: line.frame_ns() };
+        for (reason, offer, text) in [
+            (
+                over_line,
+                offer,
+                "guarantee needs 200000 ppm of the link, 110000 ppm left: \
+                 --slice 11ms --period 100ms would be admitted",
+            ),
+            (
+                over_user,
+                line.offer(&asked, 0),
+                "guarantee needs 200000 ppm of the link, the user may have 0 ppm more: \
+                 only --slack would be admitted",
+            ),
+            (
+                short,
+                None,
+                "slice is shorter than a full frame of 123040 ns: only --slack would be admitted",
+            ),
+        ] {
+            assert_eq!(Refused { reason, offer }.to_string(), text);
+        }
     }
 }

@@ -137,3 +137,64 @@ impl Bill {
         self.drops.iter().map(|(_, count)| count).sum()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each word has a number of its own, so that none is taken for another.
+    fn word(index: usize) -> u64 {
+        1_000 + 7 * index as u64
+    }
+
+    #[test]
+    fn each_count_is_read_from_its_word() {
+        let bill = Bill::from_words(word);
+        for (count, index) in [
+            (bill.tx_frames, bill_word::TX_FRAMES),
+            (bill.tx_bytes, bill_word::TX_BYTES),
+            (bill.tx_wire_ns, bill_word::TX_WIRE_NS),
+            (bill.tx_cpu_ns, bill_word::TX_CPU_NS),
+            (bill.tx_slack_frames, bill_word::TX_SLACK_FRAMES),
+            (bill.tx_local_frames, bill_word::TX_LOCAL_FRAMES),
+            (bill.tx_slack_ns, bill_word::TX_SLACK_NS),
+            (bill.tx_periods_missed, bill_word::TX_PERIODS_MISSED),
+            (bill.rx_frames, bill_word::RX_FRAMES),
+            (bill.rx_bytes, bill_word::RX_BYTES),
+            (bill.rx_cpu_ns, bill_word::RX_CPU_NS),
+            (bill.rx_offered, bill_word::RX_OFFERED),
+            (bill.rx_backlog, bill_word::RX_BACKLOG),
+        ] {
+            assert_eq!(count, word(index), "word {index}");
+        }
+        let mut total = 0;
+        for (index, &reason) in DropReason::ALL.iter().enumerate() {
+            let count = word(bill_word::DROPS + index);
+            assert_eq!(bill.dropped(reason), count, "{reason}");
+            total += count;
+        }
+        assert_eq!(bill.dropped_total(), total);
+    }
+
+    #[test]
+    fn bills_add_up_word_by_word_but_for_what_waits() {
+        let (some, more) = (|index: usize| index as u64 * 3 % 11, |index: usize| index as u64 % 5);
+        let expected = Bill::from_words(|index| match index {
+            bill_word::RX_BACKLOG => some(index).max(more(index)),
+            index => some(index) + more(index),
+        });
+        let (some, more) = (Bill::from_words(some), Bill::from_words(more));
+        assert_eq!(some.plus(&more), expected);
+        assert_eq!(more.plus(&some), expected);
+        assert_eq!(some.plus(&Bill::default()), some, "nothing changes nothing");
+    }
+
+    #[test]
+    fn a_reason_that_never_occurred_is_left_out() {
+        let first = bill_word::DROPS + DropReason::NoFreeBuffer as usize;
+        let bill = Bill::from_words(|index| u64::from(index == first));
+        assert_eq!(bill.drops, [(DropReason::NoFreeBuffer, 1)]);
+        assert_eq!(bill.plus(&bill).drops, [(DropReason::NoFreeBuffer, 2)]);
+        assert_eq!((bill.dropped(DropReason::Closed), bill.dropped_total()), (0, 1));
+    }
+}

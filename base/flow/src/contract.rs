@@ -278,4 +278,54 @@ mod tests {
         assert_eq!(heavy.options().to_string(), text.to_owned() + " --weight 3");
         assert_eq!(Contract::BEST_EFFORT.options().to_string(), "--slack");
     }
+
+    #[test]
+    fn a_contract_makes_sense_up_to_its_bounds_and_not_beyond() {
+        let good = Contract { slice_ns: 5, period_ns: 10, deadline_ns: 7, slack: false, weight: 1 };
+        let second = Contract::PERIOD_NS_MAX;
+        for (contract, makes_sense) in [
+            (good, true),
+            (Contract { period_ns: second, ..good }, true),
+            (Contract { period_ns: second + 1, ..good }, false),
+            (Contract { period_ns: 7, ..good }, true),
+            (Contract { period_ns: 6, ..good }, false),
+            (Contract { period_ns: 0, deadline_ns: 0, slice_ns: 0, slack: true, ..good }, false),
+            (Contract { deadline_ns: 5, ..good }, true),
+            (Contract { deadline_ns: 4, ..good }, false),
+            (Contract { deadline_ns: 10, ..good }, true),
+            (Contract { deadline_ns: 11, ..good }, false),
+            (Contract { slice_ns: 0, ..good }, false),
+            (Contract { slice_ns: 0, slack: true, ..good }, true),
+            (Contract { slice_ns: 0, deadline_ns: 0, slack: true, ..good }, false),
+            (Contract { weight: 0, ..good }, false),
+        ] {
+            assert_eq!(contract.validated().is_ok(), makes_sense, "{contract:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_contract_is_said_with_its_times() {
+        let contract = Contract::guaranteed(4 * MS, 100 * MS).unwrap();
+        for (wrong, text) in [
+            (
+                Contract { period_ns: 2_000 * MS, ..contract },
+                "period of 2000ms is not between 1 ns and 1 s",
+            ),
+            (
+                Contract { slice_ns: 101 * MS, ..contract },
+                "slice of 101ms is longer than its period of 100ms",
+            ),
+            (
+                Contract { deadline_ns: 3 * MS, ..contract },
+                "deadline of 3ms is not between the slice of 4ms and the period of 100ms",
+            ),
+            (Contract { weight: 0, ..contract }, "slack weight is zero"),
+        ] {
+            assert_eq!(wrong.validated().unwrap_err().to_string(), text);
+        }
+        assert!(InvalidContract::Nothing.to_string().contains("--slack"));
+        let hint = contract.with_deadline(20 * MS).unwrap();
+        assert_eq!(hint.to_string(), "4ms in 100ms by 20ms");
+        assert_eq!(Ms(1_000_001).to_string(), "1.000001ms");
+    }
 }

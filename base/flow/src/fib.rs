@@ -178,6 +178,8 @@ impl fmt::Display for Prefix {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -209,5 +211,60 @@ mod tests {
         for bad in ["10.0.0.1", "10.0.0.1/33", "fd00::1/129", "/24", "10.0.0/8", "10.0.0.1/-1"] {
             assert_eq!(bad.parse::<Prefix>(), Err(InvalidPrefix), "{bad}");
         }
+    }
+
+    /// An address as its bits, the first one first.
+    fn bits(address: IpAddr) -> Vec<bool> {
+        let octets = match address {
+            IpAddr::V4(a) => a.octets().to_vec(),
+            IpAddr::V6(a) => a.octets().to_vec(),
+        };
+        octets.iter().flat_map(|octet| (0..8).rev().map(move |bit| octet >> bit & 1 == 1)).collect()
+    }
+
+    /// An address, and one that differs from it from some bit on; neither is special.
+    fn two_addresses() -> impl Strategy<Value = (IpAddr, IpAddr, usize)> {
+        prop_oneof![
+            (any::<u32>(), 0u32..=32).prop_map(|(a, at)| {
+                let b = a ^ 1u32.checked_shl(31 - at.min(31)).filter(|_| at < 32).unwrap_or(0);
+                (IpAddr::V4(a.into()), IpAddr::V4(b.into()), at as usize)
+            }),
+            (any::<u128>(), 0u32..=128).prop_map(|(a, at)| {
+                let b = a ^ 1u128.checked_shl(127 - at.min(127)).filter(|_| at < 128).unwrap_or(0);
+                (IpAddr::V6(a.into()), IpAddr::V6(b.into()), at as usize)
+            }),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_prefix_is_its_leading_bits((a, b, at) in two_addresses(), length in 0u8..=128) {
+            let width = bits(a).len();
+            let Ok(prefix) = Prefix::new(a, length) else {
+                prop_assert!(usize::from(length) > width);
+                return Ok(());
+            };
+            prop_assert!(usize::from(length) <= width);
+            prop_assert_eq!((prefix.address(), prefix.bits()), (a, length));
+            // They differ in bit `at` alone, or not at all.
+            prop_assert_eq!(prefix.contains(b), at >= usize::from(length));
+            let network = prefix.network();
+            prop_assert_eq!(network.bits(), length);
+            for (index, (kept, bit)) in bits(network.address()).into_iter().zip(bits(a)).enumerate() {
+                prop_assert_eq!(kept, bit && index < usize::from(length));
+            }
+            let all = prefix.broadcast();
+            prop_assert_eq!(all.is_some(), a.is_ipv4() && length < 31);
+            for (index, (reached, bit)) in all.into_iter().flat_map(bits).zip(bits(a)).enumerate() {
+                prop_assert_eq!(reached, bit || index >= usize::from(length));
+            }
+            let text = String::from(prefix);
+            prop_assert_eq!(Prefix::try_from(text), Ok(prefix));
+        }
+    }
+
+    #[test]
+    fn who_types_no_prefix_is_shown_one() {
+        assert!(InvalidPrefix.to_string().contains("10.77.0.1/24"));
     }
 }

@@ -166,3 +166,68 @@ impl fmt::Display for Endpoints {
 pub const fn canonical(address: IpAddr) -> IpAddr {
     address.to_canonical()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sap(text: &str) -> Sap {
+        text.parse::<core::net::SocketAddr>().unwrap().into()
+    }
+
+    #[test]
+    fn a_flow_is_named_by_its_place_and_generation_and_by_nothing_else() {
+        let flow = FlowId { index: 3, generation: 12 };
+        assert_eq!(flow.to_string(), "3.12");
+        assert_eq!("3.12".parse(), Ok(flow));
+        for bad in ["", "3", "3.", ".1", "3.1.2", "-1.0", "a.b", "4294967296.0"] {
+            assert_eq!(bad.parse::<FlowId>(), Err(InvalidFlowId), "{bad}");
+        }
+        assert!(InvalidFlowId.to_string().contains("3.1"));
+    }
+
+    #[test]
+    fn each_transport_has_its_name_and_its_number_in_both_families() {
+        let (four, six) = (sap("192.0.2.1:1").address, sap("[2001:db8::1]:1").address);
+        for (transport, name, in_four, in_six) in [
+            (Transport::Udp, "udp", 17, 17),
+            (Transport::Tcp, "tcp", 6, 6),
+            (Transport::Icmp, "icmp", 1, 58),
+        ] {
+            assert_eq!(transport.to_string(), name);
+            assert_eq!(transport.protocol(four), Protocol(in_four), "{name}");
+            assert_eq!(transport.protocol(six), Protocol(in_six), "{name}");
+        }
+    }
+
+    #[test]
+    fn ends_read_as_one_would_type_them_and_a_star_is_any() {
+        for (end, text, any) in [
+            (sap("192.0.2.1:80"), "192.0.2.1:80", false),
+            (sap("[2001:db8::1]:80"), "[2001:db8::1]:80", false),
+            (Sap::any_v4(53), "*:53", true),
+            (Sap::any_v6(53), "*:53", true),
+            (Sap::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0), "127.0.0.1:0", false),
+        ] {
+            assert_eq!((end.to_string().as_str(), end.is_any_address()), (text, any));
+            assert_eq!(Sap::from(core::net::SocketAddr::from(end)), end);
+        }
+        assert!(Sap::any_v4(0).address.is_ipv4() && Sap::any_v6(0).address.is_ipv6());
+        let listening =
+            Endpoints { transport: Transport::Tcp, local: Sap::any_v4(80), remote: None };
+        assert_eq!(listening.to_string(), "tcp *:80 - *");
+        let connected = Endpoints { remote: Some(sap("192.0.2.1:9")), ..listening };
+        assert_eq!(connected.to_string(), "tcp *:80 - 192.0.2.1:9");
+    }
+
+    #[test]
+    fn a_mapped_address_is_the_ipv4_address_and_others_are_themselves() {
+        for (address, name) in [
+            ("::ffff:192.0.2.1", "192.0.2.1"),
+            ("192.0.2.1", "192.0.2.1"),
+            ("2001:db8::1", "2001:db8::1"),
+        ] {
+            assert_eq!(canonical(address.parse().unwrap()).to_string(), name);
+        }
+    }
+}

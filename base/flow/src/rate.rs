@@ -138,6 +138,8 @@ impl fmt::Debug for Rate {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -182,6 +184,45 @@ mod tests {
     fn display_can_be_parsed_back() {
         for text in ["100mbit", "2500mbit", "64kbit", "1gbit", "10001bit"] {
             assert_eq!(text.parse::<Rate>().unwrap().to_string(), text);
+        }
+    }
+
+    #[test]
+    fn a_rate_is_one_that_can_be_scheduled() {
+        let (least, most) = (Rate::MIN_BITS_PER_S, Rate::MAX_BITS_PER_S);
+        for (bits, can) in [(least, true), (least - 1, false), (most, true), (most + 1, false)] {
+            assert_eq!(Rate::bits(bits).map(Rate::bits_per_s), can.then_some(bits));
+            assert_eq!(
+                Rate::try_from(bits).map(u64::from),
+                Rate::bits(bits).map(u64::from).ok_or(InvalidRate)
+            );
+        }
+        for (mbit, bits) in [(0, 1_000_000), (1, 1_000_000), (1_000_000, most), (1_000_001, most)] {
+            assert_eq!(Rate::mbit(mbit).bits_per_s(), bits);
+        }
+        assert_eq!(format!("{:?}", Rate::mbit(100)), "100mbit");
+        assert!(InvalidRate.to_string().contains("100mbit"));
+    }
+
+    #[test]
+    fn a_fraction_of_a_unit_has_at_most_nine_digits() {
+        assert_eq!("1.123456789gbit".parse().map(Rate::bits_per_s), Ok(1_123_456_789));
+        assert_eq!("1.1234567890gbit".parse::<Rate>(), Err(InvalidRate));
+        assert_eq!("64.5k".parse().map(Rate::bits_per_s), Ok(64_500));
+    }
+
+    proptest! {
+        /// The fixed-point multiplier is the nearest one there is.
+        #[test]
+        fn a_byte_costs_what_it_takes_rounded_to_nearest(
+            bits_per_s in Rate::MIN_BITS_PER_S..=Rate::MAX_BITS_PER_S,
+            scale in 0u32..27,
+        ) {
+            let bits_per_s = (bits_per_s >> scale).max(Rate::MIN_BITS_PER_S);
+            let rate = Rate::bits(bits_per_s).unwrap();
+            let exact = 8_000_000_000u128 << 20;
+            let product = u128::from(rate.ns_per_byte_q20()) * u128::from(bits_per_s);
+            prop_assert!(2 * product.abs_diff(exact) <= u128::from(bits_per_s));
         }
     }
 }

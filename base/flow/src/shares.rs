@@ -391,6 +391,25 @@ mod tests {
         assert_eq!(line.promised_ppm(), 200_000, "a refused change changes nothing");
     }
 
+    #[test]
+    fn of_what_was_waited_for_as_much_is_over_as_its_heir_needed_and_the_first_first() {
+        let mut line = line();
+        for (index, slice) in [(0, 30), (1, 30), (2, 35)] {
+            line.admit(flow(index), 1, &ms(slice, 100), None).unwrap();
+            line.leave(flow(index));
+        }
+        let heir = line.admit(flow(3), 1, &ms(90, 100), None).unwrap();
+        assert_eq!(heir.after, [flow(0), flow(1), flow(2)]);
+        line.leave(flow(3));
+        let second = line.admit(flow(4), 1, &ms(45, 100), None).unwrap();
+        assert_eq!(second.after, [flow(2), flow(3)]);
+        // Its budget began: 40 of the 90 that the flow before it had waited for are over.
+        line.settled(flow(4), Some(second.change));
+        let left = |index: u32| line.entries[&flow(index)].gross;
+        assert_eq!([0, 1, 2, 3, 4].map(left), [0, 200_000, 300_000, 500_000, 450_000]);
+        assert_eq!(line.promised_ppm(), 950_000);
+    }
+
     proptest! {
         /// Whatever is asked, every counter-offer is admitted, no limit is passed, and when all are gone
         /// and settled nothing is left.

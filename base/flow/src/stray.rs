@@ -115,4 +115,31 @@ mod tests {
         assert_eq!((seen.first(), seen.last()), (Some(&30), Some(&40)));
         assert_eq!(seen.len(), 11, "each number between is drawn");
     }
+
+    #[test]
+    fn each_kind_has_the_place_in_which_it_stands() {
+        assert_eq!(Stray::ALL.map(Stray::index), [0, 1, 2, 3, 4, 5]);
+    }
+
+    #[test]
+    fn a_pause_earns_the_frames_of_its_whole_time() {
+        let mut limiter = Limiter::new(Pace { per_s: 1, burst: 100 }, 7);
+        assert_eq!((0..200).filter(|_| limiter.take(0)).count().min(75), 75);
+        assert_eq!((0..200).filter(|_| limiter.take(50_000_000_000)).count(), 50);
+        assert!(limiter.take(u64::MAX), "a pause without end does not overflow");
+    }
+
+    /// Shifts of 13, 7 and 17, as another implementation draws from the seed of Marsaglia's paper.
+    #[test]
+    fn lots_are_those_of_marsaglias_xorshift() {
+        let pace = Pace { per_s: 1, burst: 1 };
+        let mut limiter = Limiter { lot: 88_172_645_463_325_252, ..Limiter::new(pace, 0) };
+        let states: [u64; 3] =
+            [8_748_534_153_485_358_512, 3_040_900_993_826_735_515, 3_453_997_556_048_239_312];
+        for state in states {
+            let lot = limiter.draw(1_000_003);
+            assert_eq!(limiter.lot, state);
+            assert_eq!(lot, (state >> 32) % 1_000_003);
+        }
+    }
 }

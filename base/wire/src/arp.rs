@@ -98,3 +98,48 @@ impl Arp {
 const fn octets([a, b, c, d]: [u8; 4]) -> Ipv4Addr {
     Ipv4Addr::new(a, b, c, d)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A reply as it stands on the wire.
+    const REPLY: [u8; 28] = [
+        0, 1, 8, 0, 6, 4, 0, 2, // Ethernet, IPv4, their lengths, reply
+        2, 0, 0, 0, 0, 1, 192, 0, 2, 1, // sender
+        2, 0, 0, 0, 0, 2, 192, 0, 2, 2, // target
+    ];
+
+    #[test]
+    fn requests_and_replies_are_as_on_the_wire() {
+        let (one, two) = (Ipv4Addr::new(192, 0, 2, 1), Ipv4Addr::new(192, 0, 2, 2));
+        let macs = [Mac([2, 0, 0, 0, 0, 1]), Mac([2, 0, 0, 0, 0, 2])];
+        let reply = Arp::reply(macs[0], one, macs[1], two);
+        assert_eq!(reply.as_bytes(), REPLY);
+        assert_eq!(reply.operation(), Some(ArpOperation::Reply));
+        assert_eq!((reply.sender(), reply.target()), (one, two));
+        let request = Arp::request(macs[0], one, two);
+        let mut bytes = REPLY;
+        bytes[7] = 1;
+        bytes[18..24].fill(0);
+        assert_eq!(request.as_bytes(), bytes);
+        assert_eq!(request.operation(), Some(ArpOperation::Request));
+    }
+
+    #[test]
+    fn nothing_but_requests_and_replies_for_ipv4_over_ethernet_says_anything() {
+        for place in 0..8 {
+            for value in 0..=u8::MAX {
+                let mut bytes = REPLY;
+                bytes[place] = value;
+                let expected = match (place, value) {
+                    (7, 1) => Some(ArpOperation::Request),
+                    _ if bytes == REPLY => Some(ArpOperation::Reply),
+                    _ => None,
+                };
+                let arp = Arp::read_from_bytes(&bytes).unwrap();
+                assert_eq!(arp.operation(), expected, "{value} at {place}");
+            }
+        }
+    }
+}

@@ -89,4 +89,12 @@ mod tests {
             prop_assert_eq!(finish(sum(&a) + sum(&b)), finish(sum(&whole)));
         }
     }
+
+    #[test]
+    fn carries_come_round_whatever_the_length() {
+        for length in 0..64 {
+            let bytes = vec![0xff; length];
+            assert_eq!(finish(sum(&bytes)), slow(&bytes), "{length} bytes");
+        }
+    }
 }

@@ -94,4 +94,19 @@ mod tests {
             assert_eq!(wire_bytes(frame), wire);
         }
     }
+
+    #[test]
+    fn the_identifier_of_a_vlan_is_twelve_bits() {
+        for (control, id) in
+            [(0x0000, 0), (0x0064, 100), (0xe064, 100), (0x1001, 1), (0xffff, 4095)]
+        {
+            let tag = VlanTag { control: U16::new(control), ether_type: EtherType::IPV4 };
+            assert_eq!(tag.id(), id, "{control:#06x}");
+        }
+    }
+
+    #[test]
+    fn a_type_reads_as_in_the_registry() {
+        assert_eq!(format!("{:?}", EtherType::ARP), "0x0806");
+    }
 }

@@ -189,3 +189,54 @@ pub fn pseudo_header(
     };
     Some(addresses + u64::from(protocol.0) + u64::from(bytes))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn version_and_length_share_the_first_byte() {
+        let mut four = Ipv4::new(Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST, Protocol::UDP, 0);
+        let mut six = Ipv6::new(Ipv6Addr::LOCALHOST, Ipv6Addr::LOCALHOST, Protocol::UDP, 0);
+        assert_eq!((four.version(), four.header_bytes(), six.version()), (4, IPV4_BYTES, 6));
+        for (first, version, bytes) in [(0x45, 4, 20), (0x4f, 4, 60), (0x60, 6, 0), (0xa6, 10, 24)]
+        {
+            four.version_ihl = first;
+            six.version_class_label[0] = first;
+            assert_eq!((four.version(), four.header_bytes()), (version, bytes));
+            assert_eq!(six.version(), version);
+        }
+    }
+
+    #[test]
+    fn a_fragment_has_an_offset_or_more_to_come() {
+        let mut ip = Ipv4::new(Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST, Protocol::UDP, 0);
+        for word in 0..=u16::MAX {
+            ip.fragment = U16::new(word);
+            let more = word >> 13 & 1 == 1;
+            assert_eq!(ip.is_fragment(), more || word % 8192 > 0, "{word:#06x}");
+        }
+    }
+
+    #[test]
+    fn the_pseudo_header_is_summed_as_the_rfcs_lay_it_out() {
+        let v4 = |a: u8| IpAddr::from([192, 0, 2, a]);
+        let v6 =
+            |a: u8| IpAddr::from([0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0xff, 0xfe, 0, a, 3, 2, a]);
+        let octets = |address: IpAddr| match address {
+            IpAddr::V4(a) => a.octets().to_vec(),
+            IpAddr::V6(a) => a.octets().to_vec(),
+        };
+        for (source, destination, bytes) in
+            [(v4(1), v4(254), 1480), (v6(1), v6(254), 1480), (v6(7), v6(8), 0x0001_2345)]
+        {
+            let mut laid_out = [octets(source), octets(destination)].concat();
+            laid_out.extend(u32::to_be_bytes(bytes));
+            laid_out.extend([0, 0, 0, Protocol::TCP.0]);
+            let sum = pseudo_header(source, destination, Protocol::TCP, bytes).unwrap();
+            assert_eq!(checksum::finish(sum), checksum::finish(checksum::sum(&laid_out)));
+        }
+        assert_eq!(pseudo_header(v4(1), v6(1), Protocol::TCP, 0), None);
+        assert_eq!(pseudo_header(v6(1), v4(1), Protocol::TCP, 0), None);
+    }
+}

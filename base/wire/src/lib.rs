@@ -65,3 +65,22 @@ impl<T> Header for T where
         + zerocopy::Unaligned
 {
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_written_where_there_is_room_and_nowhere_else() {
+        let udp =
+            Udp { source: 1.into(), destination: 2.into(), bytes: 8.into(), checksum: 3.into() };
+        let mut out = [0xaa; 10];
+        assert_eq!(udp.put(&mut out), Some(()));
+        assert_eq!(out, [0, 1, 0, 2, 0, 8, 0, 3, 0xaa, 0xaa]);
+        assert_eq!(Udp::split(&out), Some((&udp, &out[8..])));
+        let mut short = [0xaa; 7];
+        assert_eq!(udp.put(&mut short), None);
+        assert_eq!(short, [0xaa; 7]);
+        assert_eq!(Udp::split(&short), None);
+    }
+}

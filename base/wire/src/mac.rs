@@ -94,4 +94,18 @@ mod tests {
             assert_eq!(bad.parse::<Mac>(), Err(InvalidMac), "{bad}");
         }
     }
+
+    #[test]
+    fn the_lowest_bit_of_the_first_byte_tells_a_group() {
+        for first in 0..=u8::MAX {
+            assert_eq!(Mac([first, 1, 1, 1, 1, 1]).is_group(), first % 2 == 1, "{first:02x}");
+            assert_eq!(Mac([first, 0, 0, 0, 0, 0]).is_group(), first % 2 == 1, "{first:02x}");
+        }
+    }
+
+    #[test]
+    fn who_types_no_address_is_shown_one() {
+        assert!(InvalidMac.to_string().contains("02:00:5e:10:00:01"));
+        assert_eq!(format!("{:?}", Mac::BROADCAST), "ff:ff:ff:ff:ff:ff");
+    }
 }

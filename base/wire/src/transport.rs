@@ -76,3 +76,17 @@ pub mod tcp_flag {
     /// The sender of this segment has slowed down because of marks.
     pub const CWR: u8 = 0x80;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_length_of_a_header_is_in_the_high_half_of_its_byte_in_words() {
+        for offset in 0..=u8::MAX {
+            let bytes = [[0; 12].as_slice(), &[offset], &[0; 7]].concat();
+            let tcp = Tcp::read_from_bytes(&bytes).unwrap();
+            assert_eq!(tcp.header_bytes(), usize::from(offset / 16 * 4), "{offset:#04x}");
+        }
+    }
+}

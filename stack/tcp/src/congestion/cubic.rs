@@ -281,6 +281,20 @@ mod tests {
         assert_eq!(window, twin_window);
     }
 
+    #[test]
+    fn one_episode_reduces_the_threshold_once_however_little_is_under_way_when_its_time_is_out_again()
+     {
+        let mut cubic = Cubic::new();
+        let mut window = Window { bytes: 1_000_000, threshold: u64::MAX, segment: 1000 };
+        window.threshold = cubic.timed_out(&window, 5_000);
+        assert_eq!(window.threshold, 700_000, "of the window, not of what was under way");
+        window.bytes = window.segment;
+        for flight in [700_000, 5_000, 1_000, 0] {
+            window.threshold = cubic.timed_out_again(&window, flight);
+            assert_eq!(window.threshold, 700_000, "{flight} under way");
+        }
+    }
+
     proptest! {
         #[test]
         fn the_root_is_the_largest_whose_cube_fits(cube in 0u128..1 << 120) {
