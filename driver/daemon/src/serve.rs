@@ -53,6 +53,10 @@ pub struct Options {
 const ALONE: &str = "plumb driver: the flow manager is gone. Open flows go on, but nobody can open or close one: \
     start a flow manager, and then this driver anew, which ends them\n";
 
+/// What is said of an interface whose cable is out, or whose other end is down.
+const NO_CARRIER: &str =
+    "has no carrier: nothing is sent or received until its cable is in and the other end is up";
+
 /// Why the driver process ended or could not begin.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
@@ -227,6 +231,9 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
     }
 
     fn run(&mut self) -> Result<(), ServeError> {
+        if self.watch.as_ref().is_some_and(Watch::lacks_carrier) {
+            self.say(NO_CARRIER);
+        }
         let mut rounds = 0;
         let mut worked_at = 0;
         let mut now = monotonic_ns();
@@ -389,6 +396,8 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
                 News::Up(false) => {
                     self.say("is down: nothing is sent or received until somebody brings it up");
                 }
+                News::Carrier(true) => self.say("has a carrier again"),
+                News::Carrier(false) => self.say(NO_CARRIER),
                 News::Name(name) => {
                     self.say(&format!("is called {name} now"));
                     self.name = name;

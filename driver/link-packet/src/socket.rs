@@ -40,7 +40,7 @@ pub enum OpenError {
     Down(String),
     /// Its frames are not Ethernet's.
     #[error(
-        "interface {name} has no Ethernet frames between stations (its type is {hardware}, its address {mac}): give an Ethernet interface, such as a network card, veth, a bridge or a tap device"
+        "interface {name} has no Ethernet frames between stations (its type is {hardware}, its address {mac}; one without ARP, as a dummy, has none either): give an Ethernet interface, such as a network card, veth, a bridge or a tap device"
     )]
     NotEthernet {
         /// The interface.

@@ -31,6 +31,8 @@ const IFA_LOCAL: u16 = 2;
 const IFA_LABEL: u16 = 3;
 
 const IFF_UP: u32 = 1;
+const IFF_NOARP: u32 = 1 << 7;
+const IFF_LOWER_UP: u32 = 1 << 16;
 
 /// A network interface as the kernel describes it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -47,15 +49,22 @@ pub struct Interface {
     pub mtu: u32,
     /// Whether it is up.
     pub up: bool,
+    /// Whether there is a carrier: a cable and somebody at its other end. Only if it is up can there be.
+    pub carrier: bool,
+    /// Whether nobody on it answers for an address (`IFF_NOARP`, as on dummy interfaces).
+    pub no_arp: bool,
     /// Name of its queueing discipline (`tc(8)`).
     pub queue: String,
 }
 
 impl Interface {
-    /// Whether its frames are Ethernet's, between stations.
+    /// Whether its frames are Ethernet's, between stations that are asked who they are.
     pub fn is_ethernet(&self) -> bool {
         const ARPHRD_ETHER: u16 = 1;
-        self.hardware == ARPHRD_ETHER && self.mac != Mac::ZERO && !self.mac.is_group()
+        self.hardware == ARPHRD_ETHER
+            && !self.no_arp
+            && self.mac != Mac::ZERO
+            && !self.mac.is_group()
     }
 }
 
@@ -286,13 +295,16 @@ pub(crate) fn read_news(kind: u16, body: &[u8]) -> Option<Said> {
 
 fn read_link(body: &[u8]) -> Option<Interface> {
     let word = |at: usize| Some(u32::from_ne_bytes(body.get(at..at + 4)?.try_into().ok()?));
+    let flags = word(8)?;
     let mut interface = Interface {
         index: word(4)?,
         name: String::new(),
         hardware: u16::from_ne_bytes(body.get(2..4)?.try_into().ok()?),
         mac: Mac::ZERO,
         mtu: 0,
-        up: word(8)? & IFF_UP != 0,
+        up: flags & IFF_UP != 0,
+        carrier: flags & IFF_LOWER_UP != 0,
+        no_arp: flags & IFF_NOARP != 0,
         queue: String::new(),
     };
     for (kind, value) in attributes(body.get(16..)?) {
@@ -348,6 +360,21 @@ mod tests {
             let (prefix, dev) = ("127.0.0.1/8".parse().unwrap(), "lo".to_string());
             assert!(addresses.contains(&Owned { prefix, index: 1, dev }), "{addresses:?}");
         }
+    }
+
+    #[test]
+    fn an_interface_whose_frames_nobody_answers_is_not_ethernet() {
+        // As dummy interfaces describe themselves, but for `IFF_NOARP`.
+        let flags = IFF_UP | IFF_LOWER_UP;
+        let read = |flags| {
+            let mut body = link_header(7, flags, 0).to_vec();
+            body[2..4].copy_from_slice(&1_u16.to_ne_bytes());
+            body.extend([10, 0, 1, 0, 2, 0, 0, 0, 0, 1, 0, 0]);
+            read_link(&body).unwrap()
+        };
+        assert!(read(flags).is_ethernet() && read(flags).carrier);
+        assert!(!read(flags | IFF_NOARP).is_ethernet());
+        assert!(!read(IFF_UP).carrier);
     }
 
     #[test]

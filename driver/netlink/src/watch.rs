@@ -16,6 +16,8 @@ pub enum News {
     Mtu(u32),
     /// It is up, or down.
     Up(bool),
+    /// It is up as before, and the carrier is back, or lost: a cable was pulled out, or its other end is down.
+    Carrier(bool),
     /// It is called something else.
     Name(String),
     /// It has another address.
@@ -34,6 +36,8 @@ pub enum News {
 pub struct Watch {
     socket: Socket,
     known: Interface,
+    /// Whether it was said that the interface is up and has no carrier.
+    lacks_carrier: bool,
     gone: bool,
     /// The kernel's addresses, each on its interface.
     owned: HashMap<(u32, IpAddr), Owned>,
@@ -52,12 +56,18 @@ impl Watch {
         let netlink = Netlink::open()?;
         let known = netlink.interface(name)?;
         let owned = netlink.addresses()?.into_iter().map(|owned| (place(&owned), owned)).collect();
-        Ok(Self { socket, known, gone: false, owned })
+        let lacks_carrier = known.up && !known.carrier;
+        Ok(Self { socket, known, lacks_carrier, gone: false, owned })
     }
 
     /// The addresses that the kernel owns, as far as was heard.
     pub fn addresses(&self) -> impl Iterator<Item = &Owned> {
         self.owned.values()
+    }
+
+    /// Whether the interface is up and has no carrier, as far as was heard.
+    pub const fn lacks_carrier(&self) -> bool {
+        self.lacks_carrier
     }
 
     /// What is another than at the last call; never waits.
@@ -108,6 +118,14 @@ impl Watch {
         if now.up != known.up {
             known.up = now.up;
             news.push(News::Up(now.up));
+        }
+        // One that is down has none: that is no news of its own.
+        if now.up && now.carrier == self.lacks_carrier {
+            self.lacks_carrier = !now.carrier;
+            news.push(News::Carrier(now.carrier));
+        }
+        if !now.up {
+            self.lacks_carrier = false;
         }
         if !now.name.is_empty() && now.name != known.name {
             known.name.clone_from(&now.name);
@@ -172,12 +190,31 @@ mod tests {
     }
 
     #[test]
+    fn a_carrier_is_news_when_it_is_lost_and_when_it_is_back_while_the_interface_is_up() {
+        let mut watch = Watch::open("lo").unwrap();
+        let mut becomes = |up, carrier| {
+            let now = Interface { up, carrier, ..watch.known.clone() };
+            watch.learn(Said::Is(now))
+        };
+        becomes(true, true);
+        assert_eq!(becomes(true, false), [News::Carrier(false)]);
+        assert_eq!(becomes(true, false), []);
+        assert_eq!(becomes(true, true), [News::Carrier(true)]);
+        assert_eq!(becomes(true, true), []);
+        assert_eq!(becomes(false, false), [News::Up(false)]);
+        assert_eq!(becomes(true, false), [News::Up(true), News::Carrier(false)]);
+        assert_eq!(becomes(false, false), [News::Up(false)]);
+        assert_eq!(becomes(true, true), [News::Up(true)]);
+    }
+
+    #[test]
     fn every_change_of_the_interface_is_told_once_and_of_others_none() {
         let mut watch = Watch::open("lo").unwrap();
         let mut now = watch.known.clone();
         let mac = Mac([2, 0, 0, 0, 0, 7]);
         now.mtu = 1400;
         now.up = !now.up;
+        now.carrier = true;
         now.name = "other".into();
         now.mac = mac;
         let other = Interface { index: now.index + 1, ..now.clone() };

@@ -275,6 +275,11 @@ fn what_somebody_does_to_the_interface_is_said_and_flows_of_one_that_is_gone_end
         running.hear("up0 is down");
         netlink.set_up(index).unwrap();
         running.hear("up0 is up again");
+        let other_end = netlink.interface("up1").unwrap().index;
+        netlink.set_down(other_end).unwrap();
+        running.hear("up0 has no carrier");
+        netlink.set_up(other_end).unwrap();
+        running.hear("up0 has a carrier again");
         eventually("the kernel answers again", || ping(&place));
 
         let host = Host::connect(&place).unwrap();
