@@ -33,28 +33,12 @@ impl IcmpV4Type {
     pub const ECHO_REPLY: u8 = 0;
     /// The destination cannot be reached; the code says why.
     pub const UNREACHABLE: u8 = 3;
-    /// Code of [`Self::UNREACHABLE`]: no way leads to the net.
-    pub const NET_UNREACHABLE: u8 = 0;
     /// Code of [`Self::UNREACHABLE`]: the host does not know the protocol.
     pub const PROTOCOL_UNREACHABLE: u8 = 2;
     /// Code of [`Self::UNREACHABLE`]: nobody listens at the port.
     pub const PORT_UNREACHABLE: u8 = 3;
     /// Code of [`Self::UNREACHABLE`]: the packet is too large and must not be fragmented.
     pub const FRAGMENTATION_NEEDED: u8 = 4;
-    /// Code of [`Self::UNREACHABLE`]: a source route cannot be followed.
-    pub const SOURCE_ROUTE_FAILED: u8 = 5;
-    /// Code of [`Self::UNREACHABLE`]: there is no such net.
-    pub const NET_UNKNOWN: u8 = 6;
-    /// Code of [`Self::UNREACHABLE`]: there is no such host.
-    pub const HOST_UNKNOWN: u8 = 7;
-    /// Code of [`Self::UNREACHABLE`]: the host is cut off.
-    pub const HOST_ISOLATED: u8 = 8;
-    /// Code of [`Self::UNREACHABLE`]: nothing may pass to the net.
-    pub const NET_PROHIBITED: u8 = 9;
-    /// Code of [`Self::UNREACHABLE`]: no way of this service class leads to the net.
-    pub const NET_UNREACHABLE_FOR_SERVICE: u8 = 11;
-    /// Highest code of [`Self::UNREACHABLE`] (RFC 1812 §5.2.7.1).
-    pub const UNREACHABLE_CODE_MAX: u8 = 15;
     /// Please answer with the same payload.
     pub const ECHO_REQUEST: u8 = 8;
     /// The packet passed too many routers, or reassembly took too long.

@@ -15,6 +15,7 @@
 
 mod arp;
 pub mod checksum;
+mod control;
 mod ethernet;
 mod icmp;
 mod ip;
@@ -22,6 +23,7 @@ mod mac;
 mod transport;
 
 pub use arp::{Arp, ArpOperation};
+pub use control::ControlError;
 pub use ethernet::{
     ETHERNET_BYTES, EtherType, Ethernet, FRAME_BYTES_MIN, VLAN_TAG_BYTES, VlanTag,
     WIRE_OVERHEAD_BYTES, wire_bytes,

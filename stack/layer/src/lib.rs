@@ -25,7 +25,8 @@ mod packet;
 mod tcp;
 mod udp;
 
-pub use control::{Control, ControlError};
+pub use base_wire::ControlError;
+pub use control::Control;
 pub use device::Device;
 pub use ether::Ether;
 pub use ip4::Ip4;

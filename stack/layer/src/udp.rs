@@ -6,12 +6,14 @@ use std::collections::VecDeque;
 use std::net::{IpAddr, SocketAddr};
 
 use base_flow::Fib;
-use base_wire::{Header, IPV4_BYTES, Mac, Protocol, UDP_BYTES, checksum, pseudo_header};
+use base_wire::{
+    ControlError, Header, IPV4_BYTES, Mac, Protocol, UDP_BYTES, checksum, pseudo_header,
+};
 use rbuf_channel::{Buffer, Data, Fault};
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::network_endian::U16;
 
-use crate::control::{self, Control, ControlError};
+use crate::control::{self, Control};
 use crate::ip4::Ip4;
 use crate::packet::{Incoming, Outgoing};
 use crate::{Layer, SendError};

@@ -316,6 +316,7 @@ fn a_control_message_is_heard_if_it_is_about_a_datagram_that_was_sent_here() {
             ((3, 3, 0), ControlError::PortUnreachable),
             ((3, 4, 900), ControlError::TooLarge { mtu: 900 }),
             ((3, 4, 0), ControlError::TooLarge { mtu: 0 }),
+            ((3, 9, 0), ControlError::NetworkProhibited),
             ((3, 13, 0), ControlError::Prohibited),
             ((11, 0, 0), ControlError::TimeExceeded),
             ((12, 0, 0), ControlError::ParameterProblem),

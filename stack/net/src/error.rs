@@ -102,27 +102,35 @@ impl From<DecodeError> for Error {
     }
 }
 
+/// How a program is told what became of a packet, whatever it was of: with Linux's error, by its number where `std`
+/// has no kind for that.
+pub(crate) const fn kind_of(control: ControlError) -> Result<io::ErrorKind, rustix::io::Errno> {
+    Ok(match control {
+        ControlError::PortUnreachable => io::ErrorKind::ConnectionRefused,
+        ControlError::NetworkUnreachable
+        | ControlError::NetworkUnknown
+        | ControlError::NetworkProhibited => io::ErrorKind::NetworkUnreachable,
+        ControlError::HostUnreachable | ControlError::Prohibited | ControlError::TimeExceeded => {
+            io::ErrorKind::HostUnreachable
+        }
+        ControlError::SourceRouteFailed => io::ErrorKind::Unsupported,
+        ControlError::HostUnknown => return Err(rustix::io::Errno::HOSTDOWN),
+        ControlError::HostIsolated => return Err(rustix::io::Errno::NONET),
+        ControlError::ProtocolUnreachable => return Err(rustix::io::Errno::NOPROTOOPT),
+        ControlError::TooLarge { .. } => return Err(rustix::io::Errno::MSGSIZE),
+        ControlError::ParameterProblem => return Err(rustix::io::Errno::PROTO),
+    })
+}
+
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
         let kind = match &error {
-            // `std` has no kinds for these.
-            Error::Send(SendError::TooLong { .. })
-            | Error::Control(ControlError::TooLarge { .. }) => {
-                return rustix::io::Errno::MSGSIZE.into();
-            }
-            Error::Control(ControlError::ProtocolUnreachable) => {
-                return rustix::io::Errno::NOPROTOOPT.into();
-            }
-            Error::Control(ControlError::ParameterProblem) => {
-                return rustix::io::Errno::PROTO.into();
-            }
-            Error::Control(ControlError::PortUnreachable) => io::ErrorKind::ConnectionRefused,
-            Error::Control(ControlError::NetworkUnreachable) => io::ErrorKind::NetworkUnreachable,
-            Error::Control(
-                ControlError::HostUnreachable
-                | ControlError::Prohibited
-                | ControlError::TimeExceeded,
-            ) => io::ErrorKind::HostUnreachable,
+            // `std` has no kind for it.
+            Error::Send(SendError::TooLong { .. }) => return rustix::io::Errno::MSGSIZE.into(),
+            Error::Control(control) => match kind_of(*control) {
+                Ok(kind) => kind,
+                Err(errno) => return errno.into(),
+            },
             Error::NoFlowManager { source, .. } => source.kind(),
             Error::FlowManagerGone | Error::Lost(_) => io::ErrorKind::NotConnected,
             Error::Refused(refusal) => match refusal {
@@ -171,6 +179,47 @@ mod tests {
             (Refusal::NoRemotePort { transport }, io::ErrorKind::InvalidInput),
         ] {
             assert_eq!(io::Error::from(Error::Refused(refusal)).kind(), kind);
+        }
+    }
+
+    #[test]
+    fn whatever_a_control_message_says_datagrams_and_streams_have_linuxs_error_for_it() {
+        use rustix::io::Errno;
+        use stack_tcp::RouterError;
+        let linux = [
+            ((3, 0), Errno::NETUNREACH),
+            ((3, 1), Errno::HOSTUNREACH),
+            ((3, 2), Errno::NOPROTOOPT),
+            ((3, 3), Errno::CONNREFUSED),
+            ((3, 4), Errno::MSGSIZE),
+            ((3, 5), Errno::OPNOTSUPP),
+            ((3, 6), Errno::NETUNREACH),
+            ((3, 7), Errno::HOSTDOWN),
+            ((3, 8), Errno::NONET),
+            ((3, 9), Errno::NETUNREACH),
+            ((3, 10), Errno::HOSTUNREACH),
+            ((3, 11), Errno::NETUNREACH),
+            ((3, 12), Errno::HOSTUNREACH),
+            ((3, 13), Errno::HOSTUNREACH),
+            ((3, 14), Errno::HOSTUNREACH),
+            ((3, 15), Errno::HOSTUNREACH),
+            ((11, 0), Errno::HOSTUNREACH),
+            ((12, 0), Errno::PROTO),
+        ];
+        for ((kind, code), errno) in linux {
+            let of_linux = io::Error::from(errno);
+            let is_linuxs = |ours: io::Error| match ours.raw_os_error() {
+                Some(number) => number == errno.raw_os_error(),
+                None => ours.kind() == of_linux.kind(),
+            };
+            let of_datagram = ControlError::from_icmp_v4(kind, code, 1400).unwrap();
+            assert!(is_linuxs(Error::Control(of_datagram).into()), "{kind} {code}: {of_datagram}");
+            match RouterError::from_icmp_v4(kind, code, 1400).unwrap() {
+                RouterError::TooBig(mtu) => assert_eq!((errno, mtu), (Errno::MSGSIZE, 1400)),
+                RouterError::Undelivered(why) => {
+                    assert!(is_linuxs(crate::tcp::io_error(why)), "{kind} {code}: {why}");
+                }
+            }
         }
     }
 }

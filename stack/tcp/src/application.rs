@@ -1,6 +1,6 @@
 //! What the application and its surroundings say: write, read, close, options; routers and links.
 
-use base_wire::IcmpV4Type;
+use base_wire::ControlError;
 
 use crate::Position;
 use crate::config::{Algorithm, Config, Keepalive};
@@ -31,26 +31,21 @@ impl RouterError {
     /// carries where a fragmentation-needed message has the next hop's. `None` for what is no error, or is
     /// ignored.
     pub const fn from_icmp_v4(kind: u8, code: u8, mtu: u16) -> Option<Self> {
-        use IcmpV4Type as Type;
-        let why = match (kind, code) {
-            (Type::UNREACHABLE, Type::FRAGMENTATION_NEEDED) => return Some(Self::TooBig(mtu)),
-            (Type::UNREACHABLE, Type::PROTOCOL_UNREACHABLE) => Error::ProtocolUnreachable,
-            (Type::UNREACHABLE, Type::PORT_UNREACHABLE) => Error::Refused,
-            (Type::UNREACHABLE, Type::SOURCE_ROUTE_FAILED) => Error::SourceRoute,
-            (Type::UNREACHABLE, Type::HOST_UNKNOWN) => Error::HostUnknown,
-            (Type::UNREACHABLE, Type::HOST_ISOLATED) => Error::HostIsolated,
-            (
-                Type::UNREACHABLE,
-                Type::NET_UNREACHABLE
-                | Type::NET_UNKNOWN
-                | Type::NET_PROHIBITED
-                | Type::NET_UNREACHABLE_FOR_SERVICE,
-            ) => Error::NetUnreachable,
-            // Also "host prohibited", "communication prohibited" and the precedences (RFC 1812 §5.2.7.1).
-            (Type::UNREACHABLE, 0..=Type::UNREACHABLE_CODE_MAX) => Error::HostUnreachable,
-            (Type::TIME_EXCEEDED, _) => Error::HostUnreachable,
-            (Type::PARAMETER_PROBLEM, _) => Error::Header,
-            _ => return None,
+        let Some(said) = ControlError::from_icmp_v4(kind, code, mtu) else { return None };
+        let why = match said {
+            ControlError::TooLarge { mtu } => return Some(Self::TooBig(mtu)),
+            ControlError::ProtocolUnreachable => Error::ProtocolUnreachable,
+            ControlError::PortUnreachable => Error::Refused,
+            ControlError::SourceRouteFailed => Error::SourceRoute,
+            ControlError::HostUnknown => Error::HostUnknown,
+            ControlError::HostIsolated => Error::HostIsolated,
+            ControlError::NetworkUnreachable
+            | ControlError::NetworkUnknown
+            | ControlError::NetworkProhibited => Error::NetUnreachable,
+            ControlError::HostUnreachable
+            | ControlError::Prohibited
+            | ControlError::TimeExceeded => Error::HostUnreachable,
+            ControlError::ParameterProblem => Error::Header,
         };
         Some(Self::Undelivered(why))
     }

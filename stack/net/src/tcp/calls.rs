@@ -194,18 +194,25 @@ fn ended((WriteError::ShutDown | WriteError::Ended): WriteError) -> io::Error {
     io::ErrorKind::BrokenPipe.into()
 }
 
-fn io_error(error: stack_tcp::Error) -> io::Error {
+/// An error as a program is told it: what control messages said, as of a datagram.
+pub(crate) fn io_error(error: stack_tcp::Error) -> io::Error {
+    use stack_layer::ControlError as Said;
     use stack_tcp::Error as Tcp;
+    let said = |said, error| match crate::error::kind_of(said) {
+        Ok(kind) => io::Error::new(kind, error),
+        Err(errno) => errno.into(),
+    };
     let kind = match error {
-        Tcp::Refused => io::ErrorKind::ConnectionRefused,
+        Tcp::Refused => return said(Said::PortUnreachable, error),
         Tcp::Reset => io::ErrorKind::ConnectionReset,
         Tcp::TimedOut => io::ErrorKind::TimedOut,
-        Tcp::NetUnreachable => io::ErrorKind::NetworkUnreachable,
-        Tcp::HostUnreachable | Tcp::HostUnknown | Tcp::HostIsolated => {
-            io::ErrorKind::HostUnreachable
-        }
-        Tcp::ProtocolUnreachable | Tcp::SourceRoute => io::ErrorKind::Unsupported,
-        Tcp::Header => io::ErrorKind::Other,
+        Tcp::NetUnreachable => return said(Said::NetworkUnreachable, error),
+        Tcp::HostUnreachable => return said(Said::HostUnreachable, error),
+        Tcp::HostUnknown => return said(Said::HostUnknown, error),
+        Tcp::HostIsolated => return said(Said::HostIsolated, error),
+        Tcp::ProtocolUnreachable => return said(Said::ProtocolUnreachable, error),
+        Tcp::SourceRoute => return said(Said::SourceRouteFailed, error),
+        Tcp::Header => return said(Said::ParameterProblem, error),
         Tcp::Aborted => io::ErrorKind::ConnectionAborted,
     };
     io::Error::new(kind, error)

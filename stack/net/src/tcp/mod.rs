@@ -9,6 +9,8 @@
 
 mod buffers;
 mod calls;
+#[cfg(test)]
+pub(crate) use calls::io_error;
 mod door;
 mod dump;
 mod exchange;

@@ -31,8 +31,9 @@ pub(super) struct Troubles {
 }
 
 impl Troubles {
-    /// A message about a datagram; `connected` if the socket is, so that its calls fail for it. Packets to
-    /// there had up to `mtu` bytes. Returns what the path carries, if that is news.
+    /// A message about a datagram; `connected` if the socket is, so that its calls fail for it if it is a hard
+    /// error, as Linux's do: others may pass, and are kept. Packets to there had up to `mtu` bytes. Returns what
+    /// the path carries, if that is news.
     pub(super) fn hear(
         &mut self,
         control: Control,
@@ -52,7 +53,7 @@ impl Troubles {
                 self.remember(control.to.ip(), path, now_ns + PATH_NS);
             }
         }
-        if connected {
+        if connected && control.error.is_hard() {
             self.pending.get_or_insert(control.error);
         }
         self.keep(control);
@@ -141,9 +142,11 @@ mod tests {
         let mut troubles = Troubles::default();
         troubles.hear(control(ControlError::PortUnreachable), false, 1500, 0);
         assert!(troubles.take_error().is_none(), "it is not connected");
+        troubles.hear(control(ControlError::HostUnreachable), true, 1500, 0);
+        assert!(troubles.take_error().is_none(), "that may pass");
         for _ in 0..100 {
             troubles.hear(control(ControlError::PortUnreachable), true, 1500, 0);
-            troubles.hear(control(ControlError::HostUnreachable), true, 1500, 0);
+            troubles.hear(control(ControlError::Prohibited), true, 1500, 0);
         }
         let told = troubles.take_error();
         assert!(matches!(told, Some(Error::Control(ControlError::PortUnreachable))), "{told:?}");
