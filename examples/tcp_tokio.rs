@@ -32,7 +32,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
 }
 
 async fn serve(at: SocketAddr) -> std::io::Result<()> {
-    let listener = TcpListener::bind(at)?;
+    let listener = TcpListener::bind(at).await?;
     let accept = async {
         loop {
             let (stream, _) = listener.accept().await?;

@@ -2,7 +2,8 @@
 //!
 //! A stream waits on the descriptors that say what it is ready for, as any socket does, so one thread
 //! serves as many as there are. The work of the stack is done by whoever polls, and by the service thread
-//! meanwhile. Opening a flow may have to wait for a neighbour: a thread of its own does that.
+//! meanwhile. Opening a flow may have to wait for a neighbour or for the daemons: a thread of its
+//! own does that.
 
 use std::io;
 use std::net::SocketAddr;
@@ -244,8 +245,18 @@ impl TcpListener {
     /// # Errors
     ///
     /// As [`Listener::bind`].
-    pub fn bind(local: SocketAddr) -> io::Result<Self> {
-        Self::from_std(Listener::bind(local)?)
+    pub async fn bind(local: SocketAddr) -> io::Result<Self> {
+        Self::bind_with(Options::new(), local).await
+    }
+
+    /// A listener at `local`, whose connections are as `options` say. Given up, it is closed when the flow manager
+    /// has answered.
+    ///
+    /// # Errors
+    ///
+    /// As [`Options::listen`].
+    pub async fn bind_with(options: Options, local: SocketAddr) -> io::Result<Self> {
+        Self::from_std(aside(move || options.listen(local))?.await?)
     }
 
     /// The next connection, and who it is with.

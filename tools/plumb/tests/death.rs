@@ -93,6 +93,41 @@ fn every_call_that_waits_fails_when_the_driver_is_killed_and_the_flow_manager_st
 }
 
 #[test]
+fn a_runtime_of_one_thread_goes_on_while_its_tasks_wait_for_a_flow_manager_that_stands() {
+    use std::future::Future as _;
+    let name =
+        "a_runtime_of_one_thread_goes_on_while_its_tasks_wait_for_a_flow_manager_that_stands";
+    in_lab(name, &[], || {
+        use plumb_net::tokio::{TcpListener, TcpStream};
+        let options = options();
+        let kernel = on_peer(|| KernelListener::bind((THEIRS, 7200)).unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        signal("flowman", Signal::STOP);
+        runtime.block_on(async {
+            let mut bind =
+                std::pin::pin!(TcpListener::bind_with(options.clone(), (OURS, 7201).into()));
+            let mut connect =
+                std::pin::pin!(TcpStream::connect_with(options, (THEIRS, 7200).into()));
+            // Both have begun, and the runtime's other task gets its turns.
+            let mut turns = 0;
+            std::future::poll_fn(|context| {
+                assert!(bind.as_mut().poll(context).is_pending(), "nobody has answered");
+                assert!(connect.as_mut().poll(context).is_pending(), "nobody has answered");
+                turns += 1;
+                context.waker().wake_by_ref();
+                if turns < 100 { std::task::Poll::Pending } else { std::task::Poll::Ready(()) }
+            })
+            .await;
+            signal("flowman", Signal::CONT);
+            let at = bind.await.unwrap().get_ref().local_addr().unwrap();
+            assert_eq!(at, (OURS, 7201).into());
+            connect.await.unwrap();
+        });
+        kernel.accept().unwrap();
+    });
+}
+
+#[test]
 fn without_the_flow_manager_what_needs_it_fails_at_once_and_streams_go_on() {
     let name = "without_the_flow_manager_what_needs_it_fails_at_once_and_streams_go_on";
     in_lab(name, &[], || {
