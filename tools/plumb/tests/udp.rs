@@ -8,9 +8,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use driver_link_packet::PacketLink;
-use in_lab::{OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer, send_raw};
+use in_lab::{OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer, processes, send_raw};
 use plumb_net::{ControlError, Udp};
 use rustix::io::Errno;
+use rustix::process::{Pid, Signal, kill_process};
 
 const LONG: Duration = Duration::from_secs(20);
 const RATE: [&str; 2] = ["--rate", "4mbit"];
@@ -244,6 +245,93 @@ fn a_neighbour_that_is_switched_off_holds_up_what_is_for_it_and_nothing_else() {
             assert_eq!(error.kind(), ErrorKind::NetworkUnreachable);
         },
     );
+}
+
+/// What the kernel's socket gets next, as numbers.
+fn next_of(kernel: &std::net::UdpSocket) -> u8 {
+    let mut datagram = [0; 100];
+    assert_eq!(kernel.recv(&mut datagram).unwrap(), 1);
+    datagram[0]
+}
+
+#[test]
+fn connecting_waits_for_no_neighbour_and_one_that_fails_leaves_the_socket_as_it_was() {
+    let name = "connecting_waits_for_no_neighbour_and_one_that_fails_leaves_the_socket_as_it_was";
+    in_lab(name, &RATE, || {
+        let (kernel, other) = (kernel_socket(7000), kernel_socket(7001));
+        for socket in [&kernel, &other] {
+            socket.set_read_timeout(Some(LONG)).unwrap();
+        }
+        let (absent, present) = ([10, 77, 0, 99].into(), SocketAddr::from((THEIRS, 7000)));
+        let absent = SocketAddr::new(absent, 7000);
+        for nonblocking in [true, false] {
+            let ours = options().bind(("0.0.0.0", 0)).unwrap();
+            let at = (OURS, ours.local_addr().port());
+            ours.set_nonblocking(nonblocking);
+            ours.set_read_timeout(Some(LONG));
+            if nonblocking {
+                ours.connect(absent).unwrap();
+                assert_eq!(ours.take_control().unwrap(), None, "it is not asked for yet");
+                ours.send(&[0]).unwrap();
+                assert_eq!(ours.take_control().unwrap(), None, "it is still being asked for");
+                // Others are served meanwhile, and the next call says what became of it.
+                assert!(ours.send_to(&[0], present).is_err(), "it is connected to another");
+                let unreachable = |error: std::io::Error| {
+                    assert!(matches!(
+                        error.kind(),
+                        ErrorKind::WouldBlock | ErrorKind::HostUnreachable
+                    ));
+                    error.kind() == ErrorKind::HostUnreachable
+                };
+                eventually("a call says so", || ours.send(&[0]).is_err_and(unreachable));
+            } else {
+                let nowhere = SocketAddr::from(([203, 0, 113, 9], 7000));
+                let error = std::io::Error::from(ours.connect(nowhere).unwrap_err());
+                assert_eq!(error.kind(), ErrorKind::NetworkUnreachable);
+                assert!(ours.peer_addr().is_err(), "it is as it was");
+                ours.send_to(&[1], present).unwrap();
+                assert_eq!(next_of(&kernel), 1);
+            }
+            ours.connect(present).unwrap();
+            assert_eq!(ours.peer_addr().unwrap(), present);
+            ours.send(&[2]).unwrap();
+            assert_eq!(next_of(&kernel), 2);
+            // From others it takes nothing.
+            other.send_to(&[3], at).unwrap();
+            kernel.send_to(&[4], at).unwrap();
+            let mut datagram = [0; 100];
+            let mut heard = None;
+            eventually("the one it is connected to is heard", || {
+                heard = ours.recv_from(&mut datagram).ok();
+                heard.is_some()
+            });
+            assert_eq!((heard.unwrap(), datagram[0]), ((1, present), 4));
+            // Nor is a buffer to write in anybody else's.
+            let mut buffer = ours.buffer().unwrap();
+            assert!(buffer.write(&[5]));
+            buffer.send().unwrap();
+            assert_eq!(next_of(&kernel), 5);
+        }
+    });
+}
+
+#[test]
+fn a_socket_that_does_not_wait_connects_while_the_flow_manager_stands() {
+    let name = "a_socket_that_does_not_wait_connects_while_the_flow_manager_stands";
+    in_lab(name, &RATE, || {
+        let kernel = kernel_socket(7000);
+        kernel.set_read_timeout(Some(LONG)).unwrap();
+        let ours = options().bind(("0.0.0.0", 0)).unwrap();
+        ours.set_nonblocking(true);
+        let flowman = Pid::from_raw(processes()["flowman"] as i32).unwrap();
+        kill_process(flowman, Signal::STOP).unwrap();
+        let connected = ours.connect((THEIRS, 7000));
+        let sent = ours.send(&[7]);
+        kill_process(flowman, Signal::CONT).unwrap();
+        connected.unwrap();
+        assert_eq!(sent.unwrap(), 1);
+        assert_eq!(next_of(&kernel), 7);
+    });
 }
 
 #[test]

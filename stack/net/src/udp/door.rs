@@ -1,6 +1,7 @@
 //! A UDP socket on one link: its flow, and the layers over it.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base_flow::{Endpoints, Fib};
@@ -110,6 +111,27 @@ impl Desk {
             Some(packet) => Ok(Some(packet)),
             None => Ok(self.stack.receive()?),
         }
+    }
+
+    /// The next datagram, of those from `only` if it is somebody: others' are dropped.
+    pub(super) fn receive_from(
+        &mut self,
+        only: Option<SocketAddr>,
+    ) -> Result<Option<Incoming<ShmData>>, Error> {
+        // No more than there are buffers, for none is given back meanwhile.
+        let mut others = Vec::new();
+        let mut found = None;
+        while let Some(packet) = self.receive()? {
+            if only.is_none() || packet.from() == only {
+                found = Some(packet);
+                break;
+            }
+            others.push(packet);
+        }
+        for packet in others {
+            self.stack.give_back(packet)?;
+        }
+        Ok(found)
     }
 
     /// The next control message, behind whatever datagrams.

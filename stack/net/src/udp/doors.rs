@@ -1,6 +1,7 @@
 //! The links of a socket.
 
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use base_flow::{Bill, Endpoints};
@@ -84,6 +85,17 @@ impl Doors {
         self.remote
     }
 
+    /// To whom the socket is connected if its flows are with anybody: then it is this side that takes nothing from
+    /// others, and looks for the way of each datagram.
+    pub(super) fn chosen(&self) -> Option<SocketAddr> {
+        self.remote.filter(|_| self.bound.remote.is_none())
+    }
+
+    /// The door to a host that is on a link, or behind it.
+    pub(super) fn door_to(&self, to: SocketAddr, link: u16) -> Result<&Arc<Door>, Error> {
+        self.to(link).ok_or(Error::Refused(Refusal::OtherLink { address: to.ip(), link }))
+    }
+
     /// The door to a link.
     pub(super) fn to(&self, link: u16) -> Option<&Arc<Door>> {
         self.list.iter().find(|door| door.shared.link() == link)
@@ -108,8 +120,29 @@ impl Inner {
         true
     }
 
+    /// Connects to `remote`. Nobody need hear of it, unless the flow is with one host only: that is changed.
+    pub(super) fn connect(this: &Arc<Self>, remote: SocketAddr) -> Result<(), Error> {
+        let (doors, is_patient) = (this.doors(), !this.nonblocking.load(Ordering::Relaxed));
+        if is_patient {
+            this.know_way(remote)?;
+        }
+        if doors.bound.remote.is_some() {
+            return if is_patient { this.reattach(remote) } else { Err(Error::WouldBlock) };
+        }
+        let list = doors.list.clone();
+        let connected = Doors { list, bound: doors.bound, remote: Some(remote) };
+        this.become_connected(connected);
+        doors.all().iter().for_each(|door| door.shared.call());
+        if !lock(&this.hops).is_settled() { Self::call_courier(this) } else { Ok(()) }
+    }
+
+    fn become_connected(&self, connected: Doors) {
+        lock(&self.troubles).forget_error();
+        *self.doors.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(connected);
+    }
+
     /// Connects to `remote`, through the door that leads there; the others are closed.
-    pub(super) fn connect(&self, remote: SocketAddr) -> Result<(), Error> {
+    fn reattach(&self, remote: SocketAddr) -> Result<(), Error> {
         let doors = self.doors();
         let ends = Endpoints { remote: Some(remote.into()), ..doors.bound };
         // A flow sends to its new ends only.
@@ -130,10 +163,9 @@ impl Inner {
             },
             attached => attached.map(|()| Arc::clone(doors.main()))?,
         };
-        lock(&self.troubles).forget_error();
         self.learn_path(remote.ip(), door.desk().fib().path_mtu, PATH_NS);
         let connected = Doors { list: vec![door], bound: doors.bound, remote: Some(remote) };
-        *self.doors.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(connected);
+        self.become_connected(connected);
         // Who sleeps at the others is to sleep here.
         doors.all().iter().for_each(|door| door.shared.call());
         Ok(())

@@ -157,13 +157,17 @@ impl Udp {
     }
 
     /// Connects the socket to `remote`, or to another one: from now on packets go there and come
-    /// only from there. What was sent before leaves first.
+    /// only from there. It is not waited for the host to say where it is, and for nothing if the socket does not
+    /// wait: the next call says what is wrong. A socket that was opened connected, as by [`Options::connect`], has
+    /// its flow with one host only, and must wait for the flow manager to change that.
     ///
     /// # Errors
     ///
-    /// What the flow manager says; the socket is of no use then.
+    /// `NetworkUnreachable` or `HostUnreachable` if it is known that no way leads to there: the socket stays as it
+    /// was then. For a socket that was opened connected, `WouldBlock` if it does not wait, or what the flow manager
+    /// says.
     pub fn connect(&self, remote: impl ToSocketAddrs) -> Result<(), Error> {
-        self.inner.connect(first(remote)?)
+        Inner::connect(&self.inner, first(remote)?)
     }
 
     /// Never wait: operations that would have to fail with `WouldBlock`.
@@ -244,7 +248,7 @@ impl Udp {
     /// not sent. A datagram that is sent before this socket has heard of a smaller link is dropped by the
     /// driver, and counted by [`Self::errors`].
     pub fn send(&self, payload: &[u8]) -> io::Result<usize> {
-        Ok(self.inner.send(payload)?)
+        Ok(Inner::send(&self.inner, payload)?)
     }
 
     /// Sends a datagram to `destination`. It is never waited for the host to say where it is: the datagram
@@ -265,7 +269,7 @@ impl Udp {
     ///
     /// As [`Self::send`].
     pub fn buffer(&self) -> io::Result<SendBuffer<'_>> {
-        Ok(self.inner.connected_buffer()?)
+        Ok(Inner::connected_buffer(&self.inner)?)
     }
 
     /// Receives a datagram; what does not fit into `out` is lost.
@@ -301,7 +305,8 @@ impl Udp {
     /// As [`Self::recv_from`].
     pub fn datagram(&self) -> io::Result<Datagram<'_>> {
         let (door, packet) = self.inner.wait_on(Side::Receive, None, |door, desk| {
-            Ok(desk.receive()?.map(|packet| (Arc::clone(door), packet)))
+            let packet = desk.receive_from(self.inner.doors().chosen())?;
+            Ok(packet.map(|packet| (Arc::clone(door), packet)))
         })?;
         Ok(Datagram::new(door, packet))
     }

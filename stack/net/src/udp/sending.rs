@@ -4,13 +4,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use base_rpc::{Refusal, Reply, Request};
+use base_rpc::{Reply, Request};
 use base_wire::{IPV4_BYTES, UDP_BYTES};
 use rbuf_shm::monotonic_ns;
 use stack_layer::{Control, ControlError, Peer, SendError};
 
 use super::door::{Desk, Door, Side};
-use super::hops::{HOP_NS, Look, Waiting};
+use super::hops::{HOP_NS, Look, Waiting, Way};
 use super::waiting::deadline;
 use super::{Inner, SendBuffer, lock};
 use crate::Error;
@@ -26,13 +26,66 @@ fn payload_bytes(mtu: u16) -> usize {
 }
 
 impl Inner {
-    pub(super) fn send(&self, payload: &[u8]) -> Result<usize, Error> {
-        self.write(self.connected_buffer()?, payload)
+    pub(super) fn send(this: &Arc<Self>, payload: &[u8]) -> Result<usize, Error> {
+        match this.doors().chosen() {
+            Some(remote) => {
+                this.hear_troubles()?;
+                Self::send_along(this, payload, remote)
+            }
+            None => this.write(Self::connected_buffer(this)?, payload),
+        }
     }
 
-    pub(super) fn connected_buffer(&self) -> Result<SendBuffer<'_>, Error> {
-        let doors = self.doors();
-        self.buffer(doors.main(), Peer::Connected, doors.remote())
+    pub(super) fn connected_buffer(this: &Arc<Self>) -> Result<SendBuffer<'_>, Error> {
+        let doors = this.doors();
+        let Some(to) = doors.chosen() else {
+            return this.buffer(doors.main(), Peer::Connected, doors.remote());
+        };
+        this.hear_troubles()?;
+        let deadline_ns = this.send_deadline_ns();
+        loop {
+            if let Some((mac, link)) = Self::way(this, to, deadline_ns)? {
+                let peer = Peer::At { address: to, mac };
+                return this.buffer(doors.door_to(to, link)?, peer, Some(to));
+            }
+            Self::call_courier(this)?;
+            let now_ns = monotonic_ns();
+            if now_ns >= deadline_ns {
+                return Err(Error::WouldBlock);
+            }
+            this.await_move(deadline_ns);
+        }
+    }
+
+    /// The way to a host; `None` if it is not known yet.
+    fn way(this: &Arc<Self>, to: SocketAddr, deadline_ns: u64) -> Result<Option<Way>, Error> {
+        let look = lock(&this.hops).look_up(to.ip(), monotonic_ns());
+        match look {
+            Look::Known(way) => Ok(Some(way)),
+            Look::Refused(refusal) => Err(refusal.into()),
+            Look::Unknown => {
+                this.ask(to, deadline_ns)?;
+                Ok(None)
+            }
+            Look::Asked | Look::Full => Ok(None),
+        }
+    }
+
+    /// Hears at once if no way leads to a host. The neighbour is not waited for.
+    pub(super) fn know_way(self: &Arc<Self>, to: SocketAddr) -> Result<(), Error> {
+        let deadline_ns = self.send_deadline_ns().min(monotonic_ns() + KNOWN_NS);
+        Self::way(self, to, deadline_ns)?;
+        match lock(&self.hops).look_up(to.ip(), monotonic_ns()) {
+            Look::Refused(refusal) => Err(refusal.into()),
+            _ => Ok(()),
+        }
+    }
+
+    fn send_deadline_ns(&self) -> u64 {
+        match self.nonblocking.load(Ordering::Relaxed) {
+            true => 0,
+            false => deadline(&self.write_timeout_ns),
+        }
     }
 
     pub(super) fn send_to(
@@ -43,23 +96,23 @@ impl Inner {
         let doors = this.doors();
         if let Some(remote) = doors.remote() {
             return if remote == to {
-                this.send(payload)
+                Self::send(this, payload)
             } else {
                 Err(SendError::OtherDestination.into())
             };
         }
-        let deadline_ns = match this.nonblocking.load(Ordering::Relaxed) {
-            true => 0,
-            false => deadline(&this.write_timeout_ns),
-        };
+        Self::send_along(this, payload, to)
+    }
+
+    /// Sends along the way that leads there, or lets the datagram wait for it.
+    fn send_along(this: &Arc<Self>, payload: &[u8], to: SocketAddr) -> Result<usize, Error> {
+        let (doors, deadline_ns) = (this.doors(), this.send_deadline_ns());
         loop {
             let mut hops = lock(&this.hops);
             match hops.look_up(to.ip(), monotonic_ns()) {
                 Look::Known((mac, link)) => {
                     drop(hops);
-                    let door = doors
-                        .to(link)
-                        .ok_or(Error::Refused(Refusal::OtherLink { address: to.ip(), link }))?;
+                    let door = doors.door_to(to, link)?;
                     let buffer = this.buffer(door, Peer::At { address: to, mac }, Some(to))?;
                     return this.write(buffer, payload);
                 }

@@ -1,5 +1,6 @@
 //! Looking, and sleeping between looks, at one door or at all.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -47,7 +48,6 @@ impl Inner {
         let mut calls = [0; DOORS_MAX];
         'again: loop {
             let all = self.doors();
-            let is_connected = all.remote().is_some();
             let doors = only.map_or_else(|| all.all(), std::slice::from_ref);
             let turn = if doors.len() > 1 { self.turn.load(Ordering::Relaxed) } else { 0 };
             for at in 0..doors.len() {
@@ -59,14 +59,14 @@ impl Inner {
                     heard => heard?,
                 }
                 if side == Side::Send {
-                    self.take_controls(&mut desk, is_connected)?;
+                    self.take_controls(&mut desk, all.remote())?;
                     self.tell()?;
                 }
                 if let Some(found) = look(door, &mut desk)? {
                     self.turn.store(at + 1, Ordering::Relaxed);
                     return Ok(found);
                 }
-                self.take_controls(&mut desk, is_connected)?;
+                self.take_controls(&mut desk, all.remote())?;
                 // What was looked through may be what the driver waits for.
                 desk.kick(&door.shared);
             }
@@ -137,9 +137,11 @@ impl Inner {
     }
 
     /// Takes what control messages say from a door, at most a datagram's worth of work for each.
-    fn take_controls(&self, desk: &mut Desk, is_connected: bool) -> Result<(), Error> {
+    fn take_controls(&self, desk: &mut Desk, remote: Option<SocketAddr>) -> Result<(), Error> {
         while let Some(control) = desk.control()? {
             let (mtu, to) = (desk.fib().mtu, control.to.ip());
+            // One about a datagram to somebody else, from before, is no error of a connected socket.
+            let is_connected = remote == Some(control.to);
             let news = lock(&self.troubles).hear(control, is_connected, mtu, monotonic_ns());
             self.is_troubled.store(true, Ordering::Release);
             if let Some(path_mtu) = news {
@@ -158,9 +160,15 @@ impl Inner {
                 Err(Error::Lost(_)) if self.leave(door) => continue,
                 heard => heard?,
             }
-            self.take_controls(&mut desk, doors.remote().is_some())?;
+            self.take_controls(&mut desk, doors.remote())?;
         }
         Ok(())
+    }
+
+    /// As [`Self::hear_controls`], and tells the error of a connected socket.
+    pub(super) fn hear_troubles(&self) -> Result<(), Error> {
+        self.hear_controls()?;
+        self.tell()
     }
 
     /// The error that was not told yet, if there is one.
