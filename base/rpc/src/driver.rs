@@ -103,6 +103,9 @@ pub enum ToDriver {
     RemoveFlow {
         /// Which.
         flow: FlowId,
+        /// Both ends of the connection that it leaves: parked as by [`ToDriver::Park`] before another frame
+        /// comes, which whoever listens there would take for the beginning of a new one.
+        parks: Option<Endpoints>,
     },
     /// Change the contract. Answered by [`FromDriver::Settled`] when the earlier one binds no longer.
     SetContract {

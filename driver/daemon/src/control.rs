@@ -34,7 +34,7 @@ fn about<L: Link, S: Scheduler>(
         | ToDriver::AddFlow { domain, .. } => Some(*domain),
         ToDriver::Attach { fib } => driver.domain_of(fib.flow),
         ToDriver::Detach { flow }
-        | ToDriver::RemoveFlow { flow }
+        | ToDriver::RemoveFlow { flow, .. }
         | ToDriver::SetContract { flow, .. }
         | ToDriver::SetLastResort { flow, .. } => driver.domain_of(*flow),
         ToDriver::Refused { .. }
@@ -178,8 +178,9 @@ impl Control {
                 }
             }
             ToDriver::Detach { flow } => driver.detach(flow),
-            ToDriver::RemoveFlow { flow } => {
+            ToDriver::RemoveFlow { flow, parks } => {
                 driver.remove_flow(flow, now_ns);
+                parks.iter().for_each(|endpoints| driver.park(endpoints));
                 self.report_removed(driver);
             }
             ToDriver::SetContract { flow, contract, change, after } => {

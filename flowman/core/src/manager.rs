@@ -316,10 +316,8 @@ impl FlowManager {
         }
         for id in gone.flows {
             let flow = self.flows.get(id).cloned();
-            self.close(id, None);
-            if let Some(flow) = flow {
-                self.mourn(&flow);
-            }
+            let left = flow.and_then(|flow| self.mourn(&flow));
+            self.close_connection(id, None, left.map(|ends| (ends, None)));
         }
         for (link, domain) in gone.domains {
             self.tell_driver(link, ToDriver::RemoveDomain { domain: domain.id });
@@ -343,18 +341,17 @@ impl FlowManager {
         }
     }
 
-    /// The application of a flow has died: if it was a connection, its peer is to hear of it.
-    fn mourn(&mut self, flow: &Flow) {
-        let Some(&Fib { endpoints: ends, source, next_hop_mac: Some(mac), .. }) =
-            flow.attachment.fib()
-        else {
-            return;
-        };
-        if ends.transport == Transport::Tcp && ends.remote.is_some() {
-            let ends = Endpoints { local: Sap::new(source, ends.local.port), ..ends };
-            self.departed.add(ends, flow.link, mac);
-            self.park(ends, flow.id, None);
+    /// The application of a flow has died: if it was a connection, its peer is to hear of it. What the
+    /// connection leaves.
+    fn mourn(&mut self, flow: &Flow) -> Option<Endpoints> {
+        let &Fib { endpoints: ends, source, next_hop_mac, .. } = flow.attachment.fib()?;
+        let mac = next_hop_mac?;
+        if ends.transport != Transport::Tcp || ends.remote.is_none() {
+            return None;
         }
+        let ends = Endpoints { local: Sap::new(source, ends.local.port), ..ends };
+        self.departed.add(ends, flow.link, mac);
+        Some(ends)
     }
 
     /// The link that a driver of interface `name` would drive.
@@ -530,6 +527,18 @@ impl FlowManager {
     /// for others are free when it has sent what it had accepted, which its driver sees to, for a while; its
     /// place and its share of the line when that is paid for, too.
     pub(crate) fn close(&mut self, id: FlowId, tag: Option<u32>) {
+        self.close_connection(id, tag, None);
+    }
+
+    /// As [`Self::close`]; if the flow was a connection that leaves something, its ends are not free yet.
+    /// The driver hears both at once: a segment that came in between would reach who listens there, and what
+    /// followed it nobody.
+    pub(crate) fn close_connection(
+        &mut self,
+        id: FlowId,
+        tag: Option<u32>,
+        left: Option<(Endpoints, Option<TimeWait>)>,
+    ) {
         let Some(flow) = self.flows.get_mut(id) else { return };
         if flow.closing.is_some() {
             return;
@@ -544,7 +553,8 @@ impl FlowManager {
         if let Some(client) = client.and_then(|client| self.clients.get_mut(&client)) {
             client.flows.remove(&id);
         }
-        self.tell_driver(link, ToDriver::RemoveFlow { flow: id });
+        let parks = left.and_then(|(ends, what)| self.wait_between(ends, id, what));
+        self.tell_driver(link, ToDriver::RemoveFlow { flow: id, parks });
     }
 
     /// Removes a flow whose driver is gone from the table, and tells its owner.
@@ -570,16 +580,18 @@ impl FlowManager {
         }
     }
 
-    /// A connection's flow is gone, and its ends are not free yet. Its driver is told after it was
-    /// told to forget the flow.
-    pub(crate) fn park(&mut self, ends: Endpoints, id: FlowId, time_wait: Option<TimeWait>) {
-        let Some(flow) = self.flows.get_mut(id) else { return };
-        let (Transport::Tcp, Some(remote)) = (ends.transport, ends.remote) else { return };
-        let link = flow.link;
-        if self.time_waits.add(ends, link, (flow.uid, id), time_wait) {
-            flow.left = Some((ends.local, remote));
-            self.tell_driver(link, ToDriver::Park { endpoints: ends });
-        }
+    /// A connection's flow goes, and its ends are not free yet: which ends its driver is to park.
+    fn wait_between(
+        &mut self,
+        ends: Endpoints,
+        id: FlowId,
+        what: Option<TimeWait>,
+    ) -> Option<Endpoints> {
+        let flow = self.flows.get_mut(id)?;
+        let remote = ends.remote.filter(|_| ends.transport == Transport::Tcp)?;
+        let waits = self.time_waits.add(ends, flow.link, (flow.uid, id), what);
+        flow.left = waits.then_some((ends.local, remote)).or(flow.left);
+        waits.then_some(ends)
     }
 
     /// A user asked for a port and has it: what other users' connections left there is forgotten.

@@ -135,10 +135,8 @@ impl FlowManager {
             Request::Close { flow, time_wait } => {
                 self.opened_flow(client, flow)?;
                 let ends = self.flows.get(flow).and_then(|flow| flow.attachment.endpoints());
-                self.close(flow, Some(tag));
-                if let (Some(ends), Some(time_wait)) = (ends, time_wait) {
-                    self.park(ends, flow, Some(time_wait));
-                }
+                let left = ends.zip(time_wait).map(|(ends, time_wait)| (ends, Some(time_wait)));
+                self.close_connection(flow, Some(tag), left);
                 Ok(None)
             }
             Request::AdjustQos { flow, contract } => self.adjust(client, flow, contract).map(Some),

@@ -407,7 +407,8 @@ fn a_connection_whose_segments_came_to_its_listener_keeps_its_ends() {
     script.told.clear();
     script.manager.client_left(client);
     script.drain();
-    assert_eq!(script.told(|told| matches!(told, ToDriver::Park { .. })), 1);
+    let parks = |told: &ToDriver| matches!(told, ToDriver::RemoveFlow { parks: Some(_), .. });
+    assert_eq!(script.told(parks), 1);
     script.removed_after(0);
     assert_eq!(script.told(|told| matches!(told, ToDriver::Unpark { .. })), 0);
 }

@@ -52,8 +52,9 @@ impl Model {
                     *has = None;
                 }
             }
-            ToDriver::RemoveFlow { flow } => {
+            ToDriver::RemoveFlow { flow, parks } => {
                 self.flows.remove(&flow);
+                self.parked.extend(parks);
                 let bill = Bill { rx_frames: u64::from(flow.index % 2), ..Bill::default() };
                 return Some(FromDriver::FlowRemoved { flow, bill, settled: true });
             }

@@ -6,6 +6,7 @@ mod in_lab;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Shutdown, TcpListener as KernelListener, TcpStream as KernelStream};
 use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -317,4 +318,56 @@ fn an_application_with_hundreds_of_flows_may_hear_late_that_a_neighbour_has_move
 fn options_once() -> Options {
     static HOST: std::sync::OnceLock<plumb_net::Host> = std::sync::OnceLock::new();
     Options::new().host(HOST.get_or_init(host))
+}
+
+#[test]
+fn no_client_is_reset_that_calls_from_where_another_called_a_server_that_closes_first() {
+    let name = "no_client_is_reset_that_calls_from_where_another_called_a_server_that_closes_first";
+    in_lab(name, &RATE, || {
+        const AT_ONCE: usize = 120;
+        const EACH: usize = 90;
+        rbuf_shm::raise_descriptor_limit();
+        // So few that each is used again while its last connection still waits here, or is being closed.
+        let range = "/proc/sys/net/ipv4/ip_local_port_range";
+        on_peer(|| std::fs::write(range, "40000 40499").unwrap());
+        let listener = options().backlog(1024).listen((OURS, 7000)).unwrap();
+        let over = AtomicBool::new(false);
+        let ask = || -> std::io::Result<()> {
+            let mut stream = KernelStream::connect((OURS, 7000))?;
+            // Longer than a SYN that is lost takes, shorter than TIME-WAIT.
+            stream.set_read_timeout(SOON)?;
+            stream.write_all(b"ask.")?;
+            let mut answer = Vec::new();
+            stream.read_to_end(&mut answer)?;
+            assert_eq!(answer, [7; 100]);
+            Ok(())
+        };
+        let ask_often = || (0..EACH).filter_map(|_| ask().err()).collect::<Vec<_>>();
+        let failed = thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| {
+                    while !over.load(Ordering::Relaxed) {
+                        let (mut stream, _) = listener.accept().unwrap();
+                        // Who was reset says so at the other end.
+                        if stream.read_exact(&mut [0; 4]).is_ok() {
+                            let _ = stream.write_all(&[7; 100]);
+                        }
+                    }
+                });
+            }
+            on_peer(|| {
+                let failed: Vec<_> = thread::scope(|scope| {
+                    let clients: Vec<_> = (0..AT_ONCE).map(|_| scope.spawn(ask_often)).collect();
+                    clients.into_iter().flat_map(|client| client.join().unwrap()).collect()
+                });
+                // Whoever waits for one more connection has it.
+                over.store(true, Ordering::Relaxed);
+                (0..4).for_each(|_| drop(ask()));
+                failed
+            })
+        });
+        let turned_away = listener.turned_away();
+        assert!(failed.is_empty(), "{} failed: {:?}; {turned_away:?}", failed.len(), failed[0]);
+        assert_eq!(turned_away.0, 0, "{turned_away:?}");
+    });
 }

@@ -412,8 +412,9 @@ impl World {
                 self.driver.detach(flow);
                 None
             }
-            ToDriver::RemoveFlow { flow } => {
+            ToDriver::RemoveFlow { flow, parks } => {
                 self.driver.remove_flow(flow, self.now);
+                parks.iter().for_each(|endpoints| self.driver.park(endpoints));
                 None
             }
             ToDriver::SetContract { flow, contract, change, after } => {

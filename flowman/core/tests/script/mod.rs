@@ -213,7 +213,7 @@ impl Script {
     /// As [`Self::removed`], after so many frames were received.
     pub fn removed_after(&mut self, rx_frames: u64) {
         for message in std::mem::take(&mut self.told) {
-            if let ToDriver::RemoveFlow { flow } = message {
+            if let ToDriver::RemoveFlow { flow, .. } = message {
                 let bill = Bill { rx_frames, ..Bill::default() };
                 let removed = FromDriver::FlowRemoved { flow, bill, settled: true };
                 self.manager.driver_message(LINK, removed);
@@ -276,7 +276,8 @@ impl Script {
         };
         let time_wait = TimeWait { sequence: 1000, acknowledgment: 5000, clocks: Some((7, 300)) };
         self.ask(client, Request::Close { flow, time_wait: Some(time_wait) });
-        assert!(self.told.iter().any(|told| matches!(told, ToDriver::Park { .. })));
+        let parks = |told: &ToDriver| matches!(told, ToDriver::RemoveFlow { parks: Some(_), .. });
+        assert_eq!(self.told(parks), 1);
         self.removed();
         self.answers.clear();
         None
