@@ -38,6 +38,8 @@ const POOL_PPB_MIN: u64 = 50_000_000;
 const USER_PPB_MAX: u64 = 250_000_000;
 /// Time to hear an event and to wake a thread, as a rule.
 const NOTICE_NS: u64 = 2_000;
+/// Time to receive a short frame, as a rule.
+const HEARD_NS: u64 = 2_000;
 /// Who was active in this window or the one before is active.
 const WINDOW_NS: u64 = 10_000_000;
 /// Driver time that counts as paid to the scheduler with each frame, with the event and the wake-up that go with it:
@@ -53,6 +55,8 @@ const SENT_NS_KEPT: u64 = 64 * SENT_NS;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Budget {
     per_second: u64,
+    /// How much of it may be saved up however long that takes.
+    at_once: i64,
     left: i64,
     counted_at: u64,
 }
@@ -61,13 +65,23 @@ impl Budget {
     /// How long a budget can be saved up, in nanoseconds: no longer than a flood of small frames that
     /// uses all of it at once takes to fill the link's ring, where others' frames would be lost.
     const SAVED_NS_MAX: u64 = 5_000_000;
+    /// Time for which is earned when nobody has looked for longer: a twentieth of the time saves up all there
+    /// can be in it.
+    const EARNED_NS_MAX: u64 = 20 * Self::SAVED_NS_MAX;
 
     pub(crate) const fn new(per_second: u64) -> Self {
-        Self { per_second, left: Self::cap(per_second), counted_at: 0 }
+        Self { per_second, at_once: 0, left: Self::cap(per_second), counted_at: 0 }
     }
 
     const fn cap(per_second: u64) -> i64 {
         (per_second * Self::SAVED_NS_MAX / 1_000_000_000) as i64
+    }
+
+    /// So much can be used at once after a pause, however little is earned; and now. No more than whoever has
+    /// the whole time can save up.
+    fn save_up(&mut self, at_once_ns: u64) {
+        self.at_once = at_once_ns.min(Self::SAVED_NS_MAX) as i64;
+        self.left = self.left.max(self.at_once);
     }
 
     /// Whether anything is left at `now_ns`.
@@ -78,13 +92,13 @@ impl Budget {
     /// As [`Self::is_open`], earning no more than `limit` a second.
     fn is_open_within(&mut self, now_ns: u64, limit: u64) -> bool {
         let per_second = self.per_second.min(limit);
-        let passed = now_ns.saturating_sub(self.counted_at).min(10 * Self::SAVED_NS_MAX);
+        let passed = now_ns.saturating_sub(self.counted_at).min(Self::EARNED_NS_MAX);
         let earned = passed * per_second / 1_000_000_000;
         if earned > 0 {
             self.left += earned as i64;
             self.counted_at = now_ns;
         }
-        self.left = self.left.min(Self::cap(per_second));
+        self.left = self.left.min(Self::cap(per_second).max(self.at_once));
         self.left > 0
     }
 
@@ -168,6 +182,14 @@ pub(crate) struct Receiver {
     pub(crate) user: u32,
     budget: Budget,
     cut_in: u64,
+}
+
+impl Receiver {
+    /// After a pause it may receive so many short frames at once, however little its rate is, so that a burst
+    /// of them is not cut short by what one pays for a steady flow.
+    pub(crate) fn save_up(&mut self, frames: u32) {
+        self.budget.save_up(u64::from(frames) * HEARD_NS);
+    }
 }
 
 /// All users of a driver.

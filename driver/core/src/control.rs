@@ -236,6 +236,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         let flow = self.flows[index as usize].as_mut().ok_or_else(unknown)?;
         let rights = Rights::Station(self.facts.station);
         flow.template = Some(Template::new(&rights, self.facts.vlan));
+        flow.receiver.save_up(pace.burst);
         self.last_resort.set(stray, index, pace);
         self.activate(index, now_ns);
         Ok(())

@@ -2,6 +2,7 @@
 
 mod in_lab;
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
@@ -159,5 +160,61 @@ fn floods_that_nobody_answers_leave_arp_and_echo_answered() {
             assert!(answered.is_enough(), "{answered:?}");
             assert!(lost > sent / 10, "{lost} of {sent} are counted as what they were");
         }
+    });
+}
+
+/// Ports that are scanned, how many of them in a second, and at a time: a stranger's segments have a twentieth of
+/// a processor, and may use what that saves up in a pause at once.
+const PORTS: u16 = 2_000;
+const SCAN_PER_S: u32 = 1_000;
+const AT_ONCE: u16 = 200;
+
+#[test]
+fn each_syn_of_a_scan_is_answered_by_a_reset() {
+    in_lab("each_syn_of_a_scan_is_answered_by_a_reset", &["--rate", "1gbit"], || {
+        let us = host().query_links().unwrap()[0].facts.mac;
+        let before = host().query_status().unwrap();
+        on_peer(|| {
+            let mut link = PacketLink::open("plumb1", None).unwrap();
+            let (station, begun) = (link.facts().station, Instant::now());
+            for first in (1..=PORTS).step_by(AT_ONCE.into()) {
+                for port in first..first + AT_ONCE {
+                    let mut syn = Vec::new();
+                    PacketBuilder::ethernet2(station.0, us.0)
+                        .ipv4(THEIRS.octets(), OURS.octets(), 64)
+                        .tcp(40_000, port, 1000, 1000)
+                        .syn()
+                        .write(&mut syn, &[])
+                        .unwrap();
+                    send_raw(&mut link, &syn);
+                }
+                // The next ones leave when these are answered, so nobody is too slow; what is not answered by
+                // then never will be.
+                let mut closed = BTreeSet::new();
+                let asked = Instant::now();
+                while closed.len() < AT_ONCE.into() {
+                    link.poll_rx(256, &mut |arrival| {
+                        let frame = arrival.frame;
+                        let is_reset = frame[12..14] == [8, 0]
+                            && frame[23] == 6
+                            && frame[36..38] == 40_000u16.to_be_bytes()
+                            && frame[47] == 0x14;
+                        if is_reset {
+                            closed.insert(u16::from_be_bytes([frame[34], frame[35]]));
+                        }
+                    });
+                    let waited = asked.elapsed() < Duration::from_secs(20);
+                    assert!(waited, "of {AT_ONCE} from {first} on, {} answer", closed.len());
+                    thread::yield_now();
+                }
+                assert!(closed.into_iter().eq(first..first + AT_ONCE));
+                let due = Duration::from_secs(1) * u32::from(first + AT_ONCE) / SCAN_PER_S;
+                while begun.elapsed() < due {
+                    thread::yield_now();
+                }
+            }
+        });
+        let status = host().query_status().unwrap();
+        assert_eq!(status.resets_sent - before.resets_sent, PORTS.into());
     });
 }

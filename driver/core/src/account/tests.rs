@@ -18,6 +18,27 @@ fn a_budget_is_what_was_earned_and_no_more() {
 }
 
 #[test]
+fn a_small_budget_saves_up_for_a_burst_in_a_pause_and_for_no_second_one() {
+    let mut budget = Budget::new(50_000_000);
+    budget.save_up(600 * HEARD_NS);
+    let burst = |budget: &mut Budget, now_ns| {
+        let heard = (0..10_000).take_while(|_| {
+            let open = budget.is_open(now_ns);
+            budget.pay(if open { HEARD_NS } else { 0 });
+            open
+        });
+        heard.count()
+    };
+    assert_eq!(burst(&mut budget, 0), 600);
+    assert_eq!(burst(&mut budget, MS), 25, "what a twentieth earns");
+    assert_eq!(burst(&mut budget, 100 * MS), 600);
+    assert_eq!(burst(&mut budget, 1_000 * MS), 600);
+    budget.save_up(u64::MAX);
+    assert_eq!(burst(&mut budget, 1_000 * MS), 2_500, "as much as one with the whole time");
+    assert_eq!(burst(&mut budget, 2_000 * MS), 2_500);
+}
+
+#[test]
 fn what_is_asked_too_often_to_earn_anything_earns_all_the_same() {
     let mut budget = Budget::new(100_000_000);
     budget.pay(500_001);
