@@ -267,6 +267,21 @@ fn in_a_round_each_domain_pays_for_its_own_stretches_of_frames() {
 }
 
 #[test]
+fn in_a_round_each_domain_pays_for_its_own_frames_that_leave() {
+    let limits = driver_core::Limits { flows_max: 64, ..Default::default() };
+    let mut rig = Rig::limited(MS, limits);
+    let mut apps: Vec<App> = (0..2).map(|at| rig.app(4000 + at, ms(40, 100))).collect();
+    for app in &mut apps {
+        let frame = app.frame(b"x");
+        assert!(app.send(&frame));
+    }
+    // For both, for the events of each, and for the frames of each.
+    rig.driver.transmit(0, &mut steps(&[0, 1, 20, 300, 4_000]));
+    let ns = |app: &App| rig.driver.flow_bill(app.flow).unwrap().tx_cpu_ns;
+    assert_eq!((ns(&apps[0]), ns(&apps[1])), (301, 4_020));
+}
+
+#[test]
 fn what_the_machine_did_to_a_frame_is_billed_and_not_held_against_its_flow() {
     let mut rig = Rig::new();
     // Half a millisecond can be saved up, and no frame takes more than a twenty-fifth of it.

@@ -75,3 +75,28 @@ pub(crate) fn longest_frame_ns(facts: &LinkFacts) -> u64 {
     let tag = if facts.vlan.is_some() { base_wire::VLAN_TAG_BYTES } else { 0 };
     facts.rate.wire_ns(usize::from(facts.mtu_max) + base_wire::ETHERNET_BYTES + tag)
 }
+
+#[cfg(test)]
+mod tests {
+    use base_flow::Rate;
+
+    use super::*;
+
+    #[test]
+    fn the_longest_frame_has_the_largest_packet_that_was_ever_carried_and_its_tag() {
+        let mut facts = LinkFacts {
+            name: "eth0".into(),
+            kind: "test".into(),
+            mac: base_wire::Mac([2; 6]),
+            mtu: 1280,
+            mtu_max: 1500,
+            unit_bytes: 1280,
+            vlan: None,
+            rate: Rate::mbit(100),
+            tardiness_ns: 0,
+        };
+        assert_eq!(longest_frame_ns(&facts), 123_040);
+        facts.vlan = Some(7);
+        assert_eq!(longest_frame_ns(&facts), 123_360);
+    }
+}

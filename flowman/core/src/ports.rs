@@ -297,6 +297,16 @@ mod tests {
     }
 
     #[test]
+    fn each_client_is_counted_what_it_holds() {
+        let mut ports = Ports::new([7; 16]);
+        for (client, at) in [(A, "10.0.0.1:53"), (A, "10.0.0.2:53"), (B, "10.0.0.3:53")] {
+            ports.bind(client, UDP, sap(at), &nothing_waits()).unwrap();
+        }
+        let held = [A.0, B.0, ClientId(3)].map(|client| ports.held_by(client));
+        assert_eq!((held, ports.len()), ([2, 1, 0], 3));
+    }
+
+    #[test]
     fn a_port_is_free_when_its_last_use_is_gone() {
         let mut ports = Ports::new([7; 16]);
         let at = sap("10.0.0.1:4000");
