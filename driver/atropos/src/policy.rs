@@ -169,3 +169,42 @@ impl<S: Scheduler + ?Sized> Scheduler for Box<S> {
         (**self).served(index, slack, cost_ns, sent, head, now_ns)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use base_flow::Rate;
+
+    use super::*;
+
+    /// A policy without contracts that bind, and nothing else.
+    struct Plain(Line);
+
+    impl Scheduler for Plain {
+        fn line(&self) -> &Line {
+            &self.0
+        }
+        fn stall_ns(&self) -> i64 {
+            0
+        }
+        fn add(&mut self, _: u32, _: &Contract, _: &[u32]) {}
+        fn remove(&mut self, _: u32) {}
+        fn set_contract(&mut self, _: u32, _: &Contract, _: &[u32], _: i64) {}
+        fn wants_wake(&self, _: u32) -> bool {
+            true
+        }
+        fn wake(&mut self, _: u32, _: u64, _: i64) {}
+        fn next(&mut self, _: i64) -> Next {
+            Next::Sleep { until_ns: None, idle_ns: i64::MAX }
+        }
+        fn served(&mut self, _: u32, _: bool, _: u64, _: bool, _: Head, _: i64) -> bool {
+            false
+        }
+    }
+
+    #[test]
+    fn nothing_binds_and_nothing_is_settled_under_a_policy_that_does_not_say_so() {
+        let mut plain = Plain(Line::new(Rate::mbit(100), 1514, 1_000));
+        assert!((0..4).all(|index| !plain.binds(index)));
+        assert_eq!([0, i64::MAX].map(|now_ns| plain.settled(now_ns)), [None, None]);
+    }
+}
