@@ -55,6 +55,8 @@ pub struct LinkFacts {
     pub vlan: Option<u16>,
     /// The rate the wire is scheduled at.
     pub rate: Rate,
+    /// Least that a frame is charged, in nanoseconds: the driver's own time for it.
+    pub frame_cost_ns: u64,
     /// How late beyond its deadline a guaranteed frame can be, in nanoseconds.
     pub tardiness_ns: u64,
 }

@@ -48,7 +48,7 @@ pub trait Scheduler {
     /// The line.
     fn line(&self) -> &Line;
 
-    /// Nanoseconds the line stood idle although there was work, because the caller could not run;
+    /// Nanoseconds the line stood idle although there was work, because the caller was kept from running;
     /// 0 from a policy that does not know the difference.
     fn stall_ns(&self) -> i64;
 
@@ -91,6 +91,12 @@ pub trait Scheduler {
     /// served: from then on it occupies the line.
     fn handed_over(&mut self, now_ns: i64) {
         let _ = now_ns;
+    }
+
+    /// The caller's thread has used `used_ns` of processor time until `now_ns`. What the line waited while it
+    /// worked is no stall, and makes frames late. Who never tells is taken to have worked no time at all.
+    fn ran(&mut self, now_ns: i64, used_ns: u64) {
+        let _ = (now_ns, used_ns);
     }
 
     /// What to do at `now_ns`. Ask again after every frame served.
@@ -151,6 +157,10 @@ impl<S: Scheduler + ?Sized> Scheduler for Box<S> {
 
     fn handed_over(&mut self, now_ns: i64) {
         (**self).handed_over(now_ns);
+    }
+
+    fn ran(&mut self, now_ns: i64, used_ns: u64) {
+        (**self).ran(now_ns, used_ns);
     }
 
     fn next(&mut self, now_ns: i64) -> Next {

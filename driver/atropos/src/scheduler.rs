@@ -21,7 +21,15 @@ pub struct Atropos {
     /// When the wire is free, on the scheduler's clock.
     free_at: i64,
     /// By how much the scheduler's clock is behind the caller's.
+    behind: i64,
+    /// How much of that the caller was kept from the processor.
     stall: i64,
+    /// How long it was so lately, and that is accounted for nowhere yet.
+    away: i64,
+    /// When it last told, and what it had used.
+    told: Option<(i64, u64)>,
+    /// By how much the last guaranteed frame was later than the bound.
+    lag: i64,
     /// When the wire would begin to stand idle although there is work.
     due: Option<i64>,
     /// No waiting flow's period begins before this.
@@ -35,6 +43,11 @@ pub struct Atropos {
 /// A delay of the loop below this is not counted as a stall of the line.
 const STALL_NS_MIN: i64 = 20_000;
 
+/// What the caller's own work takes from the line is caught up with, at the cost of slack, while guaranteed frames
+/// are no later than this beyond their bound. Whatever more there is to do than a processor can, it is not put off
+/// for longer.
+const CATCH_UP_NS_MAX: i64 = 10_000_000;
+
 impl Atropos {
     /// A scheduler for `line`, which is free from `now_ns` on.
     pub fn new(line: Line, now_ns: i64) -> Self {
@@ -46,7 +59,11 @@ impl Atropos {
             wait: Buckets::new(line.shift()),
             slack: Slack::new(line.unit_ns()),
             free_at: now_ns,
+            behind: 0,
             stall: 0,
+            away: i64::MAX,
+            told: None,
+            lag: 0,
             due: None,
             quiet_until: i64::MIN,
             last_cost: 0,
@@ -170,22 +187,35 @@ impl Atropos {
         // Somebody may be waiting for what is settled then.
         let until = [until.map(|(at, _)| at), self.terms.next()].into_iter().flatten().min();
         Next::Sleep {
-            until_ns: until.map(|at| at + self.stall),
-            idle_ns: until.map_or(i64::MAX, |at| at.max(self.free_at) + self.stall),
+            until_ns: until.map(|at| at + self.behind),
+            idle_ns: until.map_or(i64::MAX, |at| at.max(self.free_at) + self.behind),
         }
     }
 
-    /// The scheduler's time, which stands still while the line should have been busy and was not.
+    /// The scheduler's time, which stands still while the line should have been busy and was not, because the
+    /// caller was kept from the processor.
     fn observe(&mut self, now_ns: i64) -> i64 {
-        let mut t = now_ns - self.stall;
+        let mut t = now_ns - self.behind;
         let late = self.due.map_or(0, |due| t - due);
         if late > STALL_NS_MIN {
             self.due = None;
-            self.stall += late;
-            t -= late;
+            t -= self.stand_still(late);
+        }
+        if self.told.is_some() {
+            self.away = 0;
         }
         self.seen = self.seen.max(t);
         t
+    }
+
+    /// The line was idle for `late` although there was work; returns for how much of it the clock stands still.
+    fn stand_still(&mut self, late: i64) -> i64 {
+        let kept = late.min(self.away);
+        let still = if self.lag > CATCH_UP_NS_MAX { late } else { kept };
+        self.away -= kept;
+        self.stall += kept;
+        self.behind += still;
+        still
     }
 
     fn state(&self, index: u32) -> State {
@@ -274,10 +304,20 @@ impl Scheduler for Atropos {
     }
 
     fn handed_over(&mut self, now_ns: i64) {
-        let late = now_ns - self.stall + self.last_cost - self.free_at;
+        let late = now_ns - self.behind + self.last_cost - self.free_at;
         if late > STALL_NS_MIN {
-            self.stall += late;
+            self.free_at += late - self.stand_still(late);
         }
+    }
+
+    fn ran(&mut self, now_ns: i64, used_ns: u64) {
+        self.away = match self.told.replace((now_ns, used_ns)) {
+            None => 0,
+            Some((then_ns, before_ns)) => {
+                let worked = used_ns.saturating_sub(before_ns) as i64;
+                self.away + (now_ns - then_ns - worked).max(0)
+            }
+        };
     }
 
     fn next(&mut self, now_ns: i64) -> Next {
@@ -313,15 +353,20 @@ impl Scheduler for Atropos {
         head: Head,
         now_ns: i64,
     ) -> bool {
-        let t = now_ns - self.stall;
+        let t = now_ns - self.behind;
         let cost = i64::from(clamp(cost_ns));
         if sent {
             self.free_at = self.free_at.max(t) + cost;
             self.last_cost = cost;
         }
         let key = self.flows[index as usize].key();
-        let late = sent && !slack && self.free_at - key > self.line.tardiness_ns() as i64;
-        let missed = late && self.flows[index as usize].miss();
+        let mut missed = false;
+        if slack {
+            self.lag = 0;
+        } else if sent {
+            self.lag = self.free_at - key - self.line.tardiness_ns() as i64;
+            missed = self.lag > 0 && self.flows[index as usize].miss();
+        }
         if slack {
             self.slack.charge(index, cost);
         } else {

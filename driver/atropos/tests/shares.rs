@@ -440,3 +440,57 @@ fn who_sleeps_until_he_was_told_to_has_something_to_do_then() {
     }
     assert_eq!(flood.now, 20 * (10 * MS as i64 + 1));
 }
+
+#[test]
+fn only_what_the_thread_was_kept_from_its_processor_is_stall_and_the_rest_is_caught_up_with() {
+    let lose = |worked: i64| {
+        let mut flood = Flood::new(&[ms(20, 100), Contract::BEST_EFFORT]);
+        flood.atropos.ran(flood.now, 0);
+        flood.run(1_000);
+        let before = flood.sent[0];
+        flood.atropos.ran(flood.now, flood.now as u64);
+        // It is kept busy elsewhere for so long, and away for as long.
+        flood.now += 2 * worked;
+        flood.atropos.ran(flood.now, (flood.now - worked) as u64);
+        flood.run(1_000);
+        (flood.atropos.stall_ns(), flood.sent[0] - before)
+    };
+    let worked = 40 * MS as i64;
+    let (stall, sent) = lose(worked);
+    assert!((stall - worked).abs() < 2 * FRAME as i64, "{stall} ns");
+    // A period has begun in the time in which it worked, besides the ten that follow.
+    let slices = frames(220 * MS);
+    assert!((sent as i64 - slices).abs() <= 2, "{sent} frames, not {slices}");
+}
+
+#[test]
+fn work_for_which_there_is_no_time_makes_frames_late_by_no_more_than_is_caught_up_with() {
+    let mut flood = Flood::new(&[ms(50, 100), ms(45, 100)]);
+    let mut missed = 0;
+    flood.atropos.ran(0, 0);
+    // Every frame takes twice what it is charged, all of it of the processor.
+    for _ in 0..100_000 {
+        match flood.atropos.next(flood.now) {
+            Next::Serve { flow, slack, key_ns } => {
+                let late = flood.now - flood.atropos.stall_ns() - key_ns;
+                assert!(flood.sent.iter().sum::<u64>() < 20_000 || late > 0);
+                let head = Head::Frame { cost_ns: FRAME };
+                let is_late = flood.atropos.served(flow, slack, FRAME, true, head, flood.now);
+                missed += u64::from(is_late);
+                flood.sent[flow as usize] += 1;
+                flood.now += 2 * FRAME as i64;
+                flood.atropos.ran(flood.now, flood.now as u64);
+                flood.atropos.handed_over(flood.now - FRAME as i64);
+            }
+            Next::Sleep { until_ns, .. } => flood.now = until_ns.unwrap().max(flood.now + 1),
+        }
+    }
+    assert_eq!(flood.atropos.stall_ns(), 0, "the machine took nothing");
+    assert!(missed > 50, "{missed}");
+    // It ends: what had no time is not made up for.
+    let before = flood.sent.clone();
+    flood.run(1_000);
+    let sent: Vec<i64> = flood.sent.iter().zip(before).map(|(a, b)| (a - b) as i64).collect();
+    let most = frames(500 * MS) + frames(60 * MS);
+    assert!(sent[0] <= most && sent[1] <= most, "{sent:?}");
+}

@@ -1,5 +1,6 @@
 //! Units: TCP segments longer than a frame, which the link cuts. What they cost is what their frames cost.
 
+use driver_atropos::Line;
 use driver_filter::HEADER_BYTES_MAX;
 use rbuf_channel::IoRec;
 
@@ -35,6 +36,11 @@ impl Cut {
 
     pub(crate) const fn bytes(self) -> u64 {
         self.frames() * self.header_bytes as u64 + self.payload_bytes as u64
+    }
+
+    /// What it is charged on `line`.
+    pub(crate) fn cost_ns(self, line: &Line) -> u64 {
+        line.unit_cost_ns(self.ns(|bytes| line.rate().wire_ns(bytes)), self.frames())
     }
 
     /// Time of all its frames, given that of one.

@@ -151,7 +151,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             facts.unit_bytes = facts.mtu;
         }
         let first = facts;
-        let frame_ns = frame_ns(&facts, rate);
+        let frame_ns = frame_ns(&facts, rate).max(limits.frame_cost_ns);
         facts.unit_bytes = unit_bytes(&facts, UNIT_NS / frame_ns);
         let unit_ns = match u64::from(facts.unit_bytes / facts.mtu.max(1)) {
             0 | 1 => frame_ns,
@@ -198,6 +198,11 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         &mut self.link
     }
 
+    /// Gives the link back.
+    pub fn into_link(self) -> L {
+        self.link
+    }
+
     /// What to tell the flow manager of the link.
     pub fn facts(&self, name: &str, kind: &str) -> LinkFacts {
         LinkFacts {
@@ -209,6 +214,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             unit_bytes: self.facts.unit_bytes,
             vlan: self.facts.vlan,
             rate: self.scheduler.line().rate(),
+            frame_cost_ns: self.scheduler.line().cost_ns_min(),
             tardiness_ns: self.scheduler.line().tardiness_ns(),
         }
     }
@@ -223,7 +229,8 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
             return None;
         }
         self.facts.mtu = mtu;
-        let at_once = self.unit_ns / frame_ns(&self.facts, self.scheduler.line().rate());
+        let frame_ns = frame_ns(&self.facts, self.scheduler.line().rate());
+        let at_once = self.unit_ns / frame_ns.max(self.limits.frame_cost_ns);
         let cuts = self.first.unit_bytes > self.first.mtu;
         let frames = if cuts { at_once.saturating_sub(1) } else { 1 };
         let unit_bytes = unit_bytes(&Facts { mtu, ..self.first }, frames);
@@ -246,7 +253,13 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         self.bills.read(self.bills.link())
     }
 
-    /// Nanoseconds the line stood still because the loop could not run.
+    /// The loop's thread has used `used_ns` of processor time until `now_ns`. What the line waits while it works
+    /// is no stall: frames are late then.
+    pub fn ran(&mut self, now_ns: u64, used_ns: u64) {
+        self.scheduler.ran(now_ns as i64, used_ns);
+    }
+
+    /// Nanoseconds the line stood still because the loop was kept from running.
     pub fn stall_ns(&self) -> i64 {
         self.scheduler.stall_ns()
     }

@@ -185,8 +185,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         };
         let sent = !matches!(fate, Fate::Refused(_));
         let cut = Cut::of(&flow.head);
-        let cost =
-            if sent { cut.ns(|bytes| line.cost_ns(bytes)) } else { line.cost_ns(FRAME_BYTES_MIN) };
+        let cost = if sent { cut.cost_ns(&line) } else { line.cost_ns(FRAME_BYTES_MIN) };
         self.bills.note(index, flow.domain, Side::Tx, 0);
         if let Some(Some(domain)) = self.domains.get_mut(flow.domain as usize) {
             self.accounts.sent(&mut domain.account);
@@ -341,7 +340,7 @@ impl<A: Arenas> crate::flow::Flow<A> {
         if self.head.bytes() > longest(facts, &self.head) as u64 {
             return None;
         }
-        let cost_ns = Cut::of(&self.head).ns(|bytes| line.cost_ns(bytes));
+        let cost_ns = Cut::of(&self.head).cost_ns(line);
         (cost_ns <= line.unit_ns()).then_some(cost_ns)
     }
 

@@ -15,6 +15,7 @@ mod bells;
 mod claim;
 mod confine;
 mod control;
+mod frame_cost;
 mod reaper;
 mod serve;
 mod thread_clock;

@@ -25,6 +25,7 @@ use crate::arenas::ShmArenas;
 use crate::bells::Bells;
 use crate::confine::LOOP;
 use crate::control::{Control, Heard};
+use crate::frame_cost;
 use crate::reaper::Reaper;
 use crate::thread_clock::ThreadClock;
 
@@ -43,6 +44,9 @@ pub struct Options {
     /// Do not sleep when the next thing to do is at most so far away, nor for so long after the last
     /// one; 0 to always sleep.
     pub spin_ns: u64,
+    /// Least that a frame is charged, in nanoseconds; `None` to measure what one costs the driver. It takes the place
+    /// of the one in `limits`.
+    pub frame_cost_ns: Option<u64>,
     /// How much it takes on.
     pub limits: Limits,
     /// Whether to give up privileges; only tests that run in a thread do not.
@@ -147,7 +151,12 @@ pub fn serve_by<L: Polled, S: Scheduler>(
     // Sleeps end when they should, not up to 50 µs later.
     let _ = rustix::thread::set_current_timer_slack(NonZeroU64::new(1));
     connection.set_nonblocking().map_err(|source| ServeError::Os { call: "fcntl", source })?;
-    let words = bill_words(options.limits.flows_max);
+    let (link, frame_cost_ns) = match options.frame_cost_ns {
+        Some(cost_ns) => (link, cost_ns),
+        None => frame_cost::measure(link),
+    };
+    let limits = Limits { frame_cost_ns, ..options.limits };
+    let words = bill_words(limits.flows_max);
     let bytes = words as u64 * 8;
     let counters = Arena::create("plumb-bills", bytes, Access::Write, Access::Read)?;
     let secret = secret().map_err(os("getrandom"))?;
@@ -160,14 +169,14 @@ pub fn serve_by<L: Polled, S: Scheduler>(
         }
     });
     let driver = counters.words(0, words).and_then(|words| {
-        Driver::scheduled_by(schedule, link, options.rate, lead_ns, options.limits, words, secret)
+        Driver::scheduled_by(schedule, link, options.rate, lead_ns, limits, words, secret)
     });
     let driver = driver.expect("the counter area was made large enough");
     let reaper = Reaper::start(options.confine)?;
     let mut server = Server::new(driver, watch, connection, reaper, options)?;
     let hello = FromDriver::Hello {
         facts: server.driver.facts(&options.name, &options.kind),
-        flows_max: options.limits.flows_max,
+        flows_max: limits.flows_max,
     };
     let file = counters
         .file()
@@ -243,10 +252,12 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
             if received > 0 {
                 now = monotonic_ns();
             }
+            driver.ran(now, clock.read(now));
             let until = driver.transmit(now, &mut || clock.used_ns());
             now = monotonic_ns();
-            driver.handed_over(now);
             let used = clock.read(now);
+            driver.ran(now, used);
+            driver.handed_over(now);
             let worked = driver.bill(used);
             if !worked {
                 driver.bill_idle(used);

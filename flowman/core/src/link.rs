@@ -70,10 +70,11 @@ impl Link {
     }
 }
 
-/// Wire time of the longest frame a link ever carries: contracts are admitted for that.
+/// What the longest frame is charged that a link ever carries: contracts are admitted for that.
 pub(crate) fn longest_frame_ns(facts: &LinkFacts) -> u64 {
     let tag = if facts.vlan.is_some() { base_wire::VLAN_TAG_BYTES } else { 0 };
-    facts.rate.wire_ns(usize::from(facts.mtu_max) + base_wire::ETHERNET_BYTES + tag)
+    let bytes = usize::from(facts.mtu_max) + base_wire::ETHERNET_BYTES + tag;
+    facts.rate.wire_ns(bytes).max(facts.frame_cost_ns)
 }
 
 #[cfg(test)]
@@ -93,6 +94,7 @@ mod tests {
             unit_bytes: 1280,
             vlan: None,
             rate: Rate::mbit(100),
+            frame_cost_ns: 0,
             tardiness_ns: 0,
         };
         assert_eq!(longest_frame_ns(&facts), 123_040);

@@ -202,6 +202,7 @@ mod tests {
                 unit_bytes: 1500,
                 vlan: None,
                 rate,
+                frame_cost_ns: 0,
                 tardiness_ns: 1,
             };
             let own = Stray::ALL.map(|stray| contract(&share(stray), &facts).density_ppm());

@@ -348,6 +348,23 @@ fn a_driver_that_goes_takes_its_flows_and_a_new_one_starts_clean() {
 }
 
 #[test]
+fn what_a_frame_costs_the_driver_counts_in_admission_and_in_what_is_offered() {
+    let mut script = Script::new();
+    script.manager.driver_left(LINK);
+    script.drain();
+    let slow = LinkFacts { frame_cost_ns: 200_000, ..facts() };
+    assert_eq!(script.manager.driver_joined(slow), Ok(LINK));
+    script.drain();
+    let client = script.client(0);
+    // Long enough for the wire.
+    let contract = Contract::guaranteed(150_000, 100_000_000).unwrap();
+    let refusal = refused(script.open(client, contract, Sap::new(OURS.into(), 80), None));
+    let refusal = refusal.to_string();
+    assert!(refusal.contains("a full frame of 0.2ms"), "{refusal}");
+    assert!(refusal.contains("--slice 0.2ms --period 133.333334ms would be admitted"), "{refusal}");
+}
+
+#[test]
 fn a_flow_the_driver_refuses_is_lost_with_the_reason() {
     let mut script = Script::new();
     let client = script.client(0);

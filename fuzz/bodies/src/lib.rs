@@ -224,6 +224,7 @@ pub fn last_resort(bytes: &[u8]) {
         unit_bytes: 1500,
         vlan: None,
         rate: Rate::mbit(100),
+        frame_cost_ns: 0,
         tardiness_ns: 0,
     };
     let link = manager.driver_joined(facts).expect("the link is configured");

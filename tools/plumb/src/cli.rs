@@ -340,9 +340,10 @@ pub struct Pace {
     #[arg(long, default_value = "0us", value_parser = |text: &str| at_most(text, SPIN_MAX))]
     pub spin: Duration,
     /// Charge every frame at least this much of its contract: the driver's own time for a frame, so
-    /// that contracts hold for floods of small frames too.
-    #[arg(long, default_value = "0us", value_parser = |text: &str| at_most(text, FRAME_COST_MAX))]
-    pub frame_cost: Duration,
+    /// that contracts hold for floods of small frames too. Unless told, it is measured at the start with some 500
+    /// short frames that no bridge passes on, and at most 10 us; `0us` is for the time on the wire alone.
+    #[arg(long, value_parser = |text: &str| at_most(text, FRAME_COST_MAX))]
+    pub frame_cost: Option<Duration>,
     /// Take frames from applications and nothing larger, also where the kernel would cut it.
     #[arg(long)]
     pub frame_by_frame: bool,
@@ -352,8 +353,10 @@ impl Pace {
     /// The options that say the same to another process.
     pub fn arguments(&self) -> Vec<String> {
         let ns = |time: Duration| format!("{}ns", time.as_nanos());
-        let mut all =
-            vec!["--spin".into(), ns(self.spin), "--frame-cost".into(), ns(self.frame_cost)];
+        let mut all = vec!["--spin".into(), ns(self.spin)];
+        if let Some(cost) = self.frame_cost {
+            all.extend(["--frame-cost".into(), ns(cost)]);
+        }
         if let Some(lead) = self.lead {
             all.extend(["--lead".into(), ns(lead)]);
         }

@@ -122,11 +122,8 @@ fn options(dev: &str, kind: &str, rate: Rate, pace: &cli::Pace) -> Options {
         rate,
         lead_ns: pace.lead.map(|lead| lead.as_nanos() as u64),
         spin_ns: pace.spin.as_nanos() as u64,
-        limits: Limits {
-            frame_cost_ns: pace.frame_cost.as_nanos() as u64,
-            units: !pace.frame_by_frame,
-            ..Limits::default()
-        },
+        frame_cost_ns: pace.frame_cost.map(|cost| cost.as_nanos() as u64),
+        limits: Limits { units: !pace.frame_by_frame, ..Limits::default() },
         confine: true,
     }
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use anyhow::{Result, bail};
 use base_flow::LinkFacts;
+use base_wire::FRAME_BYTES_MIN;
 use plumb_net::{FlowInfo, Host};
 
 use crate::cli;
@@ -69,10 +70,11 @@ fn show_surroundings(host: &Host) -> Result<()> {
         let room = if mtu < mtu_max { format!(" of {mtu_max}") } else { String::new() };
         say!("link {name} ({kind}), {} at {mac}, mtu {mtu}{room}", addresses.join(" "))?;
         say!(
-            "  {} scheduled, {:.1} of {:.1} % promised, a guaranteed frame is at most {} us late, line stood still {} ms",
+            "  {} scheduled, {:.1} of {:.1} % promised, a frame is charged at least {} ns, a guaranteed one is at most {} us late, line stood still {} ms",
             link.facts.rate,
             link.promised_ppm as f64 / 1e4,
             link.promisable_ppm as f64 / 1e4,
+            link.facts.rate.wire_ns(FRAME_BYTES_MIN).max(link.facts.frame_cost_ns),
             link.facts.tardiness_ns / 1_000,
             link.stall_ns / 1_000_000
         )?;

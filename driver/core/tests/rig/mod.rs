@@ -45,19 +45,24 @@ impl Rig {
 
     /// A rig whose driver sends `lead_ns` ahead and has a receive ring of `slots`.
     pub fn with(lead_ns: u64, slots: usize) -> Self {
-        Self::made(lead_ns, slots, Limits { flows_max: 64, ..Limits::default() })
+        let limits = Limits { flows_max: 64, ..Limits::default() };
+        Self::made(Rate::mbit(100), lead_ns, slots, limits)
     }
 
     /// A rig whose driver sends `lead_ns` ahead and takes on no more than `limits`.
     pub fn limited(lead_ns: u64, limits: Limits) -> Self {
-        Self::made(lead_ns, usize::MAX, limits)
+        Self::at(Rate::mbit(100), lead_ns, limits)
     }
 
-    fn made(lead_ns: u64, slots: usize, limits: Limits) -> Self {
-        let wire = Wire::new(Rate::mbit(100), 1);
+    /// The same on a line of `rate`.
+    pub fn at(rate: Rate, lead_ns: u64, limits: Limits) -> Self {
+        Self::made(rate, lead_ns, usize::MAX, limits)
+    }
+
+    fn made(rate: Rate, lead_ns: u64, slots: usize, limits: Limits) -> Self {
+        let wire = Wire::new(rate, 1);
         let link = wire.link(Side::Left, US, 1500).with_ring(slots);
         let counters = HeapWords::new(bill_words(64));
-        let rate = Rate::mbit(100);
         let mut driver =
             Driver::new(link, rate, lead_ns, limits, counters.clone(), [1, 2], 0).unwrap();
         driver.set_addresses(&["10.77.0.1/24".parse().unwrap()]);

@@ -42,6 +42,7 @@ pub fn facts() -> LinkFacts {
         unit_bytes: 1500,
         vlan: None,
         rate: Rate::mbit(100),
+        frame_cost_ns: 0,
         tardiness_ns: 1,
     }
 }

@@ -20,6 +20,7 @@
 //! | packets that claim to be endless | `claims::packets_that_claim_four_gigabytes_cost_others_nothing`; `a_frame_that_claims_to_be_endless_is_no_claim_on_anybodys_slack` in `driver/atropos` |
 //! | frames that are refused, requests without end | `claims` |
 //! | events and rings without end | `notices`; `Accounts` in `driver/core` |
+//! | the shortest frames, on slack or guaranteed | `tests/frame_cost.rs` in `driver/core` |
 //! | gratuitous ARPs | `shouts`; `an_application_with_hundreds_of_flows_may_hear_late_that_a_neighbour_has_moved` in `tests/tcp_manager.rs` |
 //! | frames for a flow that is being opened | `what_is_handed_back_comes_to_the_last_resort_no_second_time` in `flowman/core` |
 //! | floods at closed ports | from the peer: `closed_ports_under_a_flood_leave_arp_and_echo_answered` in `tests/strays.rs`; from a user: `floods::a_user_who_floods_closed_ports_of_this_host_leaves_arp_and_echo_answered` |

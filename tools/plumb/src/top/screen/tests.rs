@@ -48,6 +48,7 @@ fn link(driver_ns: u64, stall_ns: u64) -> LinkInfo {
             unit_bytes: 1500,
             vlan: None,
             rate: Rate::mbit(100),
+            frame_cost_ns: 0,
             tardiness_ns: 0,
         },
         addresses: Vec::new(),
