@@ -175,6 +175,11 @@ pub enum InstallError {
         /// Which region.
         region: String,
     },
+    /// Holes could be punched into what the application writes.
+    #[error(
+        "the arenas that the application writes are not sealed against new writers (F_SEAL_FUTURE_WRITE)"
+    )]
+    NotClosed,
     /// The layout's slot or depth is out of range.
     #[error("layout is invalid: {0}")]
     Layout(String),

@@ -24,6 +24,11 @@ pub trait Arenas {
     /// A data area that the driver writes and the domain reads.
     fn rx_data(&self, offset: u64, bytes: u32) -> Option<Self::Data>;
 
+    /// Whether what the domain writes can have no holes any more, for which whoever touches it would have to wait.
+    fn are_closed(&self) -> bool {
+        true
+    }
+
     /// Wakes threads of the domain that sleep on `word`.
     fn wake(&self, word: &AtomicU64);
 

@@ -77,6 +77,10 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         let domain_index = self.domain_index(domain).ok_or_else(unknown)?;
         let owner = self.domains[domain_index].as_mut().filter(|domain| !domain.leaving);
         let owner = owner.ok_or_else(unknown)?;
+        owner.closed = owner.closed || owner.arenas.are_closed();
+        if !owner.closed {
+            return Err(InstallError::NotClosed);
+        }
         if self.flows.len() <= id.index as usize {
             self.flows.resize_with(id.index as usize + 1, || None);
             self.names.resize(self.flows.len(), (id, 0));

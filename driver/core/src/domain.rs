@@ -20,6 +20,8 @@ pub(crate) struct Domain<A: Arenas> {
     pub(crate) account: Account,
     /// The flow that is billed for what no single flow of the domain has caused.
     pub(crate) bearer: u32,
+    /// Whether its arenas are known to be [closed](Arenas::are_closed).
+    pub(crate) closed: bool,
     /// Whether something was posted since the domain was last looked at.
     pub(crate) posted: bool,
     /// Whether its event FIFO was found to lie: it is not read any more.
@@ -66,6 +68,7 @@ impl<A: Arenas> Domain<A> {
             slots,
             account: account(),
             bearer: NO_FLOW,
+            closed: false,
             posted: false,
             faulted: false,
             flows: 0,

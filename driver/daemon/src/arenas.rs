@@ -103,6 +103,12 @@ impl Arenas for ShmArenas {
         self.memory.as_ref()?.rx_data.data(offset, bytes)
     }
 
+    fn are_closed(&self) -> bool {
+        self.memory
+            .as_ref()
+            .is_some_and(|memory| memory.control_out.is_closed() && memory.tx_data.is_closed())
+    }
+
     fn wake(&self, word: &AtomicU64) {
         Futex::patient().wake(word);
     }

@@ -166,6 +166,9 @@ impl Domain {
         let control_in = Arena::open(passed.control_in, Access::Read, CONTROL_BYTES_MAX)?;
         let tx_data = Arena::open(passed.tx_data, Access::Write, DATA_BYTES_MAX)?;
         let rx_data = Arena::open(passed.rx_data, Access::Read, DATA_BYTES_MAX)?;
+        // The driver has no flow in memory that can still get holes.
+        control_out.close()?;
+        tx_data.close()?;
         let words = fifo_words(flows_max);
         let fifos = || {
             let posts = control_out.words(0, words).and_then(FifoWriter::new)?;

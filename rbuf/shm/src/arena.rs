@@ -2,7 +2,9 @@
 //!
 //! The driver makes all of them, because memory of a stranger's making would be a descriptor of a
 //! stranger's choosing: what happens when it is looked at or closed is up to whoever chose it. What only
-//! the driver writes it seals so that nobody can map it writable again. An arena has its full size from
+//! the driver writes it seals so that nobody can map it writable again; what the domain writes the domain
+//! seals, when it has mapped it. An arena that is sealed so cannot have holes either: who touches a page waits for
+//! nobody who punches one out, which takes as long as an arena is large. An arena has its full size from
 //! the start, and can neither shrink nor grow: pages cost memory once they are touched, pointers
 //! stay valid, and a flow costs no mapping of its own.
 
@@ -104,7 +106,8 @@ impl Arena {
     /// Creates an arena of `bytes`, rounded up to pages, in which this side may do `ours`, and `others`
     /// what they may.
     ///
-    /// With [`Access::Read`] for the `others`, nobody but this mapping can ever write it.
+    /// With [`Access::Read`] for the `others`, nobody but this mapping can ever write it. With [`Access::Write`]
+    /// they are to [close](Self::close) it when they have mapped it.
     ///
     /// # Errors
     ///
@@ -123,12 +126,30 @@ impl Arena {
         let bytes = page_ceil(bytes);
         ftruncate(&file, bytes).map_err(os("ftruncate"))?;
         let mapping = Self::map(&file, bytes, ours)?;
-        let mut seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
-        if others == Access::Read {
-            seals |= SealFlags::FUTURE_WRITE;
-        }
+        let seals = SealFlags::SHRINK | SealFlags::GROW;
         fcntl_add_seals(&file, seals).map_err(os("fcntl(F_ADD_SEALS)"))?;
-        Ok(Self { file, mapping })
+        let arena = Self { file, mapping };
+        if others == Access::Read {
+            arena.close()?;
+        }
+        Ok(arena)
+    }
+
+    /// Lets nobody map it writable any more, nor punch holes into it; those who have mapped it go on.
+    ///
+    /// May wait for who is just punching one.
+    ///
+    /// # Errors
+    ///
+    /// [`ArenaError::Os`]: somebody has sealed it otherwise.
+    pub fn close(&self) -> Result<(), ArenaError> {
+        fcntl_add_seals(&self.file, SealFlags::FUTURE_WRITE | SealFlags::SEAL)
+            .map_err(os("fcntl(F_ADD_SEALS)"))
+    }
+
+    /// Whether it is [closed](Self::close). Never waits.
+    pub fn is_closed(&self) -> bool {
+        fcntl_get_seals(&self.file).is_ok_and(|seals| seals.contains(SealFlags::FUTURE_WRITE))
     }
 
     /// Maps an arena of up to `bytes_max` that a domain one trusts has created: the driver, for an
@@ -350,6 +371,29 @@ mod tests {
         let file = ours.file().try_clone_to_owned().unwrap();
         let theirs = Arena::open(file, Access::Read, 4096).unwrap();
         assert!(!theirs.data(0, 64).unwrap().write(0, &[1]));
+    }
+
+    #[test]
+    fn an_arena_that_is_closed_has_no_holes_and_who_has_mapped_it_writes_on() {
+        use rustix::fs::{FallocateFlags, fallocate};
+        let (ours, theirs) = both(Access::Write);
+        let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+        assert!(theirs.data(0, 64).unwrap().write(0, b"kept"));
+        assert!(!ours.is_closed());
+        theirs.close().unwrap();
+        assert!(ours.is_closed());
+        assert_eq!(fallocate(theirs.file(), hole, 0, 4096), Err(rustix::io::Errno::PERM));
+        let mut seen = [0; 4];
+        assert!(ours.data(0, 64).unwrap().read(0, &mut seen) && &seen == b"kept");
+        assert!(theirs.data(0, 64).unwrap().write(0, b"more"));
+        assert!(ours.data(0, 64).unwrap().read(0, &mut seen) && &seen == b"more");
+        let file = ours.file().try_clone_to_owned().unwrap();
+        assert!(matches!(
+            Arena::open(file, Access::Write, 4096),
+            Err(ArenaError::Os { call: "mmap", .. })
+        ));
+        let made = Arena::create("test", 4096, Access::Write, Access::Read).unwrap();
+        assert!(made.is_closed() && fallocate(made.file(), hole, 0, 4096).is_err());
     }
 
     #[test]
