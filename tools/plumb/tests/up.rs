@@ -363,7 +363,8 @@ fn the_flow_manager_becomes_who_is_named_and_its_sockets_go_and_come_and_it_ends
 /// ARP packets that are heard at `link` and say that 10.78.0.1 has it or ask for it, as (sender, its station).
 fn arps(link: &mut PacketLink) -> Vec<(Ipv4Addr, Mac)> {
     let mut all = Vec::new();
-    link.poll_rx(64, &mut |arrival| {
+    // Among what a driver sends to itself as it starts.
+    while link.poll_rx(64, &mut |arrival| {
         if let Some((ethernet, rest)) = Ethernet::split(arrival.frame)
             && ethernet.ether_type == EtherType::ARP
             && let Some((arp, _)) = Arp::split(rest)
@@ -371,7 +372,8 @@ fn arps(link: &mut PacketLink) -> Vec<(Ipv4Addr, Mac)> {
         {
             all.push((arp.sender(), arp.sender_mac));
         }
-    });
+    }) > 0
+    {}
     all
 }
 
