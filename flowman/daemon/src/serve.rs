@@ -565,6 +565,7 @@ impl Daemon {
         notice(format_args!("a driver is refused: {reason}"));
         if let Some(mut line) = self.driver_lines.remove(&number) {
             line.line.send(encode(&ToDriver::Refused { reason }), Vec::new(), None);
+            part(&line.line.connection);
         }
     }
 
@@ -729,9 +730,14 @@ impl Daemon {
 /// Tells whoever connected why not.
 fn turn_away(connection: &Connection, refusal: Refusal) {
     let _ = connection.try_send(&encode(&Answer { tag: 0, reply: Reply::Refused(refusal) }));
+    part(connection);
+}
+
+/// Ends a connection whose other side is to hear the last words: what it has said and nobody reads would be an error
+/// to it, before them.
+fn part(connection: &Connection) {
     connection.end();
-    // What is left unread would be an error to who hears this.
-    let _ = connection.try_receive(MESSAGE_BYTES_MAX);
+    while connection.try_receive(MESSAGE_BYTES_MAX).is_ok() {}
 }
 
 /// Where drivers connect, given where applications do.
