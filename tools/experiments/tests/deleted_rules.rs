@@ -109,8 +109,7 @@ fn without_the_stall_rule_figure_5b_catches_up_at_the_others_cost() {
         file: "driver/atropos/src/scheduler.rs",
         text: "        if late > STALL_NS_MIN {
             self.due = None;
-            self.stall += late;
-            t -= late;
+            t -= self.stand_still(late);
         }
 ",
         instead: "",
