@@ -314,7 +314,12 @@ fn connecting_waits_for_no_neighbour_and_one_that_fails_leaves_the_socket_as_it_
             });
             assert_eq!((heard.unwrap(), datagram[0]), ((1, present), 4));
             // Nor is a buffer to write in anybody else's.
-            let mut buffer = ours.buffer().unwrap();
+            let mut buffer = None;
+            eventually("one is free", || {
+                buffer = ours.buffer().ok();
+                buffer.is_some()
+            });
+            let mut buffer = buffer.unwrap();
             assert!(buffer.write(&[5]));
             buffer.send().unwrap();
             assert_eq!(next_of(&kernel), 5);
