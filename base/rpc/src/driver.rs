@@ -264,7 +264,7 @@ pub enum FromDriver {
         prefix: Prefix,
         /// On which interface.
         dev: String,
-        /// Whether it has it.
+        /// True if the kernel has it now, false if no more.
         taken: bool,
     },
     /// Answer to [`ToDriver::Ping`].

@@ -6,7 +6,7 @@ use core::fmt;
 
 use crate::IcmpV4Type;
 
-/// What became of a packet that was sent.
+/// Fate of a packet that was sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ControlError {
     /// A router knows no way to the network, or none for this service.
@@ -42,7 +42,7 @@ pub enum ControlError {
 }
 
 impl ControlError {
-    /// What a message of this type and code says, with the MTU it names; `None` if it reports no error, or one
+    /// Meaning of a message of this type and code, with the MTU it names; `None` if it reports no error, or one
     /// that nobody has defined.
     pub const fn from_icmp_v4(kind: u8, code: u8, mtu: u16) -> Option<Self> {
         Some(match (kind, code) {
@@ -66,7 +66,7 @@ impl ControlError {
         })
     }
 
-    /// Whether it will be so again when the packet is sent again. What is not may pass by itself, as routes do, and
+    /// Tells a lasting error: one that a repeated packet meets again. What is not may pass by itself, as routes do, and
     /// is no error of a socket that goes on (RFC 1122 §3.2.2.1, §4.2.3.9).
     pub const fn is_hard(self) -> bool {
         match self {

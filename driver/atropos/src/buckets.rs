@@ -323,7 +323,7 @@ mod tests {
         prev: u32,
         place: u32,
         key: i64,
-        /// How often somebody looked at the key.
+        /// Number of looks at the key.
         looks: Cell<u32>,
     }
 

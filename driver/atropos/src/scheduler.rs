@@ -24,7 +24,7 @@ pub struct Atropos {
     behind: i64,
     /// How much of that the caller was kept from the processor.
     stall: i64,
-    /// How long it was so lately, and that is accounted for nowhere yet.
+    /// Time for which the caller was off the processor since the line was last busy, and that no stall counts yet.
     away: i64,
     /// When it last told, and what it had used.
     told: Option<(i64, u64)>,
