@@ -4,6 +4,7 @@ use std::io::{BufRead, BufReader, Read};
 use std::net::UdpSocket;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
+use std::panic::AssertUnwindSafe;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, PoisonError};
 
@@ -184,4 +185,22 @@ impl Ground {
 /// The peer's side of the wire holds a socket at `port` as long as this lives.
 pub fn peer_hears(port: u16) -> UdpSocket {
     on_peer(|| UdpSocket::bind((THEIRS, port)).unwrap())
+}
+
+#[test]
+fn a_row_whose_attacker_fails_ends_and_says_why() {
+    let name = "ground::a_row_whose_attacker_fails_ends_and_says_why";
+    row(
+        name,
+        || (),
+        |ground| {
+            // It ends at once, and its test panics while the victims are at work.
+            let compared = std::panic::catch_unwind(AssertUnwindSafe(|| {
+                ground.compare(|| ground.attacker_that_says("at work"), |_, _| true)
+            }));
+            let panic = compared.unwrap_err();
+            let words = panic.downcast_ref::<String>().unwrap();
+            assert!(words.contains("ended before it said `at work`"), "{words}");
+        },
+    );
 }

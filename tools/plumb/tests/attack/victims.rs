@@ -181,10 +181,19 @@ pub fn with_victims<T>(judge: impl FnOnce(&Events) -> T) -> T {
                 std::thread::park_timeout(Duration::from_millis(2));
             }
         });
-        let judged = judge(&events);
-        stop.store(true, Ordering::Relaxed);
-        judged
+        // What is judged may fail, and the scope waits for its threads also then.
+        let _end = End(&stop);
+        judge(&events)
     })
+}
+
+/// Ends the victims when dropped.
+struct End<'a>(&'a AtomicBool);
+
+impl Drop for End<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// Asks one question after the other, each when the last is answered or given up.
