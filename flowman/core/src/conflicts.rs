@@ -29,8 +29,9 @@ const DEFEND_INTERVAL_NS: u64 = 10_000_000_000;
 pub(crate) enum Possession {
     /// Our own flows are not there: nobody can be asked.
     Unasked,
-    /// So many probes were sent; something is due: the first, when the clock is read next, is to wait.
-    Probing { step: u32, due: u64 },
+    /// So many probes were sent; something is due: the first, when the clock is read next, is to wait. Whether it
+    /// began before any link was open: who says hello meanwhile waits for each of those.
+    Probing { step: u32, due: u64, is_first: bool },
     /// They are ours, and were announced so often.
     Ours { announced: u32, due: Option<u64> },
 }
@@ -57,11 +58,12 @@ impl FlowManager {
     /// Our own flows on a link can be used.
     pub(crate) fn begin_possession(&mut self, link: LinkId) {
         let probes = self.probe_wait_ns(link) > 0;
+        let is_first = !self.links.iter().any(|link| link.is_open());
         let Some(driver) = &mut self.links[usize::from(link.0)].driver else { return };
         match driver.possession {
             // They were lost, and are back: the addresses were ours all the time.
             Possession::Ours { .. } => self.announce(link),
-            _ if probes => driver.possession = Possession::Probing { step: 0, due: 0 },
+            _ if probes => driver.possession = Possession::Probing { step: 0, due: 0, is_first },
             _ => {
                 driver.possession = Possession::Ours { announced: 1, due: None };
                 self.possess(link);
@@ -95,13 +97,13 @@ impl FlowManager {
             let next = match possession {
                 Possession::Unasked => continue,
                 // Hosts that were switched on together do not probe together.
-                Possession::Probing { step: 0, .. } => {
-                    Possession::Probing { step: 1, due: now_ns + chance_ns }
+                Possession::Probing { step: 0, is_first, .. } => {
+                    Possession::Probing { step: 1, due: now_ns + chance_ns, is_first }
                 }
-                Possession::Probing { step, .. } if step <= PROBE_NUM => {
+                Possession::Probing { step, is_first, .. } if step <= PROBE_NUM => {
                     self.probe(link);
                     let pause_ns = if step < PROBE_NUM { wait_ns + chance_ns } else { 2 * wait_ns };
-                    Possession::Probing { step: step + 1, due: now_ns + pause_ns }
+                    Possession::Probing { step: step + 1, due: now_ns + pause_ns, is_first }
                 }
                 Possession::Probing { .. } => {
                     Possession::Ours { announced: 1, due: Some(now_ns + 2 * wait_ns) }
@@ -269,12 +271,13 @@ impl FlowManager {
         self.outputs.push_back(Output::Say { words });
     }
 
-    /// Whether applications would find no link now, and will when probing is over.
+    /// Whether applications would not find all links now that they find when probing is over: a socket for any
+    /// address has the links that there were. A link that comes when others are in use holds up nobody.
     pub(crate) fn is_about_to_open(&self) -> bool {
-        let drivers = || self.links.iter().filter_map(|link| link.driver.as_ref());
-        let probing = |possession| matches!(possession, Possession::Probing { .. });
-        !self.links.iter().any(|link| link.is_open())
-            && drivers().any(|driver| probing(driver.possession))
+        let is_any_open = self.links.iter().any(|link| link.is_open());
+        self.links.iter().filter_map(|link| link.driver.as_ref()).any(|driver| {
+            matches!(driver.possession, Possession::Probing { is_first, .. } if is_first || !is_any_open)
+        })
     }
 
     /// Welcomes those who said hello while the first addresses were probed for.

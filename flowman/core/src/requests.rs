@@ -395,7 +395,9 @@ impl FlowManager {
             return Err(Refusal::OtherLink { address: remote, link: on.0 });
         }
         let known = &self.links[usize::from(on.0)];
-        let driver = known.driver.as_ref().ok_or(Refusal::NoLink { link: on.0 })?;
+        // While its addresses are probed for, nobody is asked there: no answer would come.
+        let driver = known.driver.as_ref().filter(|_| known.is_open());
+        let driver = driver.ok_or(Refusal::NoLink { link: on.0 })?;
         let source =
             if own.is_some() { remote } else { known.source_for(next).ok_or_else(no_route)? };
         let ready = |mac| Way { hop: Hop::Ready(Some(mac)), place: None, link: on };

@@ -5,12 +5,12 @@ mod script;
 
 use std::net::Ipv4Addr;
 
-use base_flow::Prefix;
-use base_rpc::{Call, FromDriver, Query, QueryReply, Reply, Request};
+use base_flow::{LinkFacts, Prefix};
+use base_rpc::{Call, FromDriver, Query, QueryReply, Refusal, Reply, Request};
 use base_wire::{Arp, Mac};
-use flowman_core::{ClientId, Policy};
+use flowman_core::{ClientId, LinkConfig, Policy};
 use proptest::prelude::*;
-use script::{LINK, NoCounters, OURS, PEER, S, Script, THEIRS, US, facts};
+use script::{LINK, NoCounters, OURS, PEER, S, Script, THEIRS, US, facts, lan};
 
 const MS: u64 = 1_000_000;
 
@@ -127,6 +127,35 @@ fn until_the_probing_is_over_nothing_is_answered_and_applications_wait() {
     assert_eq!(hello(&mut script).1, Some(1));
     script.hear_arp(&Arp::request(PEER, THEIRS, OURS));
     assert_eq!(script.arps(), [Arp::reply(US, OURS, PEER, THEIRS)]);
+}
+
+#[test]
+fn whoever_comes_waits_for_all_links_that_began_together_and_for_none_that_comes_later() {
+    let addresses = vec!["10.78.0.1/24".parse().unwrap()];
+    let wan = LinkConfig { dev: "wan".into(), addresses, gateway: None, ..lan(500) };
+    let mut script = Script::of(vec![lan(1_000), wan], Policy::default());
+    for name in ["lan", "wan"] {
+        script.manager.driver_joined(LinkFacts { name: name.into(), ..facts() }).unwrap();
+    }
+    script.drain();
+    let (client, links) = hello(&mut script);
+    assert_eq!(links, None);
+    sent(&mut script, 3_500 * MS);
+    assert_eq!(script.answers, [], "one of two is open");
+    let (other, links) = hello(&mut script);
+    assert_eq!(links, None);
+    // Where nobody can be asked for a neighbour, nobody waits for his answer.
+    let resolve = Request::Resolve { remote: THEIRS.into() };
+    let refused = Reply::Refused(Refusal::NoLink { link: LINK.0 });
+    assert_eq!(script.ask(client, resolve.clone()), Some(refused));
+    sent(&mut script, 3_500 * MS);
+    assert_eq!([client, other].map(|client| welcomed(script.answer(client))), [Some(2); 2]);
+    assert_eq!(script.ask(client, resolve), None, "it is asked for, and had not failed before");
+
+    script.manager.driver_left(LINK);
+    assert_eq!(script.manager.driver_joined(facts()), Ok(LINK));
+    script.drain();
+    assert_eq!(hello(&mut script).1, Some(1));
 }
 
 #[test]

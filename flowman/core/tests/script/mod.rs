@@ -32,6 +32,18 @@ impl Counters for NoCounters {
 }
 
 /// What the driver says of its link.
+/// The link that scripts have, with this PROBE_WAIT.
+pub fn lan(probe_wait_ms: u32) -> LinkConfig {
+    LinkConfig {
+        dev: "lan".into(),
+        addresses: vec!["10.77.0.1/24".parse().unwrap()],
+        gateway: Some(Ipv4Addr::new(10, 77, 0, 254).into()),
+        rate: None,
+        vlan: None,
+        probe_wait_ms,
+    }
+}
+
 pub fn facts() -> LinkFacts {
     LinkFacts {
         name: "lan".into(),
@@ -88,19 +100,15 @@ impl Script {
     }
 
     fn configured(policy: Policy, probe_wait_ms: u32) -> Self {
-        let link = LinkConfig {
-            dev: "lan".into(),
-            addresses: vec!["10.77.0.1/24".parse().unwrap()],
-            gateway: Some(Ipv4Addr::new(10, 77, 0, 254).into()),
-            rate: None,
-            vlan: None,
-            probe_wait_ms,
-        };
-        let mut script = Self {
-            manager: FlowManager::new(
-                Config { links: vec![link], policy, ..Config::default() },
-                [7; 16],
-            ),
+        let mut script = Self::of(vec![lan(probe_wait_ms)], policy);
+        assert_eq!(script.manager.driver_joined(facts()), Ok(LINK));
+        script
+    }
+
+    /// One with these links, whose drivers have not joined.
+    pub fn of(links: Vec<LinkConfig>, policy: Policy) -> Self {
+        Self {
+            manager: FlowManager::new(Config { links, policy, ..Config::default() }, [7; 16]),
             now: S,
             answers: Vec::new(),
             told: Vec::new(),
@@ -112,9 +120,7 @@ impl Script {
             lost_own: 0,
             said: Vec::new(),
             refused: Vec::new(),
-        };
-        assert_eq!(script.manager.driver_joined(facts()), Ok(LINK));
-        script
+        }
     }
 
     pub fn drain(&mut self) {
@@ -127,9 +133,9 @@ impl Script {
                     self.frames.push(frame);
                     self.ways.push(stray);
                 }
-                Output::JoinOwn { domain, .. } => {
+                Output::JoinOwn { link, domain } => {
                     let added = FromDriver::DomainAdded { domain, result: Ok(()) };
-                    self.manager.driver_message(LINK, added);
+                    self.manager.driver_message(link, added);
                 }
                 Output::OpenOwn { .. } => self.opened_own += 1,
                 Output::OwnLost { .. } => self.lost_own += 1,
