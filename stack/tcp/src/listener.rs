@@ -58,6 +58,9 @@ pub struct ListenCounts {
     pub cookies_accepted: u64,
     /// Segments that were refused by a reset.
     pub refused: u64,
+    /// SYNs and last segments of handshakes that were taken for lost, because the application could have no more
+    /// connections for now.
+    pub put_off: u64,
     /// Half-open connections that ended before they were open.
     pub abandoned: u64,
     /// Answers not sent, because too many waited.
@@ -154,6 +157,7 @@ impl<W: Copy> Listener<W> {
             let accepted = self.revive(now_ns, remote, segment);
             if accepted.is_some() && full {
                 // As if it had been lost: data will come, and be a reminder.
+                self.counts.put_off += 1;
                 return None;
             }
             if accepted.is_none() {
@@ -213,6 +217,7 @@ impl<W: Copy> Listener<W> {
         let completes = segment.has(tcp_flag::ACK) && !segment.has(tcp_flag::RST);
         if completes && full {
             // As if it had been lost: the peer, or our SYN-ACK, will ask again.
+            self.counts.put_off += 1;
             return None;
         }
         let (connection, _) = self.half_open.get_mut(&remote)?;
@@ -252,6 +257,7 @@ impl<W: Copy> Listener<W> {
         self.counts.syns += 1;
         if full {
             // The application does not keep up: the peer had better try again later.
+            self.counts.put_off += 1;
             return None;
         }
         if self.half_open.len() >= self.backlog {
@@ -606,7 +612,9 @@ mod tests {
         client.on_segment(0, &sent(&mut listener, 0)[0].1);
         let ack = client.poll_transmit(0).unwrap().segment;
         assert!(listener.on_segment(0, remote(1), &ack, true).is_none());
+        assert_eq!((listener.counts().syns, listener.counts().put_off), (2, 2));
         assert!(listener.on_segment(1, remote(1), &ack, false).is_some(), "later it is");
+        assert_eq!(listener.counts().put_off, 2);
     }
 
     #[test]

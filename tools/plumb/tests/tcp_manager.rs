@@ -15,11 +15,12 @@ use base_wire::Mac;
 use driver_link::Link;
 use driver_link_packet::PacketLink;
 use driver_netlink::Netlink;
+use in_lab::wires::{Wire, Wires};
 use in_lab::{
     OURS, THEIRS, claim_to_be_at, eventually, host, in_lab, kernel_socket, on_peer,
     peer_answers_arp,
 };
-use plumb_net::{Options, TcpStream};
+use plumb_net::{Contract, Error, Host, Options, Refusal, TcpStream, Udp};
 use rustix::net::{
     AddressFamily, SocketAddrV4, SocketFlags, SocketType, bind, connect, socket_with,
 };
@@ -369,5 +370,102 @@ fn no_client_is_reset_that_calls_from_where_another_called_a_server_that_closes_
         let turned_away = listener.turned_away();
         assert!(failed.is_empty(), "{} failed: {:?}; {turned_away:?}", failed.len(), failed[0]);
         assert_eq!(turned_away.0, 0, "{turned_away:?}");
+    });
+}
+
+const BESIDE: Wire<'_> = Wire { number: 2, ours: &["192.0.2.1/24"], theirs: &["192.0.2.2/24"] };
+
+/// Somebody's connection to our `port` on that wire, which may not be answered before it is returned.
+fn caller(port: u16) -> KernelStream {
+    on_peer(|| {
+        let (stream, flags) = (SocketType::STREAM, SocketFlags::NONBLOCK);
+        let socket = socket_with(AddressFamily::INET, stream, flags, None).unwrap();
+        let begun = connect(&socket, &SocketAddrV4::new([192, 0, 2, 1].into(), port));
+        assert_eq!(begun, Err(rustix::io::Errno::INPROGRESS));
+        let stream = KernelStream::from(socket);
+        stream.set_nonblocking(false).unwrap();
+        stream.set_read_timeout(SOON).unwrap();
+        stream
+    })
+}
+
+/// Every flow that the user may have besides those that are open.
+fn all_flows(host: &Host) -> Vec<Udp> {
+    let small = || Udp::options().host(host).send_buffers(2).receive_buffers(2);
+    let mut all = Vec::new();
+    loop {
+        match small().bind(("192.0.2.1", 0)) {
+            Ok(flow) => all.push(flow),
+            Err(Error::Refused(Refusal::Quota(_))) => return all,
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+#[test]
+fn a_connection_for_which_there_is_no_flow_waits_for_one_and_if_there_never_is_it_is_reset_with_the_reason()
+ {
+    let name = "a_connection_for_which_there_is_no_flow_waits_for_one_and_if_there_never_is_it_is_reset_with_the_reason";
+    in_lab(name, &RATE, || {
+        let user = rustix::process::getuid().as_raw();
+        let policy = format!("[policy.user.{user}]\nflows_max = 50\n");
+        let wires = Wires::lay_under(&policy, &[BESIDE]);
+        let (options, other) = (|| Options::new().host(&wires.host), wires.another());
+        // What is closed here would be free for others at its own time.
+        let mut kept = Vec::new();
+        // Whether a thread waits to accept it, or the service thread looks after it.
+        for (port, accepts) in [(7000, true), (7001, false)] {
+            let listener = options().listen(("192.0.2.1", port)).unwrap();
+            let all = all_flows(&other);
+            let accepted = accepts.then(|| {
+                let listener = listener.try_clone().unwrap();
+                thread::spawn(move || listener.accept().unwrap())
+            });
+            let mut callers = Vec::new();
+            // While somebody who was there first waits for a flow, nobody else is let in.
+            while listener.counts().put_off == 0 {
+                assert!(callers.len() < 10, "somebody waits");
+                callers.push(caller(port));
+                let called = callers.len() as u64;
+                eventually("it is heard", || listener.counts().syns >= called);
+            }
+            assert_eq!(listener.turned_away(), (0, None));
+            drop(all);
+            let first = accepted.map(|thread| thread.join().unwrap());
+            let rest = (first.iter().len()..callers.len()).map(|_| listener.accept().unwrap());
+            let ours: Vec<_> = first.into_iter().chain(rest).collect();
+            for mut stream in ours.iter().map(|(stream, _)| stream) {
+                stream.write_all(b"hello").unwrap();
+            }
+            for mut caller in callers {
+                caller.read_exact(&mut [0; 5]).unwrap();
+            }
+            assert_eq!(listener.turned_away(), (0, None));
+            kept.push((listener, ours));
+        }
+        let reset = |mut caller: KernelStream| {
+            let error = caller.read(&mut [0]).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+        };
+        let listener = options().listen(("192.0.2.1", 7002)).unwrap();
+        let all = all_flows(&other);
+        reset(caller(7002));
+        let (count, reason) = listener.turned_away();
+        assert_eq!(count, 1);
+        assert!(reason.as_ref().is_some_and(|why| why.contains("flows open")), "{reason:?}");
+        drop(all);
+        // What does not pass is not waited for.
+        let most = Contract::guaranteed(40_000_000, 100_000_000).unwrap();
+        let _other = Udp::options().host(&other).contract(most).bind(("192.0.2.1", 0)).unwrap();
+        let mut listener = None;
+        eventually("other flows are closed", || {
+            listener = options().contract(most).listen(("192.0.2.1", 7003)).ok();
+            listener.is_some()
+        });
+        let listener = listener.unwrap();
+        reset(caller(7003));
+        let (count, reason) = listener.turned_away();
+        assert_eq!((count, listener.counts().put_off), (1, 0));
+        assert!(reason.as_ref().is_some_and(|why| why.contains("guarantee")), "{reason:?}");
     });
 }

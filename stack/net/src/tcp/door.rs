@@ -11,7 +11,7 @@ use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::BorrowedFd;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use rbuf_shm::monotonic_ns;
 use stack_layer::{Arrived, Peer, Received};
 use stack_tcp::{Config, Connection, Ecn, FastOpening, ListenCounts, Listener, Segment};
 
+use super::crowd::{Crowd, Place};
 use super::exchange::TTL;
 use super::layers::{HEADERS, Layers, config, device, layers, open};
 use super::readiness::Condition;
@@ -73,8 +74,8 @@ struct Entrance {
     config: Config,
     flow: Flow,
     backlog: usize,
-    /// Connections of all doors that are complete and that nobody has accepted.
-    crowd: Arc<AtomicUsize>,
+    /// Who comes to all doors of the listener.
+    crowd: Arc<Crowd>,
     /// Those that have no flow of their own yet, and for which none was asked.
     complete: VecDeque<Box<Complete>>,
     /// Those that have one.
@@ -85,14 +86,12 @@ struct Entrance {
     /// The application has let go: who comes now is reset.
     closed: bool,
     failed: Option<Ending>,
+    /// Whether that was told by [`Door::take_error`].
+    told: bool,
     /// Doors beside this one whose connections are accepted here, and that are of use.
     others: usize,
     /// Nobody is asked for a flow before, and nobody let in: there was none to be had.
     pause_ns: u64,
-    /// Connections that could have none, and why the last one could not.
-    turned_away: (u64, Option<String>),
-    /// Whether that was told by [`Door::take_error`].
-    told: bool,
 }
 
 /// A connection without a flow of its own.
@@ -103,22 +102,6 @@ struct Complete {
     place: Place,
     /// How often it could not be given a flow.
     refused: u8,
-}
-
-/// One of those that the application lets wait.
-struct Place(Arc<AtomicUsize>);
-
-impl Place {
-    fn take(crowd: &Arc<AtomicUsize>) -> Self {
-        crowd.fetch_add(1, Ordering::Relaxed);
-        Self(Arc::clone(crowd))
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Ordering::Relaxed);
-    }
 }
 
 /// A connection whose segments may still arrive at the listener.
@@ -157,7 +140,7 @@ impl Door {
     pub(super) fn open(
         options: &Options,
         local: SocketAddr,
-        crowd: &Arc<AtomicUsize>,
+        crowd: &Arc<Crowd>,
         main: Option<&Arc<Self>>,
     ) -> Result<Arc<Self>, Error> {
         let ends = Endpoints { transport: Transport::Tcp, local: Sap::from(local), remote: None };
@@ -188,10 +171,9 @@ impl Door {
             ttl: TTL,
             closed: false,
             failed: None,
+            told: false,
             others: 0,
             pause_ns: 0,
-            turned_away: (0, None),
-            told: false,
         };
         let service = shared.service().map_err(Error::Thread)?;
         let seat = Seat::new(entrance, shared, service, options.wait);
@@ -418,16 +400,10 @@ impl Door {
                 entrance.complete.push_front(complete);
                 return None;
             }
-            entrance.turned_away.0 += 1;
-            entrance.turned_away.1 = Some(error.to_string());
+            entrance.crowd.turn_away(error);
             Some(complete)
         });
         left.into_iter().for_each(|complete| self.turn_away(complete));
-    }
-
-    /// How many connections could be given no flow, and why the last one could not.
-    pub(super) fn turned_away(&self) -> (u64, Option<String>) {
-        self.seat.peek(|entrance| entrance.turned_away.clone())
     }
 
     /// Resets a connection that cannot be had.
@@ -636,7 +612,7 @@ impl Entrance {
 
     /// Whether the application has as many connections to accept as it wants, or another one would have no flow.
     fn is_full(&self, now_ns: u64) -> bool {
-        self.crowd.load(Ordering::Relaxed) >= self.backlog
+        self.crowd.waiting() >= self.backlog
             || now_ns < self.pause_ns
             || self.flow.shared.slots_left() <= self.complete.len()
     }
@@ -666,7 +642,7 @@ impl Entrance {
             if let Some(connection) = complete {
                 self.make_room_to_forward();
                 self.forward.insert(from, Forward::Opening(vec![(segment, bytes())]));
-                let place = Place::take(&self.crowd);
+                let place = self.crowd.admit();
                 let complete = Complete { connection, remote: from, station, place, refused: 0 };
                 self.complete.push_back(Box::new(complete));
             }

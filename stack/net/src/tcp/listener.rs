@@ -4,12 +4,13 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, ToSocketAddrs};
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use base_flow::FlowId;
 use base_rpc::Refusal;
 use stack_tcp::ListenCounts;
 
+use super::crowd::Crowd;
 use super::door::Door;
 use super::stream::{TcpStream, valid_ttl};
 use crate::{Error, Host, Options};
@@ -33,6 +34,8 @@ struct Handle {
     main: Arc<Door>,
     /// Whose connections are accepted there.
     others: Vec<Arc<Door>>,
+    /// Who comes to all of them.
+    crowd: Arc<Crowd>,
     nonblocking: AtomicBool,
 }
 
@@ -69,7 +72,7 @@ impl TcpListener {
     }
 
     fn open_at(options: &Options, local: SocketAddr, addresses: &[IpAddr]) -> io::Result<Self> {
-        let crowd = Arc::new(AtomicUsize::new(0));
+        let crowd = Arc::new(Crowd::default());
         let (mut main, mut others, mut port) = (None, Vec::new(), local.port());
         for address in addresses {
             let at = SocketAddr::new(*address, port);
@@ -88,7 +91,7 @@ impl TcpListener {
         }
         let main = main.ok_or_else(|| Error::Address("no link has a driver".into()))?;
         let (local, nonblocking) = (SocketAddr::new(local.ip(), port), AtomicBool::new(false));
-        Ok(Self { handle: Arc::new(Handle { local, main, others, nonblocking }) })
+        Ok(Self { handle: Arc::new(Handle { local, main, others, crowd, nonblocking }) })
     }
 
     /// Where it listens.
@@ -112,6 +115,7 @@ impl TcpListener {
             cookies_sent: a.cookies_sent + b.cookies_sent,
             cookies_accepted: a.cookies_accepted + b.cookies_accepted,
             refused: a.refused + b.refused,
+            put_off: a.put_off + b.put_off,
             abandoned: a.abandoned + b.abandoned,
             answers_dropped: a.answers_dropped + b.answers_dropped,
             fast_opens: a.fast_opens + b.fast_opens,
@@ -120,11 +124,10 @@ impl TcpListener {
     }
 
     /// How many connections whose handshake was complete were reset because they could have no flow, and why the
-    /// last one could not. A limit that is known before, as [`Host::connect_for`]'s, is met by answering no
+    /// first one could not. A limit that is known before, as [`Host::connect_for`]'s, is met by answering no
     /// more SYNs; one that may pass, by waiting five seconds.
     pub fn turned_away(&self) -> (u64, Option<String>) {
-        let add = |a: (u64, Option<String>), b: (u64, Option<String>)| (a.0 + b.0, b.1.or(a.1));
-        self.handle.doors().map(Door::turned_away).fold((0, None), add)
+        self.handle.crowd.turned_away()
     }
 
     /// Another handle on the same listener.

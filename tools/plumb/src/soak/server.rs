@@ -43,8 +43,17 @@ pub fn run(arguments: &cli::SoakServer) -> Result<ExitCode> {
         Stack::Plumb => {
             let listener = Options::new().backlog(BACKLOG).listen(arguments.at)?;
             say!("ready")?;
+            let mut known = 0;
             loop {
                 take(listener.accept(), body);
+                let (count, reason) = listener.turned_away();
+                if count > known {
+                    known = count;
+                    let reason = reason.unwrap_or_default();
+                    tell!(
+                        "plumb soak: {count} connections could have no flow, the first one because of this: {reason}"
+                    );
+                }
             }
         }
         Stack::Kernel => {

@@ -27,10 +27,15 @@ pub struct Wires {
 impl Wires {
     /// Lays `wires` and waits until each has a driver.
     pub fn lay(wires: &[Wire<'_>]) -> Self {
+        Self::lay_under("", wires)
+    }
+
+    /// As [`Self::lay`], with more lines of the configuration.
+    pub fn lay_under(policy: &str, wires: &[Wire<'_>]) -> Self {
         let folder = socket().parent().unwrap().to_path_buf();
         let (config, socket) = (folder.join("wires.toml"), folder.join("wires.sock"));
         wires.iter().for_each(Wire::lay);
-        let text: String = wires.iter().map(Wire::config).collect();
+        let text: String = wires.iter().map(Wire::config).chain([policy.into()]).collect();
         std::fs::write(&config, text).unwrap();
         let flowman = start(&socket, &["flowman", "--config", config.to_str().unwrap()]);
         let drivers = folder.join("wires.sock.driver");
@@ -43,6 +48,11 @@ impl Wires {
             host.is_some()
         });
         Self { host: host.unwrap(), socket, daemons }
+    }
+
+    /// Another application.
+    pub fn another(&self) -> Host {
+        Host::connect(&self.socket).unwrap()
     }
 
     /// Kills the driver of the wire at this place.
