@@ -27,6 +27,9 @@ pub enum IdentityError {
         "there is no user `{0}` in /etc/passwd: create it with `useradd --system --no-create-home {0}`, or name another"
     )]
     Unknown(String),
+    /// No user can be called that.
+    #[error("`{0}` is no user's name or number: give one that /etc/passwd has")]
+    NoName(String),
     /// Root would be a user with everything.
     #[error(
         "the flow manager is not to run as root: name another user, or none for `{USER}` or nobody"
@@ -40,6 +43,11 @@ pub enum IdentityError {
         /// What it said.
         source: ConfineError,
     },
+}
+
+/// The number of a user or a group. To the kernel the last one means that nobody is meant.
+fn number(text: &str) -> Option<u32> {
+    text.parse().ok().filter(|&id| id != u32::MAX)
 }
 
 impl Identity {
@@ -57,13 +65,12 @@ impl Identity {
         let entry = |line: &str| {
             let mut fields = line.split(':');
             let name = fields.next()?.to_string();
-            let mut number = || fields.nth(1)?.parse::<u32>().ok();
-            let uid = number()?;
+            let uid = number(fields.nth(1)?)?;
             // The field after it.
-            Some((name, uid, fields.next()?.parse::<u32>().ok()?))
+            Some((name, uid, number(fields.next()?)?))
         };
         let find = |name: &str| {
-            let number = name.parse::<u32>().ok();
+            let number = number(name);
             let mut all = passwd.lines().filter_map(entry);
             let listed = all.find(|(known, uid, _)| known == name || number == Some(*uid));
             // A number needs no entry.
@@ -73,7 +80,11 @@ impl Identity {
             None => find(USER).or(Some((NOBODY, NOBODY))),
             Some(name) => find(name),
         };
+        let is_a_name = |name: &str| !name.is_empty() && name.parse::<u32>().is_err();
         match found {
+            None if !asked.is_some_and(is_a_name) => {
+                Err(IdentityError::NoName(asked.unwrap_or_default().to_string()))
+            }
             None => Err(IdentityError::Unknown(asked.unwrap_or_default().to_string())),
             Some((0, _)) => Err(IdentityError::Root),
             Some((uid, gid)) => Ok(Self { uid, gid, asked: asked.is_some() }),
@@ -128,11 +139,19 @@ mod tests {
         assert_eq!(among(&with_plumb, Some("net")), Some((77, 78)));
         assert_eq!(among(OTHERS, Some("77")), Some((77, 78)));
         assert_eq!(among(OTHERS, Some("4321")), Some((4321, 4321)));
-        for (asked, says) in
-            [("plumb", "useradd"), ("broken", "no user"), ("root", "root"), ("0", "root")]
-        {
+        let last = u32::MAX.to_string();
+        for (asked, says) in [
+            ("plumb", "useradd"),
+            ("broken", "no user"),
+            ("root", "root"),
+            ("0", "root"),
+            ("", "no user's name"),
+            (&last, "no user's name"),
+        ] {
             let error = Identity::among(OTHERS, Some(asked)).unwrap_err().to_string();
             assert!(error.contains(says), "{asked}: {error}");
         }
+        let nobodys = format!("x:x:{last}:5:::\nx:x:5:{last}:::\n");
+        assert_eq!(among(&nobodys, Some("x")), None, "these are no numbers to become");
     }
 }
