@@ -25,7 +25,7 @@ pub use namespace::{another, enter};
 
 use crate::cli;
 use crate::output::tell;
-use crate::signals::Asked;
+use crate::signals::{Asked, Bell};
 use crate::supervise::Daemons;
 
 /// Plumb's interface, and the peer's.
@@ -78,6 +78,7 @@ pub struct Shape {
 pub fn run(arguments: &cli::Lab) -> Result<ExitCode> {
     enter().map_err(|refused| anyhow::anyhow!("{refused}"))?;
     let asked = Asked::listen()?;
+    let bell = Bell::for_a_command()?;
     let shape = Shape {
         rate: arguments.rate,
         both_ways: true,
@@ -98,8 +99,11 @@ pub fn run(arguments: &cli::Lab) -> Result<ExitCode> {
         );
         words.push(std::env::var_os("SHELL").unwrap_or_else(|| "/bin/sh".into()));
     }
-    let status = lab.command(this_program()?).arg("__run").args(&words).status();
-    let status = status.context("cannot start a process")?;
+    let command = lab.command(this_program()?).arg("__run").args(&words).spawn();
+    let mut command = command.context("cannot start a process")?;
+    // Who asks the lab to end means what runs in it.
+    bell.pass_on(&command)?;
+    let status = command.wait()?;
     let keep: Vec<u32> = lab.processes();
     reap_strays(&keep);
     drop(lab);

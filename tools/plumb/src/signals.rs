@@ -2,15 +2,20 @@
 
 use std::io::{self, Read as _};
 use std::os::unix::net::UnixStream;
+use std::process::Child;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 
 /// How long a program is given to end by itself.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// How long a command is given to end when it is told to.
+const COMMAND_GRACE: Duration = Duration::from_secs(2);
 
 /// Whether the program was asked to end.
 #[derive(Debug, Clone)]
@@ -33,18 +38,12 @@ impl Asked {
     ///
     /// As [`Self::listen`].
     pub fn listen_or_die() -> io::Result<Self> {
-        let (mut bell, ringer) = UnixStream::pair()?;
-        let which = Arc::new(AtomicUsize::new(0));
-        for signal in [SIGINT, SIGTERM, SIGHUP] {
-            signal_hook::flag::register_usize(signal, Arc::clone(&which), signal as usize)?;
-            signal_hook::low_level::pipe::register(signal, ringer.try_clone()?)?;
-        }
+        let mut bell = Bell::of(&[SIGINT, SIGTERM, SIGHUP])?;
         let asked = Self::listen()?;
         thread::Builder::new().name("asked".into()).spawn(move || {
-            if bell.read_exact(&mut [0]).is_ok() {
+            if let Some(signal) = bell.wait() {
                 thread::sleep(GRACE);
-                let signal = which.load(Ordering::Relaxed);
-                let _ = signal_hook::low_level::emulate_default_handler(signal as i32);
+                let _ = signal_hook::low_level::emulate_default_handler(signal);
             }
         })?;
         Ok(asked)
@@ -72,6 +71,58 @@ impl Asked {
     /// Whether one of them has come.
     pub fn yet(&self) -> bool {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What a program that waits for another one is told meanwhile.
+#[derive(Debug)]
+pub struct Bell {
+    hears: UnixStream,
+    which: Arc<AtomicUsize>,
+}
+
+impl Bell {
+    fn of(signals: &[i32]) -> io::Result<Self> {
+        let (hears, ringer) = UnixStream::pair()?;
+        let which = Arc::new(AtomicUsize::new(0));
+        for &signal in signals {
+            signal_hook::flag::register_usize(signal, Arc::clone(&which), signal as usize)?;
+            signal_hook::low_level::pipe::register(signal, ringer.try_clone()?)?;
+        }
+        Ok(Self { hears, which })
+    }
+
+    /// Hears from now on what is to be passed on to a command: that it is to end. What a terminal says of keys, it
+    /// hears itself.
+    ///
+    /// # Errors
+    ///
+    /// Only if the kernel refuses a handler.
+    pub fn for_a_command() -> io::Result<Self> {
+        Self::of(&[SIGTERM, SIGHUP])
+    }
+
+    /// Waits for a signal.
+    fn wait(&mut self) -> Option<i32> {
+        self.hears.read_exact(&mut [0]).ok().map(|()| self.which.load(Ordering::Relaxed) as i32)
+    }
+
+    /// Passes a signal on to a command that was started, also one that came before; a command that has not ended
+    /// [`COMMAND_GRACE`] later is killed, as shells are that terminals talk to.
+    ///
+    /// # Errors
+    ///
+    /// The kernel gives no thread, or no way to signal this process and no later one of its number.
+    pub fn pass_on(mut self, command: &Child) -> io::Result<()> {
+        let command = pidfd_open(Pid::from_child(command), PidfdFlags::empty())?;
+        thread::Builder::new().name("asked".into()).spawn(move || {
+            let Some(signal) = self.wait() else { return };
+            let signal = if signal == SIGHUP { Signal::HUP } else { Signal::TERM };
+            let _ = pidfd_send_signal(&command, signal);
+            thread::sleep(COMMAND_GRACE);
+            let _ = pidfd_send_signal(&command, Signal::KILL);
+        })?;
+        Ok(())
     }
 }
 

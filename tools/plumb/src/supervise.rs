@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use flowman_daemon::driver_socket;
 use plumb_net::Host;
 use rbuf_shm::{Connection, Listener};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::lab::this_program;
 use crate::signals::Asked;
@@ -131,7 +132,10 @@ impl Daemons {
 
 impl Drop for Daemons {
     fn drop(&mut self) {
-        // All before any is gone: or those that are left would say that the others are.
+        // All stand still before any is gone: or those that are left would say that the others are.
+        for (_, child) in &self.running {
+            let _ = kill_process(Pid::from_child(child), Signal::STOP);
+        }
         for (_, child) in &mut self.running {
             let _ = child.kill();
         }

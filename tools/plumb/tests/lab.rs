@@ -2,9 +2,9 @@
 
 mod in_lab;
 
-use std::io::ErrorKind;
+use std::io::{ErrorKind, Read as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use base_flow::Stray;
@@ -16,6 +16,7 @@ use in_lab::{
     Account, OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer, processes, program,
 };
 use plumb_net::{Contract, DropReason, Refusal, Udp, Wait};
+use rustix::process::{Pid, Signal, kill_process};
 use zerocopy::IntoBytes;
 
 #[test]
@@ -275,6 +276,28 @@ fn a_labs_exit_status_is_the_commands_and_nothing_is_left() {
     };
     let left: Vec<_> = std::fs::read_dir("/proc").unwrap().flatten().filter(ours).collect();
     assert!(left.is_empty(), "processes of lab {lab} are left: {left:?}");
+}
+
+#[test]
+fn a_lab_that_is_told_to_end_ends_what_runs_in_it_and_says_nothing_of_its_daemons() {
+    for (signal, command, code) in [
+        (Signal::TERM, "trap 'exit 3' TERM; echo ready; sleep 20 & wait", 3),
+        (Signal::HUP, "trap 'exit 4' HUP; echo ready; sleep 20 & wait", 4),
+        (Signal::TERM, "trap '' TERM; echo ready; sleep 20", 128 + 9),
+    ] {
+        let mut lab = Command::new(program())
+            .args(["lab", "--", "sh", "-c", command])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut ready = [0; 6];
+        lab.stdout.as_mut().unwrap().read_exact(&mut ready).unwrap();
+        kill_process(Pid::from_child(&lab), signal).unwrap();
+        let output = lab.wait_with_output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!((output.status.code(), &*said), (Some(code), ""), "{command}");
+    }
 }
 
 #[test]
