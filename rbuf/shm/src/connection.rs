@@ -94,7 +94,12 @@ impl Connection {
         Self::connect_within(path, CONNECT_LIMIT)
     }
 
-    pub(crate) fn connect_within(path: &Path, limit: Duration) -> io::Result<Self> {
+    /// As [`Self::connect`], but waits for `limit` at most.
+    ///
+    /// # Errors
+    ///
+    /// As [`Self::connect`].
+    pub fn connect_within(path: &Path, limit: Duration) -> io::Result<Self> {
         let socket =
             socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
         let address = SocketAddrUnix::new(path)?;

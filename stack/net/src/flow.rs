@@ -133,8 +133,9 @@ impl Prepared {
         endpoints: Endpoints,
         headers: Option<u16>,
         link: u16,
+        deadline_ns: u64,
     ) -> Result<Self, Error> {
-        let domain = host.domain(link)?;
+        let domain = host.domain(link, deadline_ns)?;
         if host.links().iter().all(|info| info.link != link) {
             host.refresh_links()?;
         }
@@ -318,7 +319,7 @@ impl Flow {
         for again in 0..OPENINGS_MAX {
             // What this process is giving back is not in its own way.
             let closing = host.closing();
-            let prepared = Prepared::new(host, options, endpoints, headers, link)?;
+            let prepared = Prepared::new(host, options, endpoints, headers, link, deadline_ns)?;
             match prepared.open(deadline_ns) {
                 Err(Error::Refused(Refusal::OtherLink { link: other, .. })) => link = other,
                 Err(Error::Refused(Refusal::NotJoined { link })) => host.forget_domain(link),

@@ -7,6 +7,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, Weak};
+use std::time::Duration;
 
 use base_flow::{Contract, FlowId};
 use base_rpc::{
@@ -17,7 +18,9 @@ use base_wire::Mac;
 use rbuf_domain::{Domain, DomainError, Shape};
 use rbuf_shm::{Connection, monotonic_ns};
 
+use crate::common::Common;
 use crate::flow::{Flow, News, Reopened, Shared};
+use crate::joins::Joins;
 use crate::rpc::Rpc;
 use crate::tcp::Services;
 use crate::{Error, Options};
@@ -41,8 +44,8 @@ struct Inner {
     rpc: Rpc,
     links: RwLock<Arc<[LinkInfo]>>,
     flows_max: u32,
-    /// By link. Who waits for a driver holds what is shared with that one, and holds up nobody else.
-    domains: Mutex<HashMap<u16, Arc<Mutex<Joined>>>>,
+    /// What is shared with drivers.
+    joins: Joins,
     /// Whether flows have heard that the flow manager is gone.
     is_orphaned: AtomicBool,
     flows: Mutex<HashMap<FlowId, Weak<Shared>>>,
@@ -55,16 +58,6 @@ struct Inner {
     closing: AtomicUsize,
     opening: AtomicUsize,
     services: Services,
-}
-
-/// What is shared with the driver of a link.
-#[derive(Default)]
-enum Joined {
-    #[default]
-    No,
-    /// It was asked to, by the call of this tag.
-    Asked(u32),
-    Yes(Arc<Domain>),
 }
 
 /// How long the daemons are given to answer. Neighbours are asked for three seconds.
@@ -107,18 +100,14 @@ impl Host {
     ///
     /// [`Error::NoFlowManager`].
     pub fn shared() -> Result<Self, Error> {
-        static SHARED: Mutex<Option<Host>> = Mutex::new(None);
-        let mut shared = lock(&SHARED);
-        if let Some(host) = &*shared {
+        static SHARED: Common<Host> = Common::new();
+        // Those who have flows of a flow manager that is gone keep them; others begin anew.
+        let is_there = |host: &Self| {
             host.hear_notices();
-            // Those who have flows of a flow manager that is gone keep them; others begin anew.
-            if !host.is_gone() {
-                return Ok(host.clone());
-            }
-        }
-        let host = Self::connect(&socket_path())?;
-        *shared = Some(host.clone());
-        Ok(host)
+            !host.is_gone()
+        };
+        let deadline_ns = monotonic_ns() + ANSWER_NS;
+        SHARED.get(deadline_ns, is_there, || Self::connect(&socket_path()))
     }
 
     /// A connection of its own to the flow manager at `socket`.
@@ -141,11 +130,13 @@ impl Host {
 
     /// With as many flows as `choose` wants, which hears how many are allowed.
     fn connect_with(socket: &Path, choose: impl FnOnce(u32) -> u32) -> Result<Self, Error> {
-        let connection = Connection::connect(socket)
+        // Connecting and the answer together.
+        let deadline_ns = monotonic_ns() + ANSWER_NS;
+        let connection = Connection::connect_within(socket, Duration::from_nanos(ANSWER_NS))
             .map_err(|source| Error::NoFlowManager { path: socket.to_path_buf(), source })?;
         let rpc = Rpc::new(connection);
         let hello = rpc.ask(Request::Hello);
-        let (reply, _) = rpc.answer(hello, monotonic_ns() + ANSWER_NS, &|_| ())?;
+        let (reply, _) = rpc.answer(hello, deadline_ns, &|_| ())?;
         let Reply::Welcome { links, flows_max } = reply else {
             return Err(Error::Protocol("no welcome".into()));
         };
@@ -153,7 +144,7 @@ impl Host {
             rpc,
             links: RwLock::new(links.into()),
             flows_max: choose(flows_max),
-            domains: Mutex::default(),
+            joins: Joins::default(),
             is_orphaned: AtomicBool::new(false),
             flows: Mutex::default(),
             carried: Mutex::default(),
@@ -226,35 +217,18 @@ impl Host {
         });
     }
 
-    /// The arenas shared with the driver of `link`, joined on first use.
-    pub(crate) fn domain(&self, link: u16) -> Result<Arc<Domain>, Error> {
-        let place = Arc::clone(lock(&self.inner.domains).entry(link).or_default());
-        let mut joined = lock(&place);
-        let flows_max = self.inner.flows_max;
-        let tag = match &*joined {
-            Joined::Yes(domain) => return Ok(Arc::clone(domain)),
-            Joined::Asked(tag) => *tag,
-            Joined::No => self.inner.rpc.ask(Request::Join(JoinOffer { link, flows_max })),
-        };
-        let deadline_ns = monotonic_ns() + ANSWER_NS;
-        let answer = self.inner.rpc.answer(tag, deadline_ns, &|answer| self.heed(answer));
-        *joined =
-            if matches!(answer, Err(Error::TimedOut)) { Joined::Asked(tag) } else { Joined::No };
-        let (reply, descriptors) = answer?;
-        let Reply::Joined = reply else { return Err(unexpected(&reply)) };
-        let domain = Arc::new(Domain::new(flows_max, descriptors)?);
-        *joined = Joined::Yes(Arc::clone(&domain));
-        Ok(domain)
+    /// The arenas shared with the driver of `link`, joined on first use, until `deadline_ns` or as long as daemons
+    /// are given.
+    pub(crate) fn domain(&self, link: u16, deadline_ns: u64) -> Result<Arc<Domain>, Error> {
+        let deadline_ns = deadline_ns.min(monotonic_ns() + ANSWER_NS);
+        let Inner { joins, rpc, flows_max, .. } = &*self.inner;
+        let offer = JoinOffer { link, flows_max: *flows_max };
+        joins.domain(rpc, offer, deadline_ns, &|answer| self.heed(answer))
     }
 
     /// As [`Self::domain`], if it was joined before; `None` while somebody joins one, who may have to wait.
     pub(crate) fn joined_domain(&self, link: u16) -> Option<Result<Arc<Domain>, Refusal>> {
-        let place = lock(&self.inner.domains).get(&link).cloned();
-        let Some(place) = place else { return Some(Err(Refusal::NotJoined { link })) };
-        Some(match &*place.try_lock().ok()? {
-            Joined::Yes(domain) => Ok(Arc::clone(domain)),
-            _ => Err(Refusal::NotJoined { link }),
-        })
+        self.inner.joins.joined_domain(link)
     }
 
     /// The link on which `address` is ours; the first one for "any address".
@@ -267,7 +241,7 @@ impl Host {
 
     /// The arenas shared with the driver of `link` are of no use any more: it is another driver.
     pub(crate) fn forget_domain(&self, link: u16) {
-        lock(&self.inner.domains).remove(&link);
+        self.inner.joins.forget(link);
         // The other one says what it carries when a flow is opened.
         lock(&self.inner.carried).remove(&link);
     }
@@ -396,16 +370,7 @@ impl Host {
     /// Looks whether drivers are gone; their flows are lost then. The flow manager says so too, unless it is
     /// gone with them or stands.
     pub(crate) fn check_drivers(&self) {
-        let mut gone = Vec::new();
-        lock(&self.inner.domains).retain(|&link, place| {
-            // Who joins it meanwhile hears of that itself.
-            let Ok(joined) = place.try_lock() else { return true };
-            let is_gone = matches!(&*joined, Joined::Yes(domain) if domain.bell().is_abandoned());
-            if is_gone {
-                gone.push(link);
-            }
-            !is_gone
-        });
+        let gone = self.inner.joins.take_abandoned();
         for shared in gone.into_iter().flat_map(|link| self.flows_of(link)) {
             shared.notify(News::Lost("the driver of its link is gone".into()));
         }

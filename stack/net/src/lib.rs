@@ -23,9 +23,11 @@
 
 #![forbid(unsafe_code)]
 
+mod common;
 mod error;
 mod flow;
 mod host;
+mod joins;
 mod options;
 mod rpc;
 mod sleep;

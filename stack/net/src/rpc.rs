@@ -80,7 +80,8 @@ impl Rpc {
         self.state().gone
     }
 
-    fn new_tag(&self) -> u32 {
+    /// Names a call that [`Self::ask_as`] makes.
+    pub(crate) fn new_tag(&self) -> u32 {
         // Tag 0 is for call-backs.
         match self.tag.fetch_add(1, Ordering::Relaxed) {
             0 => self.tag.fetch_add(1, Ordering::Relaxed),
@@ -118,8 +119,13 @@ impl Rpc {
     /// Asks something whose answer [`Self::answer`] waits for.
     pub(crate) fn ask(&self, request: Request) -> u32 {
         let tag = self.new_tag();
-        self.send(tag, request);
+        self.ask_as(tag, request);
         tag
+    }
+
+    /// As [`Self::ask`], by a tag that others may wait for already.
+    pub(crate) fn ask_as(&self, tag: u32, request: Request) {
+        self.send(tag, request);
     }
 
     /// The answer to what [`Self::ask`] asked; [`Error::TimedOut`] if it is not here by `deadline_ns`, and it can
@@ -132,6 +138,30 @@ impl Rpc {
     ) -> Result<Answered, Error> {
         let answered = self.read_until(deadline_ns, heed, |state| state.answers.remove(&tag))?;
         answered_or_refused(answered.ok_or(Error::TimedOut)?)
+    }
+
+    /// Waits until `deadline_ns` for an answer that many threads wait for. Whoever is first `enter`s it, before the
+    /// others look whether it `is_entered`: both under the lock of this, so nobody may call here who holds a lock that
+    /// they take.
+    pub(crate) fn answer_for_all<T>(
+        &self,
+        tag: u32,
+        deadline_ns: u64,
+        heed: Heed<'_>,
+        enter: impl Fn(Answered) -> T,
+        is_entered: impl Fn() -> Option<T>,
+    ) -> Result<T, Error> {
+        // At one go: who looked in between would read on for what has been read.
+        let entered = self.read_until(deadline_ns, heed, |state| {
+            state.answers.remove(&tag).map(&enter).or_else(&is_entered)
+        })?;
+        entered.ok_or(Error::TimedOut)
+    }
+
+    /// Threads that wait while another reads.
+    #[cfg(test)]
+    pub(crate) fn waiting(&self) -> u32 {
+        self.state().waiting
     }
 
     /// Asks, and waits for the answer until `deadline_ns`; [`Error::TimedOut`] then. The answer is heeded when it
