@@ -145,6 +145,11 @@ pub enum Query {
         /// First flow index of the page.
         from: u32,
     },
+    /// What users have, a page at a time: all, or who asks if others are not to be seen.
+    Users {
+        /// First number of the page.
+        from: u32,
+    },
     /// Totals.
     Status,
 }
@@ -275,6 +280,13 @@ pub enum QueryReply {
         /// First index of the next page, or `None` if this is the last.
         next: Option<u32>,
     },
+    /// A page of users, and where the next page begins.
+    Users {
+        /// Users in order of their number: all, or who asks if others are not to be seen.
+        users: Vec<UserInfo>,
+        /// First number of the next page, or `None` if this is the last.
+        next: Option<u32>,
+    },
     /// Totals.
     Status(StatusInfo),
 }
@@ -357,6 +369,23 @@ pub struct FlowInfo {
     pub uid: u32,
     /// What it used, if the asker may know.
     pub bill: Option<Bill>,
+}
+
+/// What a user has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserInfo {
+    /// The kernel's number of the user.
+    pub uid: u32,
+    /// Connected applications.
+    pub connections: u32,
+    /// Flows, those included that are closed and not paid for yet.
+    pub flows: u32,
+    /// Memory that the channels of open flows come to, in bytes.
+    pub laid_out_bytes: u64,
+    /// Memory of the arenas that the user's applications share with drivers, in bytes: real pages.
+    pub held_bytes: u64,
+    /// What of either the user may have.
+    pub memory_bytes: u64,
 }
 
 /// Totals of the flow manager.

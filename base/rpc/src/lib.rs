@@ -19,7 +19,7 @@ mod driver;
 
 pub use app::{
     Answer, Call, FlowInfo, JoinOffer, LinkInfo, NeighbourInfo, NeighbourState, Query, QueryReply,
-    Refusal, Reply, Request, RouteInfo, StatusInfo, TimeWait,
+    Refusal, Reply, Request, RouteInfo, StatusInfo, TimeWait, UserInfo,
 };
 pub use codec::{DecodeError, MAGIC, MESSAGE_BYTES_MAX, VERSION, decode, encode};
 pub use driver::{DomainId, DomainUser, FlowLayout, FromDriver, InstallError, Region, ToDriver};

@@ -139,6 +139,9 @@ pub struct Rights {
     pub receive_ns_per_s: u32,
     /// Bytes of each of the two data arenas that an application shares with a driver, from 64 KiB to 4 GiB.
     pub arena_bytes: u64,
+    /// Bytes of memory that the user's applications may share with drivers, all together: laid out for flows that
+    /// are open, or held in real pages. From 1 MiB to 1 TiB.
+    pub memory_bytes: u64,
     /// Whether other users' flows and bills may be looked at, and their contracts changed.
     pub sees_others: bool,
 }
@@ -150,6 +153,9 @@ impl Rights {
     const RECEIVE_NS_PER_S: RangeInclusive<u64> = 1..=1_000_000_000;
     /// Room for some frames, and what offsets of 32 bits can name.
     const ARENA_BYTES: RangeInclusive<u64> = 1 << 16..=1 << 32;
+
+    /// Room for some flows, and more than a host has for one user.
+    const MEMORY_BYTES: RangeInclusive<u64> = 1 << 20..=1 << 40;
 
     /// What of these nobody can have, and why.
     fn impossible(&self) -> Option<String> {
@@ -167,6 +173,12 @@ impl Rights {
                 "no part of the driver's time",
             ),
             ("arena_bytes", self.arena_bytes, Self::ARENA_BYTES, "no size an arena can have"),
+            (
+                "memory_bytes",
+                self.memory_bytes,
+                Self::MEMORY_BYTES,
+                "no memory that a user's flows can have",
+            ),
         ]
         .into_iter()
         .find_map(|(name, value, range, is)| outside(name, value, range, is))
@@ -181,6 +193,7 @@ impl Rights {
         ports_max: 65_536,
         receive_ns_per_s: 500_000_000,
         arena_bytes: 1 << 32,
+        memory_bytes: 1 << 36,
         sees_others: true,
     };
 
@@ -193,6 +206,7 @@ impl Rights {
         ports_max: 4_096,
         receive_ns_per_s: 200_000_000,
         arena_bytes: 1 << 28,
+        memory_bytes: 1 << 30,
         sees_others: false,
     };
 }
@@ -490,6 +504,8 @@ mod tests {
             ("[policy.default]\nreceive_ns_per_s = 0", "receive_ns_per_s = 0"),
             ("[policy.default]\narena_bytes = 0", "arena_bytes = 0 is no size"),
             ("[policy.default]\narena_bytes = 4294967297", "to 4294967296"),
+            ("[policy.default]\nmemory_bytes = 1048575", "memory_bytes = 1048575 is no memory"),
+            ("[policy.user.5]\nmemory_bytes = 1099511627777", "to 1099511627776"),
             ("[[link]]\ndev = 'a'\naddresses = ['10.0.0.1/8']\nvlan = 0", "from 1 to 4094"),
             (
                 "[[link]]\ndev='a'\naddresses=['10.0.0.1/8']\n[[link]]\ndev='b'\naddresses=['10.9.0.1/8']",

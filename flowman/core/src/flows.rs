@@ -73,6 +73,8 @@ pub(crate) struct Flow {
     pub(crate) uid: u32,
     pub(crate) link: LinkId,
     pub(crate) contract: Contract,
+    /// What its channels come to.
+    pub(crate) bytes: u64,
     pub(crate) attachment: Attachment,
     /// Its owner listens at its port, so its first segments may have come to the listener's flow.
     pub(crate) accepted: bool,
@@ -130,6 +132,7 @@ impl Flows {
             uid,
             link,
             contract,
+            bytes: 0,
             attachment: Attachment::Detached,
             accepted: false,
             left: None,

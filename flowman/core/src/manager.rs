@@ -11,6 +11,7 @@ use base_rpc::{
 };
 use base_wire::{Arp, Mac};
 
+use crate::accounts::Accounts;
 use crate::config::{Config, LinkConfig, Policy};
 use crate::conflicts::{Hellos, Kernels, Possession};
 use crate::departed::Departed;
@@ -46,6 +47,14 @@ pub enum Output {
         answer: Answer,
         /// Whether the descriptors of the message just handled go with it.
         with_descriptors: bool,
+    },
+    /// The driver made arenas for a client, with the descriptors of the message just handled: keep those of the
+    /// arenas, and count what they hold ([`Counters::held_bytes`]), until client or driver is gone.
+    Shares {
+        /// Whose.
+        client: ClientId,
+        /// Which driver.
+        link: LinkId,
     },
     /// Close a client's connection, after everything sent before.
     Disconnect {
@@ -134,6 +143,10 @@ pub trait Counters {
     fn bill(&self, link: LinkId, flow: u32) -> Bill;
     /// The link's own bill, the time the line stood still, and the driver's processor time.
     fn link(&self, link: LinkId) -> (Bill, u64, u64);
+    /// Real memory of the arenas that a client shares with a driver, in bytes, if somebody counts it.
+    fn held_bytes(&self, _client: ClientId, _link: LinkId) -> u64 {
+        0
+    }
 }
 
 /// As if nothing had been counted.
@@ -166,6 +179,8 @@ pub(crate) struct ClientDomain {
     pub(crate) id: DomainId,
     /// The request to answer when the driver has answered.
     pub(crate) joining: Option<u32>,
+    /// What it has laid out by joining.
+    pub(crate) bytes: u64,
 }
 
 /// Who waits for a neighbour.
@@ -197,17 +212,9 @@ pub struct FlowManager {
     /// What paths carry.
     pub(crate) paths: Paths,
     /// What users have open, for their quotas.
-    pub(crate) accounts: HashMap<u32, Account>,
+    pub(crate) accounts: Accounts,
     connections_max: u32,
     next_domain: u32,
-}
-
-/// What a user has open.
-#[derive(Debug, Default)]
-pub(crate) struct Account {
-    pub(crate) connections: u32,
-    /// Those included that are closed and not settled.
-    pub(crate) flows: u32,
 }
 
 impl FlowManager {
@@ -253,7 +260,7 @@ impl FlowManager {
             departed: Departed::default(),
             time_waits: TimeWaits::default(),
             paths: Paths::default(),
-            accounts: HashMap::new(),
+            accounts: Accounts::default(),
             connections_max: u32::MAX,
             next_domain: 0,
         }
@@ -284,7 +291,7 @@ impl FlowManager {
     /// Its user has as many as may be: it should be told so and sent away.
     pub fn client_joined(&mut self, client: ClientId, pid: i32, uid: u32) -> Result<(), Refusal> {
         let limit = self.policy.rights(uid).connections_max;
-        let count = self.accounts.get(&uid).map_or(0, |account| account.connections);
+        let count = self.accounts.connections(uid);
         let free = self.connections_max.saturating_sub(self.clients.len() as u32);
         if count >= limit {
             let text = format!("user {uid} has {limit} connections, no more are allowed");
@@ -295,7 +302,7 @@ impl FlowManager {
                 "user {uid} has {count} connections, and the {free} that are left are for others: close one, or give the flow manager a higher limit of descriptors (`ulimit -Hn`)"
             )));
         }
-        self.accounts.entry(uid).or_default().connections += 1;
+        self.accounts.connect(uid);
         let known = Client {
             pid,
             uid,
@@ -311,15 +318,13 @@ impl FlowManager {
     /// An application is gone, at whatever moment: everything it held is given back.
     pub fn client_left(&mut self, client: ClientId) {
         let Some(gone) = self.clients.remove(&client) else { return };
-        if let Some(account) = self.accounts.get_mut(&gone.uid) {
-            account.connections -= 1;
-        }
         for id in gone.flows {
             let flow = self.flows.get(id).cloned();
             let left = flow.and_then(|flow| self.mourn(&flow));
             self.close_connection(id, None, left.map(|ends| (ends, None)));
         }
         for (link, domain) in gone.domains {
+            self.accounts.leave(gone.uid, (client, link), domain.bytes);
             self.tell_driver(link, ToDriver::RemoveDomain { domain: domain.id });
         }
         self.ports.forget(client);
@@ -330,15 +335,7 @@ impl FlowManager {
             );
             !waiters.is_empty()
         });
-        self.forget_account(gone.uid);
-    }
-
-    /// Users who have nothing cost nothing.
-    pub(crate) fn forget_account(&mut self, uid: u32) {
-        let used = |account: &Account| account.connections > 0 || account.flows > 0;
-        if self.accounts.get(&uid).is_some_and(|account| !used(account)) {
-            self.accounts.remove(&uid);
-        }
+        self.accounts.disconnect(gone.uid);
     }
 
     /// The application of a flow has died: if it was a connection, its peer is to hear of it. What the
@@ -410,8 +407,11 @@ impl FlowManager {
         for id in lost {
             self.forget_flow(id, "the driver of its link is gone");
         }
+        let accounts = &mut self.accounts;
         let joined = |(&id, client): (&ClientId, &mut Client)| {
-            Some((id, client.domains.remove(&link)?.joining?))
+            let ClientDomain { joining, bytes, .. } = client.domains.remove(&link)?;
+            accounts.leave(client.uid, (id, link), bytes);
+            Some((id, joining?))
         };
         let joining: Vec<(ClientId, u32)> = self.clients.iter_mut().filter_map(joined).collect();
         for (client, tag) in joining {
@@ -481,14 +481,19 @@ impl FlowManager {
         // A client that left meanwhile is followed by RemoveDomain.
         let Some((client, tag)) = owner else { return };
         match result {
-            Ok(()) => self.outputs.push_back(Output::Answer {
-                client,
-                answer: Answer { tag, reply: Reply::Joined },
-                with_descriptors: true,
-            }),
+            Ok(()) => {
+                self.outputs.push_back(Output::Shares { client, link });
+                self.outputs.push_back(Output::Answer {
+                    client,
+                    answer: Answer { tag, reply: Reply::Joined },
+                    with_descriptors: true,
+                });
+            }
             Err(error) => {
-                if let Some(client) = self.clients.get_mut(&client) {
-                    client.domains.remove(&link);
+                if let Some(known) = self.clients.get_mut(&client)
+                    && let Some(ClientDomain { bytes, .. }) = known.domains.remove(&link)
+                {
+                    self.accounts.leave(known.uid, (client, link), bytes);
                 }
                 self.tell(client, tag, Reply::Refused(Refusal::Driver(error)));
             }
@@ -511,11 +516,11 @@ impl FlowManager {
             self.forget_wait(ends);
         }
         // Our own are promised to nobody.
-        if flow.client.is_none() {
-            return self.flows.give_place(id);
-        }
-        if let (Some(client), Some(Closing { tag: Some(tag), .. })) = (flow.client, flow.closing) {
-            self.tell(client, tag, Reply::Closed { bill });
+        let Some(owner) = flow.client else { return self.flows.give_place(id) };
+        self.accounts.give_back(flow.uid, flow.bytes);
+        self.accounts.changed(flow.uid, (owner, flow.link));
+        if let Some(Closing { tag: Some(tag), .. }) = flow.closing {
+            self.tell(owner, tag, Reply::Closed { bill });
         }
         self.leave(id, flow.link);
         if settled {
@@ -565,7 +570,8 @@ impl FlowManager {
             self.ports.closed(flow.uid, transport, local);
         }
         let Some(client) = flow.client else { return };
-        self.count_flow_out(flow.uid);
+        self.accounts.give_back(flow.uid, flow.bytes);
+        self.accounts.settle(flow.uid);
         if let Some(owner) = self.clients.get_mut(&client) {
             owner.flows.remove(&id);
             match flow.closing {

@@ -40,7 +40,7 @@ impl FlowManager {
             && let Some(user) = driver.shares.settled(flow, change)
         {
             self.flows.give_place(flow);
-            self.count_flow_out(user);
+            self.accounts.settle(user);
         }
     }
 
@@ -51,15 +51,7 @@ impl FlowManager {
             driver.shares.unsettled().filter(|(flow, _)| self.flows.get(*flow).is_none()).collect();
         for (flow, user) in gone {
             self.flows.give_place(flow);
-            self.count_flow_out(user);
+            self.accounts.settle(user);
         }
-    }
-
-    /// The user may have another flow.
-    pub(crate) fn count_flow_out(&mut self, user: u32) {
-        if let Some(account) = self.accounts.get_mut(&user) {
-            account.flows = account.flows.saturating_sub(1);
-        }
-        self.forget_account(user);
     }
 }

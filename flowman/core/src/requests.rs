@@ -9,6 +9,7 @@ use base_rpc::{
 };
 use base_wire::Mac;
 
+use crate::accounts::{flow_bytes, join_bytes};
 use crate::config::Rights;
 use crate::ends::Why;
 use crate::flows::{Asking, Attachment};
@@ -104,7 +105,7 @@ impl FlowManager {
                 let flows_max = self.rights(client).flows_max;
                 Ok(Some(Reply::Welcome { links: self.link_infos(counters), flows_max }))
             }
-            Request::Join(offer) => self.join(client, tag, offer).map(|()| None),
+            Request::Join(offer) => self.join(client, tag, offer, counters).map(|()| None),
             Request::Bind { transport, local } => {
                 let local = self.checked_local(client, transport, local)?;
                 let whose = (client, self.client(client)?.uid);
@@ -124,7 +125,7 @@ impl FlowManager {
                 }
             }
             Request::Open { link, contract, layout, endpoints } => {
-                self.open(now, client, tag, LinkId(link), contract, layout, endpoints)
+                self.open(now, client, tag, LinkId(link), contract, layout, endpoints, counters)
             }
             Request::Attach { flow, endpoints } => self.attach(now, client, tag, flow, endpoints),
             Request::Detach { flow } => {
@@ -171,14 +172,20 @@ impl FlowManager {
         self.clients.get(&client).map_or(Rights::ORDINARY, |known| self.policy.rights(known.uid))
     }
 
-    fn join(&mut self, client: ClientId, tag: u32, offer: JoinOffer) -> Result<(), Refusal> {
+    fn join(
+        &mut self,
+        client: ClientId,
+        tag: u32,
+        offer: JoinOffer,
+        counters: &impl Counters,
+    ) -> Result<(), Refusal> {
         let id = LinkId(offer.link);
         let no_link = Refusal::NoLink { link: offer.link };
         if !self.is_open(id) {
             return Err(no_link);
         }
-        let Rights { flows_max, receive_ns_per_s: rx_cpu_ppb, arena_bytes, .. } =
-            self.rights(client);
+        let (rights, uid) = (self.rights(client), self.client(client)?.uid);
+        let Rights { flows_max, receive_ns_per_s: rx_cpu_ppb, arena_bytes, .. } = rights;
         if offer.flows_max == 0 || offer.flows_max > flows_max {
             return Err(Refusal::Quota(format!(
                 "{} flows were asked for, between 1 and {flows_max} are possible",
@@ -188,11 +195,16 @@ impl FlowManager {
         if self.client(client)?.domains.contains_key(&id) {
             return Err(Refusal::Order(format!("link {} was joined already", offer.link)));
         }
+        let bytes = join_bytes(offer.flows_max);
+        self.accounts.count(uid, |(client, link)| counters.held_bytes(client, link));
+        self.accounts.has_room(uid, &rights, bytes, "application's first flow")?;
+        self.accounts.join(uid, (client, id), bytes);
         let domain = self.new_domain();
-        self.client(client)?.domains.insert(id, ClientDomain { id: domain, joining: Some(tag) });
+        let joined = ClientDomain { id: domain, joining: Some(tag), bytes };
+        self.client(client)?.domains.insert(id, joined);
         // Of all flows together: two that are not flooded do not cut each other short.
         let rx_cpu_ppb = rx_cpu_ppb.saturating_mul(2);
-        let user = DomainUser { uid: Some(self.client(client)?.uid), rx_cpu_ppb, arena_bytes };
+        let user = DomainUser { uid: Some(uid), rx_cpu_ppb, arena_bytes };
         self.tell_driver(id, ToDriver::AddDomain { domain, flows_max: offer.flows_max, user });
         Ok(())
     }
@@ -242,19 +254,24 @@ impl FlowManager {
         contract: Contract,
         layout: FlowLayout,
         endpoints: Option<Endpoints>,
+        counters: &impl Counters,
     ) -> Result<Option<Reply>, Refusal> {
         let contract = contract.validated().map_err(Refusal::Contract)?;
         let domain = match self.client(client)?.domains.get(&link) {
-            Some(ClientDomain { id, joining: None }) => *id,
+            Some(ClientDomain { id, joining: None, .. }) => *id,
             _ => return Err(Refusal::NotJoined { link: link.0 }),
         };
         let (rights, uid) = (self.rights(client), self.client(client)?.uid);
-        let flows = self.accounts.get(&uid).map_or(0, |account| account.flows);
+        let flows = self.accounts.flows(uid);
         if flows >= rights.flows_max {
             return Err(Refusal::Quota(format!(
                 "user {uid} has {flows} flows open, no more are allowed"
             )));
         }
+        let bytes = flow_bytes(&layout);
+        self.accounts.changed(uid, (client, link));
+        self.accounts.count(uid, |(client, link)| counters.held_bytes(client, link));
+        self.accounts.has_room(uid, &rights, bytes, "flow")?;
         let Some(flow) = self.flows.add(Some(client), uid, link, contract) else {
             return Err(Refusal::Quota("the flow manager's table is full".into()));
         };
@@ -265,7 +282,10 @@ impl FlowManager {
                 return Err(refusal);
             }
         };
-        self.accounts.entry(uid).or_default().flows += 1;
+        self.accounts.open(uid, bytes);
+        if let Some(found) = self.flows.get_mut(flow) {
+            found.bytes = bytes;
+        }
         self.client(client)?.flows.insert(flow);
         let rx_cpu_ppb = rights.receive_ns_per_s;
         let add = ToDriver::AddFlow { flow, domain, layout, contract, rx_cpu_ppb, after };
@@ -576,6 +596,17 @@ impl FlowManager {
                     .collect(),
             ),
             Query::Flows { from } => self.flow_page(client, from, counters),
+            Query::Users { from } => {
+                let (sees_all, own) = (self.rights(client).sees_others, self.client(client)?.uid);
+                let Self { accounts, policy, .. } = self;
+                let (users, next) = accounts.infos(
+                    from,
+                    |uid| sees_all || uid == own,
+                    |uid| policy.rights(uid),
+                    |(client, link)| counters.held_bytes(client, link),
+                );
+                QueryReply::Users { users, next }
+            }
             Query::Status => QueryReply::Status(StatusInfo {
                 clients: self.clients.len() as u32,
                 flows: self.flows.len() as u32,

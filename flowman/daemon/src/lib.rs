@@ -19,6 +19,7 @@ mod identity;
 mod line;
 mod own;
 mod serve;
+mod shares;
 mod turns;
 
 pub use identity::{Identity, IdentityError, USER};

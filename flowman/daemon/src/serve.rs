@@ -22,6 +22,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::line::{Line, Topic};
 use crate::own::OwnFlows;
+use crate::shares::{SHARE_DESCRIPTORS, Shares};
 use crate::turns::Turns;
 
 /// Requests that are served between two looks at what else there is.
@@ -36,8 +37,11 @@ const DRIVER_UNREAD_MAX: usize = 256;
 /// How long nothing is accepted when the kernel has nothing left for a connection.
 const DEAF_NS: u64 = 100_000_000;
 
-/// Descriptors that a connection may need: its own, that of its process, and those on their way to it.
-const CONNECTION_DESCRIPTORS: u64 = 2 + DESCRIPTORS_MAX as u64;
+/// Descriptors that a connection may need: its own, that of its process, those on their way to it, and what it shares
+/// with the drivers of so many links.
+const fn connection_descriptors(links: u64) -> u64 {
+    2 + DESCRIPTORS_MAX as u64 + links * SHARE_DESCRIPTORS
+}
 
 /// Descriptors kept for drivers, and for whatever else is open.
 const OTHER_DESCRIPTORS: u64 = 256;
@@ -144,16 +148,20 @@ pub struct Daemon {
     /// Clients whose request waits for a driver that is behind.
     held: HashMap<LinkId, Turns<ClientId>>,
     driver_lines: HashMap<u64, DriverLine>,
+    /// What applications share with drivers.
+    shares: Shares,
     epoll: OwnedFd,
     next: u64,
     /// Own flows that had more frames than a round may handle.
     unfinished: Vec<u64>,
     /// When connections are accepted again, should they wait now because the kernel had nothing left for them.
     deaf_until_ns: Option<u64>,
+    /// How many there are.
+    links: u64,
 }
 
-/// The counters of all drivers.
-struct AllCounters<'a>(&'a HashMap<u64, DriverLine>);
+/// The counters of all drivers, and what is shared with them.
+struct AllCounters<'a>(&'a HashMap<u64, DriverLine>, &'a Shares);
 
 impl AllCounters<'_> {
     fn words(&self, link: LinkId, index: impl Fn(u32) -> u32) -> Option<Vec<u64>> {
@@ -180,6 +188,10 @@ impl Counters for AllCounters<'_> {
             )
         })
     }
+
+    fn held_bytes(&self, client: ClientId, link: LinkId) -> u64 {
+        self.1.held_bytes(client, link)
+    }
 }
 
 impl Daemon {
@@ -198,6 +210,7 @@ impl Daemon {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(os("epoll_create"))?;
         let mut key = [0; 16];
         getrandom(&mut key, GetRandomFlags::empty()).map_err(os("getrandom"))?;
+        let links = config.links.len() as u64;
         let daemon = Self {
             core: FlowManager::new(config, key),
             applications,
@@ -206,10 +219,12 @@ impl Daemon {
             speaking: Turns::default(),
             held: HashMap::new(),
             driver_lines: HashMap::new(),
+            shares: Shares::default(),
             epoll,
             next: 1,
             unfinished: Vec::new(),
             deaf_until_ns: None,
+            links,
         };
         daemon.watch(daemon.applications.as_fd(), APPLICATIONS)?;
         daemon.watch(daemon.drivers.as_fd(), DRIVERS)?;
@@ -229,7 +244,8 @@ impl Daemon {
     /// If the kernel does not let it wait any more.
     pub fn run(&mut self) -> Result<(), ServeError> {
         let descriptors = raise_descriptor_limit();
-        let room = descriptors.saturating_sub(OTHER_DESCRIPTORS) / CONNECTION_DESCRIPTORS;
+        let room =
+            descriptors.saturating_sub(OTHER_DESCRIPTORS) / connection_descriptors(self.links);
         self.core.set_connections_max(u32::try_from(room).unwrap_or(u32::MAX));
         // What it holds is all it needs.
         let landlock = confine(Calls { all: CALLS, only: &[] })?;
@@ -460,7 +476,7 @@ impl Daemon {
             client.held = Some(call);
             return self.held.entry(link).or_default().push(client.uid, id);
         }
-        let counters = AllCounters(&self.driver_lines);
+        let counters = AllCounters(&self.driver_lines, &self.shares);
         self.core.request(monotonic_ns(), id, call, descriptors.len(), &counters);
         self.carry_out(descriptors);
         // There may be more.
@@ -501,6 +517,7 @@ impl Daemon {
     fn lose_client(&mut self, id: ClientId) {
         // Closing the descriptors takes them out of the epoll set.
         if self.clients.remove(&id).is_some() {
+            self.shares.forget_client(id);
             self.core.client_left(id);
             self.carry_out(Vec::new());
         }
@@ -574,6 +591,7 @@ impl Daemon {
             && let Some(link) = line.link
         {
             notice(format_args!("the driver of {} is gone, and all flows of that link", line.name));
+            self.shares.forget_link(link);
             self.core.driver_left(link);
             self.carry_out(Vec::new());
         }
@@ -626,6 +644,12 @@ impl Daemon {
                                 leave.push(client);
                             }
                         }
+                    }
+                }
+                Output::Shares { client, link } => {
+                    // Out of descriptors: what it holds could not be counted.
+                    if self.shares.add(client, link, &descriptors).is_err() {
+                        leave.push(client);
                     }
                 }
                 Output::Disconnect { client } => {

@@ -21,6 +21,11 @@ pub struct Passed<T = OwnedFd> {
     pub driver_bell: T,
 }
 
+impl<T> Passed<T> {
+    /// How many of the descriptors are those of arenas: the first ones.
+    pub const ARENAS: usize = 4;
+}
+
 impl From<Passed> for Vec<OwnedFd> {
     fn from(passed: Passed) -> Self {
         let Passed { control_out, control_in, tx_data, rx_data, bell, driver_bell } = passed;

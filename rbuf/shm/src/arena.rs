@@ -232,6 +232,12 @@ impl Arena {
     }
 }
 
+/// Memory that is held for a file: pages that somebody has touched, as the kernel counts them. Never waits.
+pub fn held_bytes(file: impl AsFd) -> u64 {
+    // In units of 512 bytes, whatever the size of a page.
+    fstat(file).map_or(0, |stat| u64::try_from(stat.st_blocks).unwrap_or(0) * 512)
+}
+
 fn page_ceil(bytes: u64) -> u64 {
     let page = rustix::param::page_size() as u64;
     bytes.max(1).div_ceil(page).saturating_mul(page)
@@ -348,6 +354,27 @@ mod tests {
         }
         ours.words(0, 8).unwrap()[1].store(42, Ordering::Relaxed);
         assert_eq!(theirs.words(0, 8).unwrap()[1].load(Ordering::Relaxed), 42);
+    }
+
+    #[test]
+    fn pages_are_held_when_they_are_touched_by_either_side_and_not_before() {
+        let page = rustix::param::page_size() as u32;
+        let ours =
+            Arena::create("test", 64 * u64::from(page), Access::Write, Access::Read).unwrap();
+        assert_eq!(held_bytes(ours.file()), 0);
+        let data = ours.data(0, 64 * page).unwrap();
+        for (index, offset) in [0, 1, 2 * page, 63 * page].into_iter().enumerate() {
+            assert!(data.write(offset, &[1]));
+            let touched = [1, 1, 2, 3][index];
+            assert_eq!(held_bytes(ours.file()), touched * u64::from(page));
+        }
+        let theirs = Arena::open(
+            ours.file().try_clone_to_owned().unwrap(),
+            Access::Read,
+            64 * u64::from(page),
+        );
+        assert!(theirs.unwrap().data(0, 64 * page).unwrap().read(5 * page, &mut [0]));
+        assert_eq!(held_bytes(ours.file()), 4 * u64::from(page), "reading touches a page, too");
     }
 
     #[test]

@@ -26,7 +26,7 @@ mod listener;
 mod process;
 mod transfer;
 
-pub use arena::{Access, Arena, ArenaError, ShmData, ShmWords};
+pub use arena::{Access, Arena, ArenaError, ShmData, ShmWords, held_bytes};
 pub use confine::{Calls, ConfineError, Landlock, become_user, confine};
 pub use connection::{
     Connection, DESCRIPTORS_MAX, Peer, ReceiveError, Received, raise_descriptor_limit,

@@ -12,7 +12,7 @@ use std::time::Duration;
 use base_flow::{Contract, FlowId};
 use base_rpc::{
     Answer, FlowInfo, FlowLayout, JoinOffer, LinkInfo, NeighbourInfo, Query, QueryReply, Refusal,
-    Reply, Request, RouteInfo, StatusInfo,
+    Reply, Request, RouteInfo, StatusInfo, UserInfo,
 };
 use base_wire::Mac;
 use rbuf_domain::{Domain, DomainError, Shape};
@@ -483,6 +483,25 @@ impl Host {
                 return Err(Error::Protocol("not flows".into()));
             };
             all.extend(flows);
+            match next {
+                Some(next) if next > from => from = next,
+                _ => return Ok(all),
+            }
+        }
+    }
+
+    /// What users have: all, or who asks if others are not to be seen.
+    ///
+    /// # Errors
+    ///
+    /// [`Error::FlowManagerGone`].
+    pub fn query_users(&self) -> Result<Vec<UserInfo>, Error> {
+        let (mut all, mut from) = (Vec::new(), 0);
+        loop {
+            let QueryReply::Users { users, next } = self.query(Query::Users { from })? else {
+                return Err(Error::Protocol("not users".into()));
+            };
+            all.extend(users);
             match next {
                 Some(next) if next > from => from = next,
                 _ => return Ok(all),

@@ -40,7 +40,7 @@ pub use base_flow::{
     Bill, Contract, DropReason, Endpoints, Fib, FlowId, InvalidContract, Rate, Sap, Transport,
 };
 pub use base_rpc::{
-    FlowInfo, LinkInfo, NeighbourInfo, NeighbourState, Refusal, RouteInfo, StatusInfo,
+    FlowInfo, LinkInfo, NeighbourInfo, NeighbourState, Refusal, RouteInfo, StatusInfo, UserInfo,
 };
 pub use error::Error;
 pub use flow::{Flow, FlowDevice};

@@ -24,6 +24,7 @@ pub fn run(arguments: &cli::Flows) -> Result<ExitCode> {
             report["links"] = serde_json::to_value(host.query_links()?)?;
             report["routes"] = serde_json::to_value(host.query_routes()?)?;
             report["neighbours"] = serde_json::to_value(host.query_neighbours()?)?;
+            report["users"] = serde_json::to_value(host.query_users()?)?;
             report["status"] = serde_json::to_value(host.query_status()?)?;
         }
         say!("{}", serde_json::to_string(&report)?)?;
@@ -96,6 +97,17 @@ fn show_surroundings(host: &Host) -> Result<()> {
             neighbour.link
         )?;
     }
+    for user in host.query_users()? {
+        say!(
+            "user {}: {} connections, {} flows, {} laid out and {} held of {} of shared memory",
+            user.uid,
+            user.connections,
+            user.flows,
+            mebibytes(user.laid_out_bytes),
+            mebibytes(user.held_bytes),
+            mebibytes(user.memory_bytes)
+        )?;
+    }
     let status = host.query_status()?;
     say!(
         "answered: {} ARP, {} echo, {} unreachable, {} resets; {} held back; {} address conflicts; last resort lost {} times",
@@ -109,6 +121,10 @@ fn show_surroundings(host: &Host) -> Result<()> {
     )?;
     say!()?;
     Ok(())
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
 fn show_flows(flows: &[FlowInfo]) -> Result<()> {

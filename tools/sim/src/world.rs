@@ -365,6 +365,8 @@ impl World {
                 Output::Answer { client, answer: Answer { reply, .. }, .. } => {
                     self.answers.entry(client).or_default().push(reply);
                 }
+                // Its memory is this process's.
+                Output::Shares { .. } => {}
                 Output::Disconnect { client } => self.manager.client_left(client),
                 Output::Driver { message, .. } => self.tell_driver(message),
                 Output::JoinOwn { domain, .. } => self.join_own(domain),

@@ -1,6 +1,7 @@
 //! A flow manager with a driver, by script: what goes in, what comes out, and what is left.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+use std::collections::HashMap;
 use std::net::Ipv4Addr;
 
 use base_flow::{Bill, Contract, Endpoints, FlowId, LinkFacts, Rate, Sap, Stray, Transport};
@@ -28,6 +29,24 @@ impl Counters for NoCounters {
 
     fn link(&self, _link: LinkId) -> (Bill, u64, u64) {
         (Bill::default(), 0, 0)
+    }
+}
+
+/// Counters that know only how much memory is held.
+#[derive(Default, Clone)]
+pub struct Held(pub HashMap<ClientId, u64>);
+
+impl Counters for Held {
+    fn bill(&self, _link: LinkId, _flow: u32) -> Bill {
+        Bill::default()
+    }
+
+    fn link(&self, _link: LinkId) -> (Bill, u64, u64) {
+        (Bill::default(), 0, 0)
+    }
+
+    fn held_bytes(&self, client: ClientId, _link: LinkId) -> u64 {
+        self.0.get(&client).copied().unwrap_or(0)
     }
 }
 
@@ -76,6 +95,9 @@ pub struct Script {
     /// What the flow manager says, and why it refused its driver.
     pub said: Vec<String>,
     pub refused: Vec<String>,
+    /// What is shared, and what of it is held.
+    pub shares: Vec<(ClientId, LinkId)>,
+    pub held: Held,
 }
 
 impl Script {
@@ -120,6 +142,8 @@ impl Script {
             lost_own: 0,
             said: Vec::new(),
             refused: Vec::new(),
+            shares: Vec::new(),
+            held: Held::default(),
         }
     }
 
@@ -127,6 +151,7 @@ impl Script {
         while let Some(output) = self.manager.poll_output() {
             match output {
                 Output::Answer { client, answer, .. } => self.answers.push((client, answer)),
+                Output::Shares { client, link } => self.shares.push((client, link)),
                 Output::Disconnect { client } => self.gone.push(client),
                 Output::Driver { message, .. } => self.told.push(message),
                 Output::Frame { stray, frame, .. } => {
@@ -163,7 +188,7 @@ impl Script {
 
     /// Asks, and returns the answer if it comes at once.
     pub fn ask(&mut self, client: ClientId, request: Request) -> Option<Reply> {
-        self.manager.request(self.now, client, Call { tag: 5, request }, 0, &NoCounters);
+        self.manager.request(self.now, client, Call { tag: 5, request }, 0, &self.held);
         self.drain();
         self.answer(client)
     }
