@@ -371,3 +371,181 @@ fn of_more_control_messages_than_are_taken_the_newest_are_kept() {
     assert!(all.len() < 100);
     assert_eq!(all.last().unwrap().error, ControlError::HostUnreachable);
 }
+
+#[test]
+fn a_frame_with_one_fault_is_damaged_and_gives_its_buffer_back() {
+    let mut two = two(&fib(true, None));
+    let sound = incoming(b"payload");
+    // Byte by byte of the headers; the checksum of the IP header is right.
+    let faults: [(&str, &[(usize, u8)]); 9] = [
+        ("version 5", &[(14, 0x55)]),
+        ("a header of 16 bytes", &[(14, 0x44)]),
+        ("ICMPv6", &[(23, 58)]),
+        ("more fragments", &[(20, 0x20)]),
+        ("the end of a fragmented packet", &[(21, 1)]),
+        ("longer than the frame", &[(17, 36)]),
+        ("shorter than its headers", &[(14, 0x46), (17, 23)]),
+        ("a datagram longer than its packet", &[(39, 16)]),
+        ("a datagram shorter than its header", &[(39, 7)]),
+    ];
+    for (count, (fault, changes)) in faults.into_iter().enumerate() {
+        let mut frame = sound.clone();
+        changes.iter().for_each(|&(at, byte)| frame[at] = byte);
+        frame[24..26].fill(0);
+        let header_bytes = usize::from(frame[14] & 15) * 4;
+        let sum = base_wire::checksum::sum(&frame[14..14 + header_bytes]);
+        frame[24..26].copy_from_slice(&base_wire::checksum::finish(sum).to_be_bytes());
+        assert!(two.deliver(&frame, 0), "all buffers came back");
+        assert_eq!((two.received(), two.stack.damaged()), (None, count as u64 + 1), "{fault}");
+    }
+    for (at, fault) in [(35, "from another port"), (37, "to another port")] {
+        let mut frame = sound.clone();
+        frame[at] ^= 1;
+        let before = two.stack.damaged();
+        assert!(two.deliver(&frame, 0));
+        assert_eq!((two.received(), two.stack.damaged()), (None, before + 1), "{fault}");
+    }
+    for _ in 0..2 * BUFFERS {
+        assert!(two.deliver(&sound, 0));
+        assert_eq!(two.received(), Some(b"payload".to_vec()));
+    }
+}
+
+#[test]
+fn a_datagram_without_a_checksum_is_received_and_of_one_that_has_all_must_be_right() {
+    let mut two = two(&fib(true, None));
+    let payload: Vec<u8> = (0..=255).collect();
+    let mut frame = incoming(&payload);
+    let beginning = |two: &mut Two, frame: &[u8]| {
+        assert!(two.deliver(frame, flag::CHECKSUM_UNVERIFIED));
+        let packet = two.stack.receive().unwrap().unwrap();
+        let mut bytes = [0; 10];
+        let read = packet.read(&mut bytes).map(|count| bytes[..count].to_vec());
+        two.stack.give_back(packet).unwrap();
+        read
+    };
+    assert_eq!(beginning(&mut two, &frame), Some(payload[..10].to_vec()));
+    // Beyond what is read.
+    *frame.last_mut().unwrap() ^= 1;
+    assert_eq!(beginning(&mut two, &frame), None);
+    frame[40..42].fill(0);
+    assert_eq!(beginning(&mut two, &frame), Some(payload[..10].to_vec()));
+}
+
+#[test]
+fn a_packet_says_what_is_left_of_it_and_which_class_it_is_of() {
+    let mut two = two(&fib(true, None));
+    let mut frame = incoming(b"payload");
+    frame[15] = 0xb9;
+    frame[24..26].fill(0);
+    let sum = base_wire::checksum::finish(base_wire::checksum::sum(&frame[14..34]));
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    assert!(two.deliver(&frame, 0));
+    let mut packet = two.stack.receive().unwrap().unwrap();
+    assert_eq!((packet.tos(), packet.len(), packet.is_empty()), (0xb9, 7, false));
+    assert!(!packet.strip(8) && packet.strip(3) && !packet.strip(5));
+    assert_eq!((packet.head(), packet.len()), (&b"load"[..], 4));
+    assert!(!packet.truncate(5) && packet.truncate(2) && packet.strip(2));
+    assert!(packet.is_empty());
+}
+
+#[test]
+fn a_packet_takes_as_much_as_there_is_room_for_and_no_more() {
+    let mut two = two(&fib(true, None));
+    let mut packet = two.stack.packet().unwrap().unwrap();
+    let room = packet.room();
+    assert!(room >= usize::from(MTU));
+    assert!(packet.is_empty() && packet.write(b"four"));
+    assert_eq!((packet.len(), packet.room(), packet.is_empty()), (4, room - 4, false));
+    assert!(!packet.write(&vec![0; room - 3]));
+    assert_eq!(packet.len(), 4);
+    assert!(packet.write(&vec![0; room - 4]));
+    assert_eq!((packet.len(), packet.room()), (room, 0));
+}
+
+#[test]
+fn a_device_counts_its_buffers_and_what_the_driver_refused() {
+    let mut two = two(&fib(true, None));
+    let device = |two: &mut Two| {
+        let device = two.stack.lower().lower().lower();
+        device.reap().unwrap();
+        (device.send_buffers(), device.receive_buffers(), device.rejected())
+    };
+    let all = BUFFERS as usize;
+    assert_eq!(device(&mut two), ((all, all), all, 0));
+    for (flags, rejected) in [(0, 0), (flag::CHECKSUM_UNVERIFIED, 0), (flag::REJECTED, 1)] {
+        let packet = two.packet(b"x");
+        two.stack.send(packet).unwrap();
+        assert_eq!(device(&mut two), ((all, all - 1), all, 0));
+        let mut rec = two.tx.take().unwrap().unwrap();
+        rec.flags = flags;
+        assert!(two.tx.put(&rec).unwrap());
+        assert_eq!(device(&mut two), ((all, all), all, rejected), "{flags}");
+    }
+}
+
+#[test]
+fn a_connected_flow_may_be_told_where_it_is_and_takes_other_ends_over() {
+    let mut two = two(&fib(true, None));
+    let send = |two: &mut Two, to: SocketAddr, class| {
+        let mut packet = two.packet(b"x");
+        packet.set_destination(Peer::At { address: to, mac: PEER });
+        packet.set_tos(class);
+        two.stack.send(packet).map(|()| two.sent())
+    };
+    let there = SocketAddr::from((THEIRS, 5000));
+    two.stack.lower().set_service(46);
+    // The class of the flow is the packet's, too: said twice.
+    assert_eq!(send(&mut two, there, 46 << 2 | 1).unwrap()[15], 46 << 2 | 1);
+    let elsewhere = SocketAddr::from((OURS, 5000));
+    assert_eq!(send(&mut two, elsewhere, 0), Err(SendError::OtherDestination));
+    let mut other = fib(true, None);
+    other.endpoints.remote = Some(Sap::new(OURS.into(), 5000));
+    assert!(two.stack.set_endpoints(&other));
+    assert_eq!(send(&mut two, there, 0), Err(SendError::OtherDestination));
+    assert_eq!(send(&mut two, elsewhere, 0).unwrap()[30..34], OURS.octets());
+    let sixth = std::net::Ipv6Addr::LOCALHOST.into();
+    assert!(!two.stack.set_endpoints(&Fib { source: sixth, ..fib(true, None) }));
+}
+
+#[test]
+fn a_header_is_put_where_there_is_room_for_all_that_come_before_it() {
+    let mut two = two(&fib(true, None));
+    let ip = two.stack.lower();
+    for (above, sent) in [(0, true), (1, false)] {
+        let mut packet = ip.packet().unwrap().unwrap();
+        let header = vec![0; packet.head_room() - ip.head_room() + above];
+        assert!(packet.push_header(&header));
+        assert_eq!(ip.send(packet).is_ok(), sent, "{above}");
+    }
+    let mut packet = ip.packet().unwrap().unwrap();
+    packet.write(&vec![0; ip.payload_bytes_max()]);
+    ip.send(packet).unwrap();
+    let mut packet = ip.packet().unwrap().unwrap();
+    packet.write(&vec![0; ip.payload_bytes_max()]);
+    packet.push_header(&[0; 2]);
+    let max = ip.payload_bytes_max();
+    assert_eq!(ip.send(packet), Err(SendError::TooLong { bytes: max + 2, max }));
+}
+
+#[test]
+fn the_link_cuts_what_is_longer_than_its_frames_and_nothing_for_this_host_itself() {
+    let mut two = two(&fib(true, None));
+    let cut = |unit_bytes, next_hop| Fib {
+        mtu: 1400,
+        unit_bytes,
+        next_hop_mac: Some(next_hop),
+        ..fib(true, None)
+    };
+    for (fib, bytes, frames) in [
+        (cut(1399, PEER), 0, 0),
+        (cut(1400, PEER), 0, 0),
+        (cut(1401, PEER), 1401, 1),
+        (cut(64_000, PEER), 64_000, 45),
+        (cut(64_000, US), 0, 0),
+    ] {
+        two.stack.reorganise(&fib);
+        let ip = two.stack.lower();
+        assert_eq!((ip.unit_bytes(), ip.unit_frames()), (bytes, frames), "{fib:?}");
+    }
+}

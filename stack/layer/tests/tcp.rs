@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use base_flow::{Endpoints, Fib, FlowId, Sap, Transport};
+use base_wire::{Protocol, checksum, pseudo_header};
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use rbuf_channel::{Data, End, HeapData, HeapWords, Pair, block_words};
@@ -28,8 +29,8 @@ fn two() -> Two {
     two_with(Some(Sap::new(THEIRS.into(), 5000)))
 }
 
-fn two_with(remote: Option<Sap>) -> Two {
-    let fib = Fib {
+fn fib(remote: Option<Sap>) -> Fib {
+    Fib {
         flow: FlowId { index: 0, generation: 0 },
         endpoints: Endpoints {
             transport: Transport::Tcp,
@@ -43,7 +44,11 @@ fn two_with(remote: Option<Sap>) -> Two {
         unit_bytes: 1500,
         path_mtu: None,
         vlan: None,
-    };
+    }
+}
+
+fn two_with(remote: Option<Sap>) -> Two {
+    let fib = fib(remote);
     let tx_bytes = u32::from(HEADERS) * HEAD_BYTES_MAX as u32 + RING;
     let rx_bytes = 4 * Device::<HeapWords, HeapData>::buffer_bytes(1500);
     let pair = |bytes| {
@@ -262,5 +267,35 @@ fn every_segment_has_the_time_to_live_and_the_service_class_that_were_chosen() {
         let Some(etherparse::NetSlice::Ipv4(ip)) = &packet.net else { panic!("not IPv4") };
         assert_eq!((ip.header().ttl(), ip.header().dcp().value()), (5, 46));
         assert_eq!(ip.header().ecn().value(), ecn.bits());
+    }
+}
+
+#[test]
+fn of_a_segment_that_the_link_cuts_the_checksum_is_that_of_what_all_frames_have_in_common() {
+    let mut two = two();
+    let base = u32::from(HEADERS) * HEAD_BYTES_MAX as u32;
+    let parts = [Pair { offset: base, len: 2000 }, Pair { offset: 0, len: 0 }];
+    let segment = Segment { flags: 0x10, payload_bytes: 2000, ..Segment::default() };
+    assert!(two.stack.send(&segment, Peer::Connected, parts, 0).is_err(), "it is one frame");
+    let fib = Fib { unit_bytes: 60_000, ..fib(Some(Sap::new(THEIRS.into(), 5000))) };
+    two.stack.reorganise(&fib);
+    assert!(two.stack.send(&segment, Peer::Connected, parts, 1000).unwrap().is_some());
+    let frame = two.sent();
+    let bytes = (frame.len() - 34) as u32;
+    let (ours, theirs) = (OURS.into(), THEIRS.into());
+    let common = pseudo_header(ours, theirs, Protocol::TCP, bytes).unwrap();
+    assert_eq!(frame[50..52], (!checksum::finish(common)).to_be_bytes());
+}
+
+#[test]
+fn damage_is_counted_in_whichever_header_it_is() {
+    let mut two = two();
+    let sound = with_ip_options(&[], &[]);
+    for (count, at) in [14, 23, 46, sound.len() - 1].into_iter().enumerate() {
+        let mut damaged = sound.clone();
+        damaged[at] ^= 1;
+        two.deliver(&damaged);
+        assert!(two.stack.receive().unwrap().is_none());
+        assert_eq!(two.stack.damaged(), count as u64 + 1, "byte {at}");
     }
 }
