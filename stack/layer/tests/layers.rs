@@ -8,7 +8,9 @@ use base_wire::Mac;
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use rbuf_channel::{Data, End, HeapData, HeapWords, IoRec, block_words, flag};
-use stack_layer::{Control, ControlError, Device, Ether, Layer, Outgoing, Peer, SendError, Udp};
+use stack_layer::{
+    Control, ControlError, Device, Ether, HEAD_BYTES_MAX, Layer, Outgoing, Peer, SendError, Udp,
+};
 
 mod wire;
 
@@ -454,7 +456,7 @@ fn a_packet_takes_as_much_as_there_is_room_for_and_no_more() {
     let mut two = two(&fib(true, None));
     let mut packet = two.stack.packet().unwrap().unwrap();
     let room = packet.room();
-    assert!(room >= usize::from(MTU));
+    assert_eq!(room, Device::<HeapWords, HeapData>::buffer_bytes(MTU) as usize - HEAD_BYTES_MAX);
     assert!(packet.is_empty() && packet.write(b"four"));
     assert_eq!((packet.len(), packet.room(), packet.is_empty()), (4, room - 4, false));
     assert!(!packet.write(&vec![0; room - 3]));
@@ -508,24 +510,73 @@ fn a_connected_flow_may_be_told_where_it_is_and_takes_other_ends_over() {
     assert!(!two.stack.set_endpoints(&Fib { source: sixth, ..fib(true, None) }));
 }
 
-#[test]
-fn a_header_is_put_where_there_is_room_for_all_that_come_before_it() {
-    let mut two = two(&fib(true, None));
-    let ip = two.stack.lower();
+/// What comes of packets that have just enough room for headers, too little, as much payload as there may be, and more.
+fn at_the_bounds(layer: &mut impl Layer) {
     for (above, sent) in [(0, true), (1, false)] {
-        let mut packet = ip.packet().unwrap().unwrap();
-        let header = vec![0; packet.head_room() - ip.head_room() + above];
+        let mut packet = layer.packet().unwrap().unwrap();
+        let header = vec![0; packet.head_room() - layer.head_room() + above];
         assert!(packet.push_header(&header));
-        assert_eq!(ip.send(packet).is_ok(), sent, "{above}");
+        assert_eq!(layer.send(packet).is_ok(), sent, "{above}");
     }
-    let mut packet = ip.packet().unwrap().unwrap();
-    packet.write(&vec![0; ip.payload_bytes_max()]);
-    ip.send(packet).unwrap();
-    let mut packet = ip.packet().unwrap().unwrap();
-    packet.write(&vec![0; ip.payload_bytes_max()]);
-    packet.push_header(&[0; 2]);
-    let max = ip.payload_bytes_max();
-    assert_eq!(ip.send(packet), Err(SendError::TooLong { bytes: max + 2, max }));
+    let max = layer.payload_bytes_max();
+    let mut full = || {
+        let mut packet = layer.packet().unwrap().unwrap();
+        assert!(packet.write(&vec![0; max]));
+        packet
+    };
+    let (packet, mut longer) = (full(), full());
+    layer.send(packet).unwrap();
+    longer.push_header(&[0; 2]);
+    assert_eq!(layer.send(longer), Err(SendError::TooLong { bytes: max + 2, max }));
+}
+
+#[test]
+fn a_layer_refuses_what_it_has_no_room_for_and_nothing_else() {
+    at_the_bounds(&mut two(&fib(true, None)).stack);
+    at_the_bounds(two(&fib(true, None)).stack.lower());
+}
+
+#[test]
+fn an_empty_datagram_is_received_and_shows_where_it_came_from() {
+    for connected in [true, false] {
+        let mut two = two(&fib(connected, None));
+        assert!(two.deliver(&incoming(b""), flag::CHECKSUM_UNVERIFIED));
+        let packet = two.stack.receive().unwrap().unwrap();
+        assert_eq!((packet.len(), packet.station()), (0, PEER));
+        assert_eq!(packet.from(), Some((THEIRS, 5000).into()));
+        assert_eq!(two.stack.lower().remote(), connected.then_some(THEIRS));
+    }
+}
+
+#[test]
+fn what_is_damaged_below_is_counted_with_the_rest() {
+    let mut two = two(&fib(true, None));
+    // Two ranges where one was offered, and then another ether type.
+    let mut rec = two.rx.take().unwrap().unwrap();
+    rec.set_len(0, 60);
+    let second = rbuf_channel::Pair { offset: rec.pairs()[0].offset + 64, len: 64 };
+    assert!(rec.push(second));
+    assert!(two.rx.put(&rec).unwrap());
+    assert_eq!((two.received(), two.stack.damaged()), (None, 1));
+    let mut frame = incoming(b"payload");
+    frame[12] ^= 1;
+    assert!(two.deliver(&frame, 0));
+    assert_eq!((two.received(), two.stack.damaged()), (None, 2));
+}
+
+#[test]
+fn control_messages_are_kept_in_the_order_in_which_they_came() {
+    let mut two = two(&fib(true, None));
+    let packet = two.stack.packet().unwrap().unwrap();
+    two.stack.send(packet).unwrap();
+    let sent = two.sent();
+    for code in [3, 1] {
+        assert!(two.deliver(&said_of(&sent, (3, code, 0), |_| ()), 0));
+    }
+    assert!(two.stack.receive().unwrap().is_none());
+    let errors: Vec<ControlError> =
+        std::iter::from_fn(|| two.stack.take_control()).map(|control| control.error).collect();
+    assert_eq!(errors, [ControlError::PortUnreachable, ControlError::HostUnreachable]);
 }
 
 #[test]

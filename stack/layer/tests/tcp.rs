@@ -273,12 +273,17 @@ fn every_segment_has_the_time_to_live_and_the_service_class_that_were_chosen() {
 #[test]
 fn of_a_segment_that_the_link_cuts_the_checksum_is_that_of_what_all_frames_have_in_common() {
     let mut two = two();
+    let device = two.stack.lower().lower().lower();
+    assert_eq!(device.send_buffers(), (HEADERS.into(), HEADERS.into()));
     let base = u32::from(HEADERS) * HEAD_BYTES_MAX as u32;
     let parts = [Pair { offset: base, len: 2000 }, Pair { offset: 0, len: 0 }];
     let segment = Segment { flags: 0x10, payload_bytes: 2000, ..Segment::default() };
     assert!(two.stack.send(&segment, Peer::Connected, parts, 0).is_err(), "it is one frame");
     let fib = Fib { unit_bytes: 60_000, ..fib(Some(Sap::new(THEIRS.into(), 5000))) };
+    assert_eq!((two.stack.unit_payload_max(), two.stack.unit_frames()), (0, 0));
     two.stack.reorganise(&fib);
+    let headers = 20 + stack_tcp::HEADER_BYTES_MAX as u32;
+    assert_eq!((two.stack.unit_payload_max(), two.stack.unit_frames()), (60_000 - headers, 40));
     assert!(two.stack.send(&segment, Peer::Connected, parts, 1000).unwrap().is_some());
     let frame = two.sent();
     let bytes = (frame.len() - 34) as u32;
@@ -298,4 +303,14 @@ fn damage_is_counted_in_whichever_header_it_is() {
         assert!(two.stack.receive().unwrap().is_none());
         assert_eq!(two.stack.damaged(), count as u64 + 1, "byte {at}");
     }
+    // From or to another port, with another number, so that the checksum is right.
+    for port in [35, 37] {
+        let (mut other, before) = (sound.clone(), two.stack.damaged());
+        (other[port], other[41]) = (other[port] + 1, other[41] - 1);
+        two.deliver(&other);
+        assert!(two.stack.receive().unwrap().is_none());
+        assert_eq!(two.stack.damaged(), before + 1, "{port}");
+    }
+    two.deliver(&sound);
+    assert!(two.stack.receive().unwrap().is_some());
 }
