@@ -583,6 +583,43 @@ mod tests {
         let resets = sent(&mut listener, 130_000_000_000);
         assert_eq!(resets.iter().filter(|(_, answer)| answer.has(tcp_flag::RST)).count(), 3);
         assert!(listener.on_segment(60_000_000_000, remote(2), &ack, false).is_some());
+        assert!(listener.on_segment(127_999_999_999, remote(2), &ack, false).is_some());
+        let counts = listener.counts();
+        assert_eq!((counts.syns, counts.cookies_sent, counts.cookies_accepted), (2, 1, 2));
+        assert_eq!((counts.refused, counts.abandoned), (3, 0));
+    }
+
+    #[test]
+    fn answers_that_nobody_fetches_are_counted_and_take_no_more_room() {
+        let mut listener = listener(1);
+        for port in 1..=ANSWERS_MAX as u16 + 44 {
+            listener.on_segment(0, remote(port), &client(1).1, false);
+        }
+        // The first is half-open, and its answer is made when it is fetched.
+        assert_eq!(listener.counts().answers_dropped, 43);
+        assert_eq!(sent(&mut listener, 0).len(), ANSWERS_MAX + 1);
+    }
+
+    #[test]
+    fn who_calls_hears_what_the_listener_was_told_last() {
+        let mut listener = listener(4);
+        let mss = |listener: &mut Listener, port| {
+            listener.on_segment(0, remote(port), &client(1).1, false);
+            sent(listener, 0)[0].1.options.mss
+        };
+        assert_eq!(mss(&mut listener, 1), Some(1460));
+        listener.set_config(Config { mtu: 700, ..Config::default() });
+        assert_eq!(mss(&mut listener, 2), Some(660));
+    }
+
+    #[test]
+    fn who_resets_a_handshake_has_abandoned_it() {
+        let mut listener = listener(4);
+        listener.on_segment(0, remote(1), &client(5).1, false);
+        sent(&mut listener, 0);
+        let reset = Segment { flags: tcp_flag::RST, sequence: 6, ..Segment::default() };
+        listener.on_segment(1, remote(1), &reset, false);
+        assert_eq!((listener.counts().abandoned, listener.half_open()), (1, 0));
     }
 
     #[test]

@@ -108,6 +108,19 @@ mod tests {
         RtoBounds { initial_ns: 1_000_000_000, min_ns: 200_000_000, max_ns: 60_000_000_000 };
 
     #[test]
+    fn the_smallest_time_is_believed_for_five_minutes_unless_there_is_a_smaller_one() {
+        let mut rtt = Rtt::new();
+        assert_eq!(rtt.min_ns(), None);
+        rtt.fastest(7, 100);
+        rtt.fastest(7 + Rtt::MIN_LASTS_NS, 200);
+        assert_eq!(rtt.min_ns(), Some(100));
+        rtt.fastest(8 + Rtt::MIN_LASTS_NS, 200);
+        assert_eq!(rtt.min_ns(), Some(200));
+        rtt.fastest(9 + Rtt::MIN_LASTS_NS, 0);
+        assert_eq!(rtt.min_ns(), Some(1), "no time is none at all");
+    }
+
+    #[test]
     fn the_first_sample_gives_three_times_itself_or_the_floor_above_it() {
         let mut rtt = Rtt::new();
         assert_eq!(rtt.timeout_ns(&BOUNDS), 1_000_000_000);

@@ -87,6 +87,7 @@ fn what_was_lost_waits_for_its_time_at_a_rate() {
     let due_ns = a.next_deadline().unwrap();
     assert!((now_ns + 1..=now_ns + 2 * MS).contains(&due_ns), "{due_ns}");
     assert_eq!(payloads(&sent(&mut a, due_ns)), [1448], "and the other when it is due");
+    assert_eq!((a.counts().recoveries, a.counts().retransmissions), (1, 2));
 }
 
 #[test]
@@ -261,4 +262,31 @@ fn who_is_kept_from_sending_by_no_window_is_busy_and_who_has_nothing_to_send_is_
     let all = sent(&mut a, S + 20);
     assert_eq!(a.waited_ns(S + 50), (40, 0));
     deliver(&all, &mut b, S + 50);
+}
+
+#[test]
+fn a_window_shrinks_when_an_idle_connection_sends_again_and_not_before() {
+    let theirs = Config { receive_bytes: 1 << 20, ..Config::default() };
+    let (mut a, mut b) = pair(&Config::default(), &theirs);
+    let mut now_ns = S;
+    a.write(400 * SEGMENT, false).unwrap();
+    loop {
+        let all = sent(&mut a, now_ns);
+        if all.is_empty() {
+            break;
+        }
+        deliver(&all, &mut b, now_ns + 10 * MS);
+        now_ns += 20 * MS;
+        deliver(&sent(&mut b, now_ns), &mut a, now_ns);
+    }
+    now_ns += 50 * MS;
+    deliver(&sent(&mut b, now_ns), &mut a, now_ns);
+    assert!(a.info().window_bytes > 50 * SEGMENT && a.info().in_flight_bytes == 0);
+    let window = a.info().window_bytes;
+    now_ns += 60 * S;
+    assert_eq!(sent(&mut a, now_ns), []);
+    assert_eq!(a.info().window_bytes, window, "it sends nothing");
+    a.write(1, false).unwrap();
+    sent(&mut a, now_ns);
+    assert_eq!(a.info().window_bytes, 10 * SEGMENT, "as at the beginning");
 }
