@@ -16,6 +16,7 @@ use base_rpc::Reply;
 use base_wire::{Arp, ArpOperation, Mac};
 
 use crate::last_resort::announcement;
+use crate::link::Link;
 use crate::manager::{ClientId, FlowManager, LinkId, NoCounters, Output};
 
 /// How often an address is probed for, and announced (RFC 5227 §1.1).
@@ -24,14 +25,17 @@ const ANNOUNCE_NUM: u32 = 2;
 /// Least time between two defences of an address (RFC 5227 §1.1, §2.4).
 const DEFEND_INTERVAL_NS: u64 = 10_000_000_000;
 
+/// How long who says hello waits for all links, if there is one: applications wait for ten seconds. One step of
+/// probing may pass before it is noticed.
+pub(crate) const HELLO_NS: u64 = 7_000_000_000;
+
 /// How far the addresses of a link are ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Possession {
     /// Our own flows are not there: nobody can be asked.
     Unasked,
-    /// So many probes were sent; something is due: the first, when the clock is read next, is to wait. Whether it
-    /// began before any link was open: who says hello meanwhile waits for each of those.
-    Probing { step: u32, due: u64, is_first: bool },
+    /// So many probes were sent; something is due: the first, when the clock is read next, is to wait.
+    Probing { step: u32, due: u64 },
     /// They are ours, and were announced so often.
     Ours { announced: u32, due: Option<u64> },
 }
@@ -58,12 +62,11 @@ impl FlowManager {
     /// Our own flows on a link can be used.
     pub(crate) fn begin_possession(&mut self, link: LinkId) {
         let probes = self.probe_wait_ns(link) > 0;
-        let is_first = !self.links.iter().any(|link| link.is_open());
         let Some(driver) = &mut self.links[usize::from(link.0)].driver else { return };
         match driver.possession {
             // They were lost, and are back: the addresses were ours all the time.
             Possession::Ours { .. } => self.announce(link),
-            _ if probes => driver.possession = Possession::Probing { step: 0, due: 0, is_first },
+            _ if probes => driver.possession = Possession::Probing { step: 0, due: 0 },
             _ => {
                 driver.possession = Possession::Ours { announced: 1, due: None };
                 self.possess(link);
@@ -83,6 +86,7 @@ impl FlowManager {
 
     /// Sends probes and announcements whose time has come.
     pub(crate) fn tick_possession(&mut self, now_ns: u64) {
+        self.welcome_late(now_ns);
         for index in 0..self.links.len() {
             let link = LinkId(index as u16);
             // RFC 5227 §1.1: PROBE_WAIT and PROBE_MIN are this, PROBE_MAX, ANNOUNCE_WAIT and ANNOUNCE_INTERVAL twice
@@ -97,13 +101,13 @@ impl FlowManager {
             let next = match possession {
                 Possession::Unasked => continue,
                 // Hosts that were switched on together do not probe together.
-                Possession::Probing { step: 0, is_first, .. } => {
-                    Possession::Probing { step: 1, due: now_ns + chance_ns, is_first }
+                Possession::Probing { step: 0, .. } => {
+                    Possession::Probing { step: 1, due: now_ns + chance_ns }
                 }
-                Possession::Probing { step, is_first, .. } if step <= PROBE_NUM => {
+                Possession::Probing { step, .. } if step <= PROBE_NUM => {
                     self.probe(link);
                     let pause_ns = if step < PROBE_NUM { wait_ns + chance_ns } else { 2 * wait_ns };
-                    Possession::Probing { step: step + 1, due: now_ns + pause_ns, is_first }
+                    Possession::Probing { step: step + 1, due: now_ns + pause_ns }
                 }
                 Possession::Probing { .. } => {
                     Possession::Ours { announced: 1, due: Some(now_ns + 2 * wait_ns) }
@@ -137,6 +141,7 @@ impl FlowManager {
 
     /// The addresses of a link are ours from now on.
     fn possess(&mut self, link: LinkId) {
+        self.links[usize::from(link.0)].was_open = true;
         self.announce(link);
         self.welcome_waiting();
     }
@@ -272,12 +277,10 @@ impl FlowManager {
     }
 
     /// Whether applications would not find all links now that they find when probing is over: a socket for any
-    /// address has the links that there were. A link that comes when others are in use holds up nobody.
+    /// address has the links that there were. A link that comes again holds up nobody, unless there is no other.
     pub(crate) fn is_about_to_open(&self) -> bool {
-        let is_any_open = self.links.iter().any(|link| link.is_open());
-        self.links.iter().filter_map(|link| link.driver.as_ref()).any(|driver| {
-            matches!(driver.possession, Possession::Probing { is_first, .. } if is_first || !is_any_open)
-        })
+        let is_any_open = self.links.iter().any(Link::is_open);
+        self.links.iter().any(|link| link.is_probing() && !(link.was_open && is_any_open))
     }
 
     /// Welcomes those who said hello while the first addresses were probed for.
@@ -285,17 +288,34 @@ impl FlowManager {
         if self.is_about_to_open() {
             return;
         }
-        for (client, tag) in std::mem::take(&mut self.waiting_hellos) {
-            let flows_max = self.rights(client).flows_max;
-            // Links that have just opened have no bills worth reading.
-            let links = self.link_infos(&NoCounters);
-            self.tell(client, tag, Reply::Welcome { links, flows_max });
+        for (client, (tag, _)) in std::mem::take(&mut self.waiting_hellos) {
+            self.welcome(client, tag);
         }
+    }
+
+    /// Welcomes those who have waited so long that they would give up, if there is a link.
+    fn welcome_late(&mut self, now_ns: u64) {
+        if !self.links.iter().any(Link::is_open) {
+            return;
+        }
+        for (client, (tag, until)) in self.waiting_hellos.clone() {
+            if until <= now_ns {
+                self.waiting_hellos.remove(&client);
+                self.welcome(client, tag);
+            }
+        }
+    }
+
+    fn welcome(&mut self, client: ClientId, tag: u32) {
+        let flows_max = self.rights(client).flows_max;
+        // Links that have just opened have no bills worth reading.
+        let links = self.link_infos(&NoCounters);
+        self.tell(client, tag, Reply::Welcome { links, flows_max });
     }
 }
 
-/// Those who wait for a welcome.
-pub(crate) type Hellos = std::collections::BTreeMap<ClientId, u32>;
+/// Those who wait for a welcome: the request, and until when it waits for links that come later than others.
+pub(crate) type Hellos = std::collections::BTreeMap<ClientId, (u32, u64)>;
 
 /// Our addresses that the kernel has too.
 pub(crate) type Kernels = BTreeSet<IpAddr>;

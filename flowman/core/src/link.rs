@@ -14,6 +14,8 @@ pub(crate) struct Link {
     pub(crate) config: LinkConfig,
     /// What the driver told, while it is connected.
     pub(crate) driver: Option<Driver>,
+    /// Whether it could be used at any time.
+    pub(crate) was_open: bool,
 }
 
 #[derive(Debug)]
@@ -45,6 +47,12 @@ impl Link {
     pub(crate) fn is_open(&self) -> bool {
         let possession = self.driver.as_ref().map(|driver| driver.possession);
         matches!(possession, Some(Possession::Ours { .. }))
+    }
+
+    /// Whether its addresses are being probed for.
+    pub(crate) fn is_probing(&self) -> bool {
+        let possession = self.driver.as_ref().map(|driver| driver.possession);
+        matches!(possession, Some(Possession::Probing { .. }))
     }
 
     /// Whether `address` is ours on this link.

@@ -242,7 +242,7 @@ impl FlowManager {
         let links = config
             .links
             .into_iter()
-            .map(|config: LinkConfig| Link { config, driver: None })
+            .map(|config: LinkConfig| Link { config, driver: None, was_open: false })
             .collect();
         Self {
             policy: config.policy,

@@ -11,6 +11,7 @@ use base_wire::Mac;
 
 use crate::accounts::{flow_bytes, join_bytes};
 use crate::config::Rights;
+use crate::conflicts::HELLO_NS;
 use crate::ends::Why;
 use crate::flows::{Asking, Attachment};
 use crate::manager::{
@@ -97,7 +98,8 @@ impl FlowManager {
             Request::Hello => {
                 self.client(client)?.greeted = true;
                 if self.is_about_to_open() {
-                    if self.waiting_hellos.insert(client, tag).is_some() {
+                    let waits = (tag, now + HELLO_NS);
+                    if self.waiting_hellos.insert(client, waits).is_some() {
                         return Err(Refusal::Order("hello was said already".into()));
                     }
                     return Ok(None);

@@ -129,19 +129,30 @@ fn until_the_probing_is_over_nothing_is_answered_and_applications_wait() {
     assert_eq!(script.arps(), [Arp::reply(US, OURS, PEER, THEIRS)]);
 }
 
-#[test]
-fn whoever_comes_waits_for_all_links_that_began_together_and_for_none_that_comes_later() {
-    let addresses = vec!["10.78.0.1/24".parse().unwrap()];
-    let wan = LinkConfig { dev: "wan".into(), addresses, gateway: None, ..lan(500) };
-    let mut script = Script::of(vec![lan(1_000), wan], Policy::default());
-    for name in ["lan", "wan"] {
-        script.manager.driver_joined(LinkFacts { name: name.into(), ..facts() }).unwrap();
-    }
+/// Links of these names that probe with these PROBE_WAITs, each with a network of its own.
+fn with_links(links: &[(&str, u32)]) -> Script {
+    let links = (77..).zip(links).map(|(net, &(dev, probe_wait_ms))| {
+        let addresses = vec![format!("10.{net}.0.1/24").parse().unwrap()];
+        LinkConfig { dev: dev.into(), addresses, gateway: None, ..lan(probe_wait_ms) }
+    });
+    Script::of(links.collect(), Policy::default())
+}
+
+fn join(script: &mut Script, name: &str) {
+    script.manager.driver_joined(LinkFacts { name: name.into(), ..facts() }).unwrap();
     script.drain();
+}
+
+#[test]
+fn whoever_comes_waits_for_all_links_that_come_first_and_for_none_that_comes_again() {
+    let mut script = with_links(&[("lan", 1_000), ("wan", 500), ("man", 0)]);
+    for name in ["man", "lan", "wan"] {
+        join(&mut script, name);
+    }
     let (client, links) = hello(&mut script);
-    assert_eq!(links, None);
+    assert_eq!(links, None, "one is open");
     sent(&mut script, 3_500 * MS);
-    assert_eq!(script.answers, [], "one of two is open");
+    assert_eq!(script.answers, [], "two of three are open");
     let (other, links) = hello(&mut script);
     assert_eq!(links, None);
     // Where nobody can be asked for a neighbour, nobody waits for his answer.
@@ -149,13 +160,28 @@ fn whoever_comes_waits_for_all_links_that_began_together_and_for_none_that_comes
     let refused = Reply::Refused(Refusal::NoLink { link: LINK.0 });
     assert_eq!(script.ask(client, resolve.clone()), Some(refused));
     sent(&mut script, 3_500 * MS);
-    assert_eq!([client, other].map(|client| welcomed(script.answer(client))), [Some(2); 2]);
+    assert_eq!([client, other].map(|client| welcomed(script.answer(client))), [Some(3); 2]);
     assert_eq!(script.ask(client, resolve), None, "it is asked for, and had not failed before");
 
     script.manager.driver_left(LINK);
-    assert_eq!(script.manager.driver_joined(facts()), Ok(LINK));
-    script.drain();
-    assert_eq!(hello(&mut script).1, Some(1));
+    join(&mut script, "lan");
+    assert_eq!(hello(&mut script).1, Some(2));
+}
+
+#[test]
+fn whoever_comes_is_welcomed_before_he_gives_up_though_links_come_all_the_time() {
+    let mut script = with_links(&[("lan", 1_000), ("wan", 1_000), ("man", 1_000)]);
+    join(&mut script, "lan");
+    let (client, links) = hello(&mut script);
+    assert_eq!(links, None);
+    sent(&mut script, 3_500 * MS);
+    join(&mut script, "wan");
+    sent(&mut script, 3_500 * MS);
+    join(&mut script, "man");
+    assert_eq!(script.answers, []);
+    // Applications wait for ten seconds.
+    sent(&mut script, 2_900 * MS);
+    assert_eq!(welcomed(script.answer(client)), Some(1));
 }
 
 #[test]
