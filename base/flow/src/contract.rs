@@ -121,9 +121,13 @@ impl fmt::Display for Contract {
             if self.deadline_ns != self.period_ns {
                 write!(f, " by {}", Ms(self.deadline_ns))?;
             }
-            f.write_str(if self.slack { " + slack" } else { "" })
+            f.write_str(if self.slack { " + slack" } else { "" })?;
         } else {
-            f.write_str("best effort")
+            f.write_str("best effort")?;
+        }
+        match self.weight {
+            1 => Ok(()),
+            weight => write!(f, ", weight {weight}"),
         }
     }
 }
@@ -326,6 +330,7 @@ mod tests {
         assert!(InvalidContract::Nothing.to_string().contains("--slack"));
         let hint = contract.with_deadline(20 * MS).unwrap();
         assert_eq!(hint.to_string(), "4ms in 100ms by 20ms");
+        assert_eq!(Contract { weight: 3, ..hint }.to_string(), "4ms in 100ms by 20ms, weight 3");
         assert_eq!(Ms(1_000_001).to_string(), "1.000001ms");
     }
 }

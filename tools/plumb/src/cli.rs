@@ -514,11 +514,11 @@ pub struct FlowsSet {
     pub socket: Socket,
     /// The flow, as `plumb flows` names it.
     pub flow: FlowId,
-    /// Link time in every period, as in `6ms`; `0ms` for none: best effort.
-    #[arg(long, value_parser = duration, requires = "period")]
+    /// Link time in every period, as in `6ms`; `0ms` for none: best effort. The period stays, unless it is given.
+    #[arg(long, value_parser = duration)]
     pub slice: Option<Duration>,
-    /// The period, as in `100ms`.
-    #[arg(long, value_parser = duration, requires = "slice")]
+    /// The period, as in `100ms`; the slice stays, unless it is given.
+    #[arg(long, value_parser = duration)]
     pub period: Option<Duration>,
     /// How soon after becoming ready the slice is wanted; a new period if only that is given.
     #[arg(long, value_parser = duration)]

@@ -3,8 +3,8 @@
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Result, bail};
-use base_flow::LinkFacts;
+use anyhow::{Result, bail, ensure};
+use base_flow::{Contract, LinkFacts};
 use base_wire::FRAME_BYTES_MIN;
 use plumb_net::{FlowInfo, Host};
 
@@ -37,31 +37,48 @@ pub fn run(arguments: &cli::Flows) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Changes a contract: what is not given stays as it is, but a new period is the new deadline too.
 fn change(set: &cli::FlowsSet) -> Result<ExitCode> {
-    let ns = |time: Duration| time.as_nanos() as u64;
     let host = Host::connect(&set.socket.socket)?;
     let flows = host.query_flows()?;
     let Some(found) = flows.iter().find(|info| info.flow == set.flow) else {
         bail!("there is no flow {}: see `plumb flows`", set.flow)
     };
     let before = found.contract;
+    let admitted = host.adjust(set.flow, changed(before, set)?)?;
+    say!("flow {}: {before}, now {admitted}", set.flow)?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Another contract: what is not given stays as it is, but a new period is the new deadline too.
+fn changed(before: Contract, set: &cli::FlowsSet) -> Result<Contract> {
+    let ns = |time: Duration| time.as_nanos() as u64;
     let mut contract = before;
-    if let (Some(slice), Some(period)) = (set.slice, set.period) {
-        (contract.slice_ns, contract.period_ns) = (ns(slice), ns(period));
-        contract.deadline_ns = contract.period_ns;
-        // What has no slice can only be best effort.
-        contract.slack |= slice.is_zero();
+    let is_any = set.slice.or(set.period).or(set.deadline).is_some();
+    if !is_any && set.slack.is_none() && set.weight.is_none() {
+        bail!(
+            "nothing is to change: the flow has {before}; give another, as in --slice 6ms --period 100ms"
+        );
     }
+    let is_half = match (set.slice, set.period) {
+        (Some(slice), None) => !slice.is_zero(),
+        (None, period) => period.is_some(),
+        (Some(_), Some(_)) => false,
+    };
+    ensure!(
+        before.is_guaranteed() || !is_half,
+        "the flow has no slice of a period yet: give both, as in --slice 6ms --period 100ms"
+    );
+    contract.slice_ns = set.slice.map_or(before.slice_ns, ns);
+    if let Some(period) = set.period {
+        contract.period_ns = ns(period);
+        contract.deadline_ns = contract.period_ns;
+    }
+    // What has no slice can only be best effort.
+    contract.slack |= !contract.is_guaranteed();
     contract.deadline_ns = set.deadline.map_or(contract.deadline_ns, ns);
     contract.slack = set.slack.unwrap_or(contract.slack);
     contract.weight = set.weight.unwrap_or(contract.weight);
-    if contract == before {
-        bail!("nothing is to change: give --slice and --period, as in --slice 6ms --period 100ms");
-    }
-    let admitted = host.adjust(set.flow, contract.validated()?)?;
-    say!("flow {}: {before}, now {admitted}", set.flow)?;
-    Ok(ExitCode::SUCCESS)
+    Ok(contract.validated()?)
 }
 
 fn show_surroundings(host: &Host) -> Result<()> {
@@ -170,4 +187,49 @@ fn show_drops(what: &str, bill: &plumb_net::Bill) -> Result<()> {
         say!("{what}: {count} {reason} ({})", reason.meaning())?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser as _;
+
+    use super::*;
+
+    fn set(before: Contract, options: &str) -> Result<Contract> {
+        let words = ["plumb", "flows", "set", "3.1"].into_iter().chain(options.split_whitespace());
+        let cli = cli::Cli::try_parse_from(words)?;
+        let cli::Command::Flows(cli::Flows { change: Some(cli::FlowsChange::Set(set)), .. }) =
+            cli.command
+        else {
+            panic!("other words")
+        };
+        changed(before, &set)
+    }
+
+    #[test]
+    fn what_is_not_given_of_a_contract_stays_and_no_slice_is_best_effort() {
+        let guaranteed = Contract::guaranteed(6_000_000, 100_000_000).unwrap();
+        let other = |slice_ns, period_ns| Contract::guaranteed(slice_ns, period_ns).unwrap();
+        assert_eq!(set(guaranteed, "--slice 2ms").unwrap(), other(2_000_000, 100_000_000));
+        assert_eq!(set(guaranteed, "--period 50ms").unwrap(), other(6_000_000, 50_000_000));
+        for none in ["--slice 0ms", "--slice 0ms --slack", "--slice 0ms --period 100ms"] {
+            let contract = set(guaranteed, none).unwrap();
+            assert!(!contract.is_guaranteed() && contract.slack, "{none}: {contract:?}");
+        }
+        assert_eq!(
+            set(guaranteed, "--slice 6ms").unwrap(),
+            guaranteed,
+            "asking twice is no mistake"
+        );
+        for (before, options, says) in [
+            (Contract::BEST_EFFORT, "--slice 6ms", "give both"),
+            (Contract::BEST_EFFORT, "--period 100ms", "give both"),
+            (guaranteed, "", "6ms in 100ms"),
+            (guaranteed, "--period 1ms", "longer than its period"),
+            (guaranteed, "--slice 0ms --slack false", "slack"),
+        ] {
+            let error = set(before, options).unwrap_err().to_string();
+            assert!(error.contains(says), "{options}: {error}");
+        }
+    }
 }

@@ -19,6 +19,10 @@ type Stack = Ip4<Ether<FlowDevice>>;
 /// How long the last answer is waited for.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// How long a buffer is waited for when all requests are on their way, and how often one is looked for.
+const STUCK_NS: u64 = 10_000_000_000;
+const AGAIN: Duration = Duration::from_millis(1);
+
 /// Pings a host.
 pub fn run(arguments: &cli::Ping) -> Result<ExitCode> {
     let IpAddr::V4(host) = arguments.host else { bail!("only IPv4 hosts can be pinged yet") };
@@ -32,18 +36,29 @@ pub fn run(arguments: &cli::Ping) -> Result<ExitCode> {
     // When each request was sent, until it is answered: late answers count too.
     let mut asked_at: Vec<Option<u64>> = Vec::new();
     let mut sent = 0u32;
+    let mut sent_at = monotonic_ns();
     while sent < arguments.count && !asked.yet() {
         let begun = monotonic_ns();
-        pinger.ask(sent as u16, usize::from(arguments.size))?;
-        asked_at.push(Some(begun));
-        sent += 1;
-        let last = sent == arguments.count;
-        let pause = if last { PATIENCE.max(arguments.interval) } else { arguments.interval };
+        let is_sent = pinger.ask(sent as u16, usize::from(arguments.size))?;
+        if is_sent {
+            asked_at.push(Some(begun));
+            sent += 1;
+            sent_at = begun;
+        } else if begun - sent_at > STUCK_NS {
+            bail!("the wire takes nothing: is the driver there, and the interface up?");
+        }
+        let last = is_sent && sent == arguments.count;
+        let pause = match (is_sent, last) {
+            (false, _) => AGAIN,
+            (true, false) => arguments.interval,
+            (true, true) => PATIENCE.max(arguments.interval),
+        };
         let until = begun + pause.as_nanos() as u64;
         while let Some((sequence, at)) = pinger.answer(until, &asked)? {
             // The newest request with this number: numbers have 16 bits.
-            let newest = (sent - 1) as u16;
-            let index = (sent - 1).checked_sub(u32::from(newest.wrapping_sub(sequence)));
+            let Some(newest_at) = sent.checked_sub(1) else { continue };
+            let newest = newest_at as u16;
+            let index = newest_at.checked_sub(u32::from(newest.wrapping_sub(sequence)));
             let Some(begun) = index.and_then(|index| asked_at[index as usize].take()) else {
                 continue;
             };
@@ -111,8 +126,9 @@ impl Pinger {
         Ok(Self { identifier: fib.endpoints.local.port, flow, stack })
     }
 
-    fn ask(&mut self, sequence: u16, bytes: usize) -> Result<()> {
-        let Some(mut packet) = self.stack.packet()? else { bail!("the wire takes nothing") };
+    /// Sends a request; `false` if all buffers are on their way.
+    fn ask(&mut self, sequence: u16, bytes: usize) -> Result<bool> {
+        let Some(mut packet) = self.stack.packet()? else { return Ok(false) };
         let data: Vec<u8> = (0..bytes).map(|at| at as u8).collect();
         let mut icmp = Icmp {
             kind: IcmpV4Type::ECHO_REQUEST,
@@ -129,7 +145,7 @@ impl Pinger {
         packet.write(&data);
         self.stack.send(packet)?;
         self.flow.kick(self.stack.lower().lower());
-        Ok(())
+        Ok(true)
     }
 
     /// What a control message says of a request of ours, which it quotes.

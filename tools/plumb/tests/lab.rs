@@ -250,6 +250,11 @@ fn the_kernel_and_plumb_ping_each_other() {
             .unwrap();
         let text = String::from_utf8(output.stdout).unwrap();
         assert!(output.status.success() && text.contains("\"answered\":20"), "{text}");
+        // More than are on their way at a time wait for each other.
+        let flood = ["ping", "-c", "500", "-i", "0s", "--json", "10.77.0.2"];
+        let output = Command::new(program()).args(flood).output().unwrap();
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(output.status.success() && text.contains("\"sent\":500"), "{text}");
         let lost =
             Command::new(program()).args(["ping", "-c", "1", "10.77.0.77"]).output().unwrap();
         assert!(!lost.status.success());
