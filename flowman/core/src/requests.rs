@@ -26,21 +26,11 @@ const WAITING_MAX: usize = 64;
 const PAGE: usize = 64;
 
 impl FlowManager {
-    /// An application asks; `descriptors` is how many came beside the message.
-    pub fn request(
-        &mut self,
-        now_ns: u64,
-        client: ClientId,
-        call: Call,
-        descriptors: usize,
-        counters: &impl Counters,
-    ) {
+    /// An application asks.
+    pub fn request(&mut self, now_ns: u64, client: ClientId, call: Call, counters: &impl Counters) {
         let Some(known) = self.clients.get(&client) else { return };
         let Call { tag, request } = call;
-        let wrong = if descriptors != 0 {
-            // What a stranger chose is neither kept nor passed on.
-            Some(Refusal::Descriptors(format!("{descriptors} came, none belong to any request")))
-        } else if !known.greeted && request != Request::Hello {
+        let wrong = if !known.greeted && request != Request::Hello {
             Some(Refusal::Order("say hello first".into()))
         } else if tag == 0 {
             Some(Refusal::Order("tag 0 is for call-backs".into()))
@@ -79,9 +69,9 @@ impl FlowManager {
         }
     }
 
-    /// A message that could not be read: its sender is told, and sent away.
-    pub fn unreadable(&mut self, client: ClientId, problem: String) {
-        self.tell(client, 0, Reply::Refused(Refusal::Message(problem)));
+    /// A message that could not be read: its sender is told why, and sent away.
+    pub fn unreadable(&mut self, client: ClientId, refusal: Refusal) {
+        self.tell(client, 0, Reply::Refused(refusal));
         self.outputs.push_back(Output::Disconnect { client });
     }
 

@@ -116,7 +116,7 @@ fn until_the_probing_is_over_nothing_is_answered_and_applications_wait() {
     assert_eq!(script.arps(), []);
     assert!(matches!(script.ask(client, Request::Hello), Some(Reply::Refused(_))));
     let links = Call { tag: 7, request: Request::Query(Query::Links) };
-    script.manager.request(script.now, client, links, 0, &NoCounters);
+    script.manager.request(script.now, client, links, &NoCounters);
     script.drain();
     assert_eq!(script.answer(client), Some(Reply::Found(QueryReply::Links(Vec::new()))));
     assert_eq!(script.refused, [""; 0]);

@@ -184,7 +184,7 @@ fn users_have_the_rights_of_the_policy() {
     let stranger = ClientId(99);
     script.manager.client_joined(stranger, 1, 1000).unwrap();
     script.ask(stranger, Request::Hello);
-    script.manager.request(script.now, stranger, Call { tag: 1, request: join }, 0, &NoCounters);
+    script.manager.request(script.now, stranger, Call { tag: 1, request: join }, &NoCounters);
     script.drain();
     assert!(matches!(refused(script.answer(stranger)), Refusal::Quota(_)));
 
@@ -548,13 +548,7 @@ fn requests_out_of_order_are_refused_and_their_client_sent_away() {
     assert_eq!(script.gone, [rude]);
     let _ = DomainId(0);
     let client = script.client(0);
-    script.manager.request(
-        script.now,
-        client,
-        Call { tag: 1, request: Request::Hello },
-        2,
-        &NoCounters,
-    );
+    script.manager.unreadable(client, Refusal::Descriptors("some came".into()));
     script.drain();
     assert!(matches!(refused(script.answer(client)), Refusal::Descriptors(_)));
     assert_eq!(script.gone, [rude, client]);

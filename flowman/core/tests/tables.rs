@@ -155,7 +155,7 @@ impl Game {
 
     fn ask(&mut self, client: usize, request: Request) {
         let call = Call { tag: 5, request };
-        self.script.manager.request(self.script.now, self.clients[client], call, 0, &NoCounters);
+        self.script.manager.request(self.script.now, self.clients[client], call, &NoCounters);
         self.hear();
     }
 
@@ -212,7 +212,7 @@ impl Game {
                 let Endpoints { transport, local, .. } = Self::ends(port, 0, tcp);
                 let call = Call { tag: 5, request: Request::Bind { transport, local } };
                 let id = self.clients[client];
-                self.script.manager.request(self.script.now, id, call, 0, &NoCounters);
+                self.script.manager.request(self.script.now, id, call, &NoCounters);
                 self.script.drain();
                 if self
                     .script
@@ -277,7 +277,7 @@ impl Game {
     fn table(&mut self) -> HashMap<FlowId, Option<Endpoints>> {
         let query = Request::Query(Query::Flows { from: 0 });
         let call = Call { tag: 6, request: query };
-        self.script.manager.request(self.script.now, self.root, call, 0, &NoCounters);
+        self.script.manager.request(self.script.now, self.root, call, &NoCounters);
         let Some(Output::Answer { answer, .. }) = self.script.manager.poll_output() else {
             panic!("no answer")
         };

@@ -11,11 +11,15 @@
 //!    the flow manager, with however many connections, delays himself.
 //! 2. Nobody makes it keep what others do not read. A client is read when its answers were taken, and when
 //!    the driver that its request is for has room: who asks waits, and memory does not grow.
-//! 3. A descriptor lives as long as the message it came with, unless it was passed on.
+//! 3. Nothing that an application chose is kept or closed here: where the kernel cannot refuse descriptors,
+//!    [`keep`] is a process that does.
+//! 4. A descriptor of a driver lives as long as the message it came with, unless it was passed on.
 
 #![forbid(unsafe_code)]
 
+mod door;
 mod identity;
+mod keeper;
 mod line;
 mod own;
 mod serve;
@@ -23,4 +27,5 @@ mod shares;
 mod turns;
 
 pub use identity::{Identity, IdentityError, USER};
+pub use keeper::keep;
 pub use serve::{Daemon, ServeError, driver_socket};

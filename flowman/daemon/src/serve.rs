@@ -20,6 +20,7 @@ use rbuf_shm::{
 use rustix::event::{Timespec, epoll};
 use rustix::rand::{GetRandomFlags, getrandom};
 
+use crate::door::Door;
 use crate::line::{Line, Topic};
 use crate::own::OwnFlows;
 use crate::shares::{SHARE_DESCRIPTORS, Shares};
@@ -57,6 +58,11 @@ pub enum ServeError {
         /// Why: somebody listens there, or what stands there is not ours.
         source: io::Error,
     },
+    /// Nobody closes what applications send.
+    #[error(
+        "its keeper is gone, which closes what this kernel cannot refuse to applications (before Linux 6.16): {0}"
+    )]
+    Keeper(io::Error),
     /// Privileges could not be given up.
     #[error(transparent)]
     Confine(#[from] ConfineError),
@@ -110,6 +116,7 @@ const HEARS: epoll::EventFlags = epoll::EventFlags::IN.union(epoll::EventFlags::
 
 const APPLICATIONS: u64 = 0;
 const DRIVERS: u64 = 1;
+const KEEPER: u64 = 2;
 const CLIENT: u64 = 1 << 56;
 const DRIVER: u64 = 2 << 56;
 const BELL: u64 = 3 << 56;
@@ -140,7 +147,7 @@ struct Application {
 /// The flow manager process.
 pub struct Daemon {
     core: FlowManager,
-    applications: Listener,
+    door: Door,
     drivers: Listener,
     clients: HashMap<ClientId, Application>,
     /// Clients that have said something, maybe.
@@ -195,25 +202,32 @@ impl Counters for AllCounters<'_> {
 }
 
 impl Daemon {
-    /// Listens for applications at `socket`, and for drivers at `socket` with `.driver` appended.
+    /// Listens for applications at `socket`, and for drivers at `socket` with `.driver` appended. On a kernel that
+    /// cannot refuse descriptors to applications, `start_keeper` starts a process that [keeps](crate::keep), and
+    /// returns the connection to it.
     ///
     /// # Errors
     ///
     /// See [`ServeError`].
-    pub fn new(config: Config, socket: &Path) -> Result<Self, ServeError> {
+    pub fn new(
+        config: Config,
+        socket: &Path,
+        start_keeper: impl FnOnce() -> io::Result<Connection>,
+    ) -> Result<Self, ServeError> {
         let listen = |path: &Path, mode, descriptors| {
             Listener::bind(path, mode, descriptors)
                 .map_err(|source| ServeError::Listen { path: path.display().to_string(), source })
         };
         let drivers = listen(&driver_socket(socket), 0o600, Descriptors::Taken)?;
         let applications = listen(socket, 0o666, Descriptors::Refused)?;
+        let door = Door::new(applications, start_keeper).map_err(ServeError::Keeper)?;
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).map_err(os("epoll_create"))?;
         let mut key = [0; 16];
         getrandom(&mut key, GetRandomFlags::empty()).map_err(os("getrandom"))?;
         let links = config.links.len() as u64;
-        let daemon = Self {
+        let mut daemon = Self {
             core: FlowManager::new(config, key),
-            applications,
+            door,
             drivers,
             clients: HashMap::new(),
             speaking: Turns::default(),
@@ -226,14 +240,12 @@ impl Daemon {
             deaf_until_ns: None,
             links,
         };
-        daemon.watch(daemon.applications.as_fd(), APPLICATIONS)?;
-        daemon.watch(daemon.drivers.as_fd(), DRIVERS)?;
+        watch(&daemon.epoll, daemon.door.as_fd(), APPLICATIONS)?;
+        watch(&daemon.epoll, daemon.drivers.as_fd(), DRIVERS)?;
+        if let Some(keeper) = daemon.door.keeper() {
+            watch(&daemon.epoll, keeper.as_fd(), KEEPER)?;
+        }
         Ok(daemon)
-    }
-
-    fn watch(&self, source: BorrowedFd<'_>, token: u64) -> Result<(), ServeError> {
-        epoll::add(&self.epoll, source, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
-            .map_err(os("epoll_ctl"))
     }
 
     /// Gives up all capabilities, files and every system call but those of its loop, and serves until the process is
@@ -244,9 +256,13 @@ impl Daemon {
     /// If the kernel does not let it wait any more.
     pub fn run(&mut self) -> Result<(), ServeError> {
         let descriptors = raise_descriptor_limit();
-        let room =
-            descriptors.saturating_sub(OTHER_DESCRIPTORS) / connection_descriptors(self.links);
+        let free = descriptors.saturating_sub(OTHER_DESCRIPTORS);
+        let room = free / connection_descriptors(self.links);
         self.core.set_connections_max(u32::try_from(room).unwrap_or(u32::MAX));
+        if let Some(keeper) = self.door.keeper() {
+            // It may have as many descriptors, and needs one for each connection.
+            keeper.set_kept_max(usize::try_from(free).unwrap_or(usize::MAX));
+        }
         // What it holds is all it needs.
         let landlock = confine(Calls { all: CALLS, only: &[] })?;
         if landlock.is_absent() {
@@ -275,8 +291,9 @@ impl Daemon {
         let deadlines = [self.core.next_deadline(), self.deaf_until_ns];
         let deadline = deadlines.into_iter().flatten().min();
         let deadline = deadline.map(|at| at.saturating_sub(monotonic_ns()));
-        let behind =
-            !self.held.is_empty() || self.driver_lines.values().any(|line| !line.line.is_idle());
+        let behind = !self.held.is_empty()
+            || self.driver_lines.values().any(|line| !line.line.is_idle())
+            || self.door.is_behind();
         let at_once = !self.unfinished.is_empty() || !self.speaking.is_empty();
         let soon = if at_once { Some(0) } else { behind.then_some(1_000_000) };
         let wait = [deadline, limit_ns, soon].into_iter().flatten().min();
@@ -302,10 +319,11 @@ impl Daemon {
                 BELL => self.hear_bell(token & NUMBER),
                 PROCESS => self.hear_death(ClientId(token & NUMBER)),
                 _ if token == APPLICATIONS => self.accept_clients()?,
+                _ if token == KEEPER => self.hear_keeper()?,
                 _ => self.accept_driver()?,
             }
         }
-        self.listen_again();
+        self.listen_again()?;
         for number in std::mem::take(&mut self.unfinished) {
             self.hear_bell(number);
         }
@@ -323,8 +341,9 @@ impl Daemon {
 
     fn accept_clients(&mut self) -> Result<(), ServeError> {
         for _ in 0..ACCEPTS {
-            match self.applications.accept() {
-                Ok(Some(connection)) => self.welcome(connection),
+            let id = ClientId(self.number());
+            match self.door.accept(id.0) {
+                Ok(Some(connection)) => self.welcome(id, connection),
                 Ok(None) => break,
                 Err(_) => return self.pause_listening(),
             }
@@ -332,10 +351,17 @@ impl Daemon {
         Ok(())
     }
 
-    /// Out of descriptors or memory, of this process or of the system: connections wait in their queues for a while.
+    /// It has closed some connections.
+    fn hear_keeper(&mut self) -> Result<(), ServeError> {
+        let Some(keeper) = self.door.keeper() else { return Ok(()) };
+        keeper.hear().map_err(ServeError::Keeper)
+    }
+
+    /// Out of descriptors or memory, of this process, its keeper or the system: connections wait in their queues for
+    /// a while.
     fn pause_listening(&mut self) -> Result<(), ServeError> {
         if self.deaf_until_ns.is_none() {
-            for listener in [&self.applications, &self.drivers] {
+            for listener in [self.door.as_fd(), self.drivers.as_fd()] {
                 epoll::delete(&self.epoll, listener).map_err(os("epoll_ctl"))?;
             }
         }
@@ -343,44 +369,43 @@ impl Daemon {
         Ok(())
     }
 
-    fn listen_again(&mut self) {
+    fn listen_again(&mut self) -> Result<(), ServeError> {
         let now_ns = monotonic_ns();
-        if self.deaf_until_ns.is_some_and(|until_ns| until_ns <= now_ns) {
-            let again = [(&self.applications, APPLICATIONS), (&self.drivers, DRIVERS)];
-            let watched =
-                again.map(|(listener, token)| match self.watch(listener.as_fd(), token) {
-                    // Also if the one before failed.
-                    Err(ServeError::Os { source, .. }) => {
-                        source.raw_os_error() == Some(libc::EEXIST)
-                    }
-                    other => other.is_ok(),
-                });
-            let heard = watched.into_iter().all(|watched| watched);
-            self.deaf_until_ns = if heard { None } else { Some(now_ns + DEAF_NS) };
+        if self.deaf_until_ns.is_none_or(|until_ns| until_ns > now_ns) {
+            return Ok(());
         }
+        let again = [(self.door.as_fd(), APPLICATIONS), (self.drivers.as_fd(), DRIVERS)];
+        let watched = again.map(|(listener, token)| match watch(&self.epoll, listener, token) {
+            // Also if the one before failed.
+            Err(ServeError::Os { source, .. }) => source.raw_os_error() == Some(libc::EEXIST),
+            other => other.is_ok(),
+        });
+        let heard = watched.into_iter().all(|watched| watched);
+        self.deaf_until_ns = if heard { None } else { Some(now_ns + DEAF_NS) };
+        // Somebody may have been accepted already, of whom no event tells.
+        if heard { self.accept_clients() } else { Ok(()) }
     }
 
     /// Takes a client in, or sends it away if the kernel cannot tell when it speaks or dies.
-    fn welcome(&mut self, connection: Connection) {
-        let Ok(peer) = connection.peer() else { return };
-        let id = ClientId(self.number());
+    fn welcome(&mut self, id: ClientId, connection: Connection) {
+        let Ok(peer) = connection.peer() else { return self.door.part(id.0, connection) };
         if let Err(refusal) = self.core.client_joined(id, peer.pid, peer.uid) {
-            return turn_away(&connection, refusal);
+            turn_away(&connection, refusal);
+            return self.door.part(id.0, connection);
         }
         let watched = connection.process().is_ok_and(|process| {
             let data = epoll::EventData::new_u64(CLIENT | id.0);
             let speaks = epoll::add(&self.epoll, &connection, data, HEARS).is_ok();
             let dies = process
                 .as_ref()
-                .is_none_or(|process| self.watch(process.as_fd(), PROCESS | id.0).is_ok());
+                .is_none_or(|process| watch(&self.epoll, process.as_fd(), PROCESS | id.0).is_ok());
             let (line, held) = (Line::new(connection), None);
             self.clients.insert(id, Application { line, uid: peer.uid, process, held });
             speaks && dies
         });
         if !watched {
             // Or it is dead already.
-            self.clients.remove(&id);
-            self.core.client_left(id);
+            self.forget_client(id);
         }
     }
 
@@ -417,7 +442,7 @@ impl Daemon {
             Err(_) => return self.pause_listening(),
         };
         let number = self.number();
-        if self.watch(connection.as_fd(), DRIVER | number).is_err() {
+        if watch(&self.epoll, connection.as_fd(), DRIVER | number).is_err() {
             return Ok(());
         }
         let line = DriverLine {
@@ -446,39 +471,34 @@ impl Daemon {
             return;
         }
         if let Some(call) = client.held.take() {
-            return self.serve(id, call, Vec::new());
+            return self.serve(id, call);
         }
-        match client.line.connection.try_receive(MESSAGE_BYTES_MAX) {
+        let refusal = match client.line.connection.try_receive(MESSAGE_BYTES_MAX) {
             Ok(received) => match decode::<Call>(&received.bytes) {
-                Ok(call) => self.serve(id, call, received.descriptors),
-                Err(error) => {
-                    self.core.unreadable(id, error.to_string());
-                    self.carry_out(Vec::new());
-                }
+                Ok(call) => return self.serve(id, call),
+                Err(error) => Refusal::Message(error.to_string()),
             },
-            Err(ReceiveError::WouldBlock) => {}
-            Err(ReceiveError::Cut) => {
-                self.core.unreadable(id, ReceiveError::Cut.to_string());
-                self.carry_out(Vec::new());
-            }
-            Err(_) => self.lose_client(id),
-        }
+            Err(ReceiveError::WouldBlock) => return,
+            Err(error @ ReceiveError::Cut) => Refusal::Message(error.to_string()),
+            Err(error @ ReceiveError::Descriptors) => Refusal::Descriptors(error.to_string()),
+            Err(_) => return self.lose_client(id),
+        };
+        self.core.unreadable(id, refusal);
+        self.carry_out(Vec::new());
     }
 
     /// Does what a client asks for, or keeps it until the driver that it is for has read what it was told before.
-    fn serve(&mut self, id: ClientId, call: Call, descriptors: Vec<OwnedFd>) {
+    fn serve(&mut self, id: ClientId, call: Call) {
         let link = self.core.driver_for(&call.request).filter(|link| self.room_at(*link) == 0);
         if let Some(link) = link
             && let Some(client) = self.clients.get_mut(&id)
-            // With descriptors it is refused, whatever it is.
-            && descriptors.is_empty()
         {
             client.held = Some(call);
             return self.held.entry(link).or_default().push(client.uid, id);
         }
         let counters = AllCounters(&self.driver_lines, &self.shares);
-        self.core.request(monotonic_ns(), id, call, descriptors.len(), &counters);
-        self.carry_out(descriptors);
+        self.core.request(monotonic_ns(), id, call, &counters);
+        self.carry_out(Vec::new());
         // There may be more.
         self.is_speaking(id);
     }
@@ -515,12 +535,17 @@ impl Daemon {
     }
 
     fn lose_client(&mut self, id: ClientId) {
-        // Closing the descriptors takes them out of the epoll set.
-        if self.clients.remove(&id).is_some() {
-            self.shares.forget_client(id);
-            self.core.client_left(id);
-            self.carry_out(Vec::new());
-        }
+        self.forget_client(id);
+        self.carry_out(Vec::new());
+    }
+
+    fn forget_client(&mut self, id: ClientId) {
+        let Some(Application { line, .. }) = self.clients.remove(&id) else { return };
+        // Closing it would not do, if there is a copy.
+        let _ = epoll::delete(&self.epoll, &line.connection);
+        self.door.part(id.0, line.connection);
+        self.shares.forget_client(id);
+        self.core.client_left(id);
     }
 
     fn hear_driver(&mut self, number: u64) -> Result<(), ServeError> {
@@ -721,7 +746,7 @@ impl Daemon {
             .find(|(_, line)| line.link == Some(link))
             .map(|(&number, _)| number);
         if let Some(number) = number {
-            self.watch(own.bell().as_fd(), BELL | number)
+            watch(&self.epoll, own.bell().as_fd(), BELL | number)
                 .map_err(|error| DomainError::Doorbell(io::Error::other(error)))?;
             if let Some(line) = self.driver_lines.get_mut(&number) {
                 line.own = Some(own);
@@ -742,13 +767,21 @@ impl Daemon {
         }
     }
 
-    /// Sends drivers what could not be sent before, and hears those who waited for that.
+    /// Sends drivers and the keeper what could not be sent before, and hears those who waited for that.
     fn catch_up(&mut self) {
         for line in self.driver_lines.values_mut() {
             line.line.flush();
         }
+        if let Some(keeper) = self.door.keeper() {
+            keeper.flush();
+        }
         self.release();
     }
+}
+
+fn watch(epoll: &OwnedFd, source: BorrowedFd<'_>, token: u64) -> Result<(), ServeError> {
+    epoll::add(epoll, source, epoll::EventData::new_u64(token), epoll::EventFlags::IN)
+        .map_err(os("epoll_ctl"))
 }
 
 /// Tells whoever connected why not.

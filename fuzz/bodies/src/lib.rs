@@ -233,7 +233,7 @@ pub fn last_resort(bytes: &[u8]) {
     manager.client_joined(client, 1, 0).expect("the first of its user");
     manager.frame(1, link, bytes);
     if let Ok(call) = decode::<Call>(bytes) {
-        manager.request(2, client, call, 0, &NoCounters);
+        manager.request(2, client, call, &NoCounters);
     }
     manager.tick(3);
     manager.client_left(client);

@@ -12,7 +12,7 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
     SocketType, connect, recvmsg, sendmsg, shutdown, socket_with, socketpair,
-    sockopt::{Timeout, set_socket_timeout, socket_peercred},
+    sockopt::{Timeout, set_socket_passcred, set_socket_timeout, socket_peercred},
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -50,6 +50,7 @@ pub struct Peer {
 #[derive(Debug)]
 pub struct Connection {
     socket: OwnedFd,
+    is_wary: bool,
 }
 
 /// A message as it arrived.
@@ -73,6 +74,9 @@ pub enum ReceiveError {
     /// The message, or what came beside it, did not fit and was cut.
     #[error("message or its descriptors exceed the limits")]
     Cut,
+    /// The next message has descriptors beside it, which nobody may send on this connection. It is left where it is.
+    #[error("a message came with descriptors, which belong to none")]
+    Descriptors,
     /// The kernel refused.
     #[error("recvmsg: {0}")]
     Os(io::Error),
@@ -120,7 +124,7 @@ impl Connection {
             }
         }
         set_socket_timeout(&socket, Timeout::Send, None)?;
-        Ok(Self { socket })
+        Ok(socket.into())
     }
 
     /// Two ends of a new connection, for tests and for children.
@@ -131,7 +135,15 @@ impl Connection {
     pub fn pair() -> io::Result<(Self, Self)> {
         let (a, b) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        Ok((Self { socket: a }, Self { socket: b }))
+        Ok((a.into(), b.into()))
+    }
+
+    /// The same connection, on which the other side is not to send descriptors although it can: what happens when
+    /// one is closed is up to who chose it, and a descriptor that is received has to be closed. A message with some
+    /// beside it stays in the queue, and nothing behind it is received.
+    #[must_use]
+    pub fn wary(self) -> Self {
+        Self { is_wary: true, ..self }
     }
 
     /// Sends a message with descriptors beside it.
@@ -196,22 +208,16 @@ impl Connection {
     }
 
     fn receive_to(&self, room: &mut [u8], flags: RecvFlags) -> Result<Received, ReceiveError> {
+        if self.is_wary && self.is_next_with_descriptors(flags)? {
+            return Err(ReceiveError::Descriptors);
+        }
         let mut space =
             [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS_ARRIVE_MAX))];
         let mut beside = RecvAncillaryBuffer::new(&mut space);
         let flags = flags | RecvFlags::CMSG_CLOEXEC;
-        let result = loop {
-            match recvmsg(&self.socket, &mut [IoSliceMut::new(room)], &mut beside, flags) {
-                Err(rustix::io::Errno::INTR) => {}
-                other => break other,
-            }
-        };
-        let received = match result {
-            Ok(received) => received,
-            Err(rustix::io::Errno::AGAIN) => return Err(ReceiveError::WouldBlock),
-            Err(rustix::io::Errno::CONNRESET) => return Err(ReceiveError::Closed),
-            Err(errno) => return Err(ReceiveError::Os(errno.into())),
-        };
+        let received = retry_on_intr(|| {
+            recvmsg(&self.socket, &mut [IoSliceMut::new(room)], &mut beside, flags)
+        })?;
         let mut descriptors = Vec::new();
         for message in beside.drain() {
             if let RecvAncillaryMessage::ScmRights(rights) = message {
@@ -225,6 +231,52 @@ impl Connection {
             return Err(ReceiveError::Closed);
         }
         Ok(Received { bytes: room[..received.bytes].to_vec(), descriptors })
+    }
+
+    /// Whether the next message has descriptors beside it. They are not taken: the message in the queue has them still,
+    /// so nothing is closed by looking.
+    fn is_next_with_descriptors(&self, flags: RecvFlags) -> Result<bool, Errno> {
+        // Room for nothing: what there is none for, the kernel says.
+        let mut beside = RecvAncillaryBuffer::default();
+        let flags = flags | RecvFlags::PEEK;
+        let next = retry_on_intr(|| recvmsg(&self.socket, &mut [], &mut beside, flags))?;
+        Ok(next.flags.contains(ReturnFlags::CTRUNC))
+    }
+
+    /// Ends the connection as [`Self::end`], and takes out what has arrived up to the first message with descriptors
+    /// beside it. `true` if there is none: then closing the connection discards nothing of a stranger's choice.
+    ///
+    /// # Errors
+    ///
+    /// Only if the kernel refuses: nothing is known then.
+    pub fn end_and_empty(&self) -> io::Result<bool> {
+        self.end();
+        // An empty message is no end of the queue. Only messages have senders.
+        set_socket_passcred(&self.socket, true)?;
+        loop {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+            let mut beside = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+            let next = match recvmsg(&self.socket, &mut [], &mut beside, flags) {
+                Ok(next) => next,
+                // Said once, in front of what is there.
+                Err(Errno::INTR | Errno::CONNRESET) => continue,
+                Err(errno) => return Err(errno.into()),
+            };
+            let (mut is_message, mut has_descriptors) =
+                (false, next.flags.contains(ReturnFlags::CTRUNC));
+            for message in beside.drain() {
+                match message {
+                    RecvAncillaryMessage::ScmCredentials(_) => is_message = true,
+                    _ => has_descriptors = true,
+                }
+            }
+            if has_descriptors || !is_message {
+                return Ok(!has_descriptors);
+            }
+            let mut nothing = RecvAncillaryBuffer::default();
+            retry_on_intr(|| recvmsg(&self.socket, &mut [], &mut nothing, RecvFlags::DONTWAIT))?;
+        }
     }
 
     /// Who connected.
@@ -275,7 +327,23 @@ impl AsFd for Connection {
 
 impl From<OwnedFd> for Connection {
     fn from(socket: OwnedFd) -> Self {
-        Self { socket }
+        Self { socket, is_wary: false }
+    }
+}
+
+impl From<Connection> for OwnedFd {
+    fn from(connection: Connection) -> Self {
+        connection.socket
+    }
+}
+
+impl From<Errno> for ReceiveError {
+    fn from(errno: Errno) -> Self {
+        match errno {
+            Errno::AGAIN => Self::WouldBlock,
+            Errno::CONNRESET => Self::Closed,
+            errno => Self::Os(errno.into()),
+        }
     }
 }
 
@@ -307,6 +375,56 @@ mod tests {
         drop(writer);
         rustix::io::ioctl_fionbio(&reader, true).unwrap();
         assert_eq!(rustix::io::read(&reader, &mut [0; 1]), Ok(0), "nobody can write any more");
+    }
+
+    /// The end of a pipe that a test reads, and whether nobody has the other end any more.
+    fn is_closed(reader: &OwnedFd) -> bool {
+        rustix::io::ioctl_fionbio(reader, true).unwrap();
+        rustix::io::read(reader, &mut [0; 1]) == Ok(0)
+    }
+
+    #[test]
+    fn who_is_wary_leaves_descriptors_where_they_are_and_takes_what_came_before() {
+        let (ours, theirs) = Connection::pair().unwrap();
+        let ours = ours.wary();
+        let (reader, writer) = rustix::pipe::pipe().unwrap();
+        assert!(matches!(ours.try_receive(100), Err(ReceiveError::WouldBlock)));
+        theirs.send(b"words", &[]).unwrap();
+        theirs.send(b"", &[writer.as_fd(); DESCRIPTORS_MAX]).unwrap();
+        theirs.send(b"more", &[]).unwrap();
+        drop((writer, theirs));
+        assert_eq!(ours.receive(100).unwrap().bytes, b"words");
+        for _ in 0..3 {
+            assert!(matches!(ours.receive(100), Err(ReceiveError::Descriptors)));
+        }
+        assert!(!is_closed(&reader), "looking has closed it");
+        drop(ours);
+        assert!(is_closed(&reader));
+    }
+
+    #[test]
+    fn what_is_ended_is_empty_unless_a_message_has_descriptors_whatever_stands_before_it() {
+        for (before, poisoned, after) in
+            [(0, false, 0), (3, false, 0), (0, true, 0), (0, true, 2), (3, true, 3)]
+        {
+            for words in [&b"words"[..], b""] {
+                let (ours, theirs) = Connection::pair().unwrap();
+                let (reader, writer) = rustix::pipe::pipe().unwrap();
+                (0..before).for_each(|_| theirs.send(words, &[]).unwrap());
+                if poisoned {
+                    theirs.send(words, &[writer.as_fd()]).unwrap();
+                }
+                (0..after).for_each(|_| theirs.send(words, &[]).unwrap());
+                // So that the other end's death is an error, in front of all.
+                ours.send(b"unread", &[]).unwrap();
+                drop((writer, theirs));
+                assert_eq!(ours.end_and_empty().unwrap(), !poisoned, "{before} {after} {words:?}");
+                assert_eq!(is_closed(&reader), !poisoned);
+            }
+        }
+        let (ours, theirs) = Connection::pair().unwrap();
+        assert!(ours.end_and_empty().unwrap(), "of one that is alive");
+        assert!(theirs.send(b"late", &[]).is_err());
     }
 
     #[test]

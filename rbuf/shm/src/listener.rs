@@ -31,7 +31,8 @@ const BACKLOG: i32 = 128;
 /// Whether those who connect may send descriptors beside their messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Descriptors {
-    /// They may not: the kernel refuses them to who sends them, if it can (Linux 6.16).
+    /// They may not: the kernel refuses them to who sends them, if it can (Linux 6.16). Otherwise connections are
+    /// [wary](Connection::wary).
     Refused,
     /// They may: those who connect are trusted.
     Taken,
@@ -44,7 +45,7 @@ pub struct Listener {
     path: PathBuf,
     /// Which file is ours: device and number. The number is not given to another while the socket is open.
     file: (u64, u64),
-    takes_descriptors: bool,
+    is_wary: bool,
 }
 
 impl Listener {
@@ -62,14 +63,14 @@ impl Listener {
         let made = Beside::make(path, |name| Ok(bind(&socket, &SocketAddrUnix::new(name)?)?))?;
         chmod(&made.0, Mode::from_raw_mode(mode))?;
         // Connections inherit it, and who connects can send at once: so it is said before.
-        let takes_descriptors = descriptors == Descriptors::Taken || !refuse_descriptors(&socket)?;
+        let is_wary = descriptors == Descriptors::Refused && !refuse_descriptors(&socket)?;
         listen(&socket, BACKLOG)?;
         let file = number(&symlink_metadata(&made.0)?);
         for _ in 0..ATTEMPTS {
             match hard_link(&made.0, path) {
                 Ok(()) => {
                     let path = path.to_path_buf();
-                    return Ok(Self { socket, path, file, takes_descriptors });
+                    return Ok(Self { socket, path, file, is_wary });
                 }
                 Err(error) if error.kind() == ErrorKind::AlreadyExists => Self::clear(path)?,
                 Err(error) => return Err(error),
@@ -95,9 +96,10 @@ impl Listener {
         absent(is_dead(path).and_then(|()| remove_file(path)))
     }
 
-    /// Whether descriptors can come: also if they were to be refused, where the kernel cannot.
-    pub const fn takes_descriptors(&self) -> bool {
-        self.takes_descriptors
+    /// Whether descriptors can be sent that were to be refused, because the kernel cannot. They are not received, but
+    /// they are closed by whoever closes a connection last, or this listener with connections that nobody accepted.
+    pub const fn is_wary(&self) -> bool {
+        self.is_wary
     }
 
     /// The next connection, non-blocking; `None` if there is none.
@@ -107,7 +109,10 @@ impl Listener {
     /// Out of descriptors.
     pub fn accept(&self) -> io::Result<Option<Connection>> {
         match accept_with(&self.socket, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK) {
-            Ok(socket) => Ok(Some(socket.into())),
+            Ok(socket) => {
+                let connection = Connection::from(socket);
+                Ok(Some(if self.is_wary { connection.wary() } else { connection }))
+            }
             Err(Errno::AGAIN | Errno::CONNABORTED | Errno::INTR) => Ok(None),
             Err(errno) => Err(errno.into()),
         }
@@ -245,6 +250,14 @@ mod tests {
     use super::*;
     use std::os::unix::net::{UnixDatagram, UnixListener};
 
+    use seccompiler::{
+        BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter,
+        SeccompRule,
+    };
+
+    use crate::connection::ReceiveError;
+    use crate::process::{SO_PASSRIGHTS, descriptors_can_be_refused};
+
     /// A folder of this test's own, removed when dropped.
     struct Folder(PathBuf);
 
@@ -269,6 +282,33 @@ mod tests {
         fn drop(&mut self) {
             let _ = std::fs::remove_dir_all(&self.0);
         }
+    }
+
+    /// Does it on this kernel, or on one that cannot refuse descriptors.
+    fn on_a_kernel(is_older: bool, test: impl FnOnce() + Send) {
+        std::thread::scope(|scope| {
+            let thread = scope.spawn(move || {
+                if is_older {
+                    be_on_an_older_kernel();
+                }
+                test();
+            });
+            thread.join().unwrap();
+        });
+    }
+
+    /// This thread's system calls find no `SO_PASSRIGHTS` any more.
+    fn be_on_an_older_kernel() {
+        let is = |at, value: libc::c_int| {
+            SeccompCondition::new(at, SeccompCmpArgLen::Dword, SeccompCmpOp::Eq, value as u64)
+        };
+        let option = vec![is(1, libc::SOL_SOCKET).unwrap(), is(2, SO_PASSRIGHTS).unwrap()];
+        let rules = [(libc::SYS_setsockopt, vec![SeccompRule::new(option).unwrap()])];
+        let unknown = SeccompAction::Errno(libc::ENOPROTOOPT as u32);
+        let arch = std::env::consts::ARCH.try_into().unwrap();
+        let filter = SeccompFilter::new(rules.into(), SeccompAction::Allow, unknown, arch).unwrap();
+        let program: BpfProgram = filter.try_into().unwrap();
+        seccompiler::apply_filter(&program).unwrap();
     }
 
     fn listen_at(path: &Path) -> io::Result<Listener> {
@@ -347,21 +387,33 @@ mod tests {
 
     #[test]
     fn strangers_cannot_send_descriptors_and_the_trusted_can() {
-        let folder = Folder::new("descriptors");
-        let path = folder.at("s");
-        let file = File::open("/dev/null").unwrap();
-        for asked in [Descriptors::Refused, Descriptors::Taken] {
-            let listener = Listener::bind(&path, 0o600, asked).unwrap();
-            assert!(asked == Descriptors::Refused || listener.takes_descriptors());
-            let theirs = Connection::connect(&path).unwrap();
-            let early = theirs.send(b"before it is accepted", &[file.as_fd()]);
-            let ours = listener.accept().unwrap().unwrap();
-            let late = theirs.send(b"and after", &[file.as_fd()]);
-            theirs.send(b"words", &[]).unwrap();
-            assert_eq!(early.is_ok(), listener.takes_descriptors());
-            assert_eq!(late.is_ok(), listener.takes_descriptors());
-            let received = ours.receive(100).unwrap();
-            assert_eq!(received.descriptors.is_empty(), !listener.takes_descriptors());
+        for is_older in [false, true] {
+            on_a_kernel(is_older, || {
+                let folder = Folder::new(if is_older { "older" } else { "descriptors" });
+                let path = folder.at("s");
+                let file = File::open("/dev/null").unwrap();
+                for asked in [Descriptors::Refused, Descriptors::Taken] {
+                    let listener = Listener::bind(&path, 0o600, asked).unwrap();
+                    let refused = asked == Descriptors::Refused;
+                    let by_kernel = refused && descriptors_can_be_refused();
+                    assert!(!(by_kernel && is_older));
+                    assert_eq!(listener.is_wary(), refused && !by_kernel);
+                    let theirs = Connection::connect(&path).unwrap();
+                    theirs.send(b"words", &[]).unwrap();
+                    let early = theirs.send(b"before it is accepted", &[file.as_fd()]);
+                    let ours = listener.accept().unwrap().unwrap();
+                    let late = theirs.send(b"and after", &[file.as_fd()]);
+                    assert_eq!((early.is_ok(), late.is_ok()), (!by_kernel, !by_kernel));
+                    assert_eq!(ours.receive(100).unwrap().bytes, b"words");
+                    match ours.try_receive(100) {
+                        Ok(received) => {
+                            assert_eq!((received.descriptors.len(), refused), (1, false))
+                        }
+                        Err(ReceiveError::WouldBlock) => assert!(by_kernel),
+                        Err(error) => assert!(listener.is_wary(), "{error}"),
+                    }
+                }
+            });
         }
     }
 

@@ -10,7 +10,7 @@ use rustix::process::{PidfdFlags, pidfd_open};
 
 /// Options of sockets that are younger than the C library's headers (`asm-generic/socket.h`).
 const SO_PEERPIDFD: libc::c_int = 77;
-const SO_PASSRIGHTS: libc::c_int = 83;
+pub(crate) const SO_PASSRIGHTS: libc::c_int = 83;
 
 /// A process that connected: readable when it is dead.
 ///

@@ -18,7 +18,7 @@ mod roles;
 
 use notation::{at_most, share_ppm};
 pub use notation::{contract, contract_argument, duration};
-pub use roles::{Capture, Labour, Peer, Reader, Sender, Sink, Source, StreamOption};
+pub use roles::{Capture, Keeper, Labour, Peer, Reader, Sender, Sink, Source, StreamOption};
 
 /// Your own network stack, your own slice of the wire, the bill for your own protocol work.
 ///
@@ -77,11 +77,13 @@ pub enum Command {
     Hidden(Hidden),
 }
 
-/// Processes that labs and the demo are made of.
+/// Processes that labs, the demo and the flow manager are made of.
 #[derive(Debug, Subcommand)]
 pub enum Hidden {
     #[command(name = "__peer", hide = true)]
     Peer(Peer),
+    #[command(name = "__keeper", hide = true)]
+    Keeper(Keeper),
     #[command(name = "__bench-end", hide = true)]
     BenchEnd(BenchEnd),
     #[command(name = "__soak-server", hide = true)]

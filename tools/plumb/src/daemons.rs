@@ -1,7 +1,9 @@
 //! The daemons as subcommands.
 
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 use base_flow::Rate;
@@ -16,6 +18,7 @@ use rustix::process::Signal;
 use rustix::thread::{CpuSet, sched_setaffinity};
 use tools_experiments::policy::Policy;
 
+use crate::lab::this_program;
 use crate::output::tell;
 use crate::{cli, signals};
 
@@ -52,19 +55,45 @@ pub fn flowman(arguments: &cli::Flowman) -> Result<ExitCode> {
         }
         _ => bail!("give --config, or --dev and --addr"),
     };
-    let identity = Identity::of(arguments.user.as_deref().or(config.user.as_deref()))?;
+    let user = arguments.user.clone().or(config.user.clone());
+    let identity = Identity::of(user.as_deref())?;
     let socket = &arguments.socket.socket;
     if let Some(folder) = socket.parent() {
         std::fs::create_dir_all(folder)
             .with_context(|| format!("cannot create {}", folder.display()))?;
     }
-    let mut daemon = flowman_daemon::Daemon::new(config, socket)?;
+    let start_keeper = || start_keeper(user.as_deref());
+    let mut daemon = flowman_daemon::Daemon::new(config, socket, start_keeper)?;
     if let Some(refused) = identity.assume()? {
         tell!(
             "plumb flowman: there is nobody else to become here ({refused}): it stays the user that it is, without capabilities"
         );
     }
     daemon.run()?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Starts the keeper of this flow manager, which becomes the same `user`.
+fn start_keeper(user: Option<&str>) -> io::Result<Connection> {
+    let (ours, theirs) = Connection::pair()?;
+    let program = this_program().map_err(io::Error::other)?;
+    let mut command = Command::new(program);
+    command.arg("__keeper").args(user.map(|user| format!("--user={user}")));
+    command.stdin(OwnedFd::from(theirs)).stdout(Stdio::null()).spawn()?;
+    Ok(ours)
+}
+
+/// Runs the keeper of the flow manager at the other end of standard input, until that is gone.
+pub fn keeper(arguments: &cli::Keeper) -> Result<ExitCode> {
+    // Ctrl-C is for the flow manager.
+    signals::be_a_daemon(true).context("cannot handle signals")?;
+    let connection = Connection::from(io::stdin().as_fd().try_clone_to_owned()?);
+    Identity::of(arguments.user.as_deref())?.assume()?;
+    // If it stands one day, it is not to have anything that others wait for.
+    let nothing = std::fs::File::open("/dev/null").context("/dev/null")?;
+    rustix::stdio::dup2_stdin(&nothing)?;
+    rustix::stdio::dup2_stderr(&nothing)?;
+    flowman_daemon::keep(connection, true)?;
     Ok(ExitCode::SUCCESS)
 }
 

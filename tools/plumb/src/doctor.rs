@@ -159,7 +159,7 @@ fn descriptors() -> Finding {
     let detail = match descriptors_can_be_refused() {
         true => "this kernel keeps applications from sending descriptors to the flow manager",
         false => {
-            "this kernel cannot keep applications from sending descriptors to the flow manager (SO_PASSRIGHTS, Linux 6.16): it closes them, and any user can choose one that takes long to close, or for ever"
+            "this kernel cannot keep applications from sending descriptors to the flow manager (SO_PASSRIGHTS, Linux 6.16): a process of its own closes what they send, and may stand as long as they like"
         }
     };
     Finding { name: "descriptors", ok: true, detail: detail.into() }

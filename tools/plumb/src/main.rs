@@ -58,6 +58,7 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Completions { shell } => cli::completions(shell),
         Command::Hidden(hidden) => match hidden {
             Hidden::Peer(arguments) => lab::peer::hold(&arguments),
+            Hidden::Keeper(arguments) => daemons::keeper(&arguments),
             Hidden::BenchEnd(arguments) => bench::end::run(&arguments),
             Hidden::SoakServer(arguments) => soak::server::run(&arguments),
             Hidden::SoakClients(arguments) => soak::clients::run(&arguments),

@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
 
+use in_lab::older_kernel::on_an_older_kernel;
 use in_lab::{OURS, THEIRS, eventually, host, in_lab, on_peer, processes, program};
 use plumb_net::{Error, Options, Udp};
 use rustix::process::{Pid, Signal, kill_process};
@@ -61,7 +62,21 @@ fn blocked(kill: impl FnOnce()) -> Vec<(&'static str, std::io::Result<usize>)> {
 
 #[test]
 fn every_call_that_waits_fails_when_the_daemons_are_killed() {
-    in_lab("every_call_that_waits_fails_when_the_daemons_are_killed", &[], || {
+    kill_the_daemons("every_call_that_waits_fails_when_the_daemons_are_killed");
+}
+
+#[test]
+fn every_call_that_waits_fails_when_the_daemons_are_killed_that_have_a_keeper() {
+    on_an_older_kernel(|| {
+        kill_the_daemons(
+            "every_call_that_waits_fails_when_the_daemons_are_killed_that_have_a_keeper",
+        );
+    });
+}
+
+/// Kills them while many calls wait, in a lab of the test called `name`.
+fn kill_the_daemons(name: &str) {
+    in_lab(name, &[], || {
         let ends = blocked(|| {
             signal("flowman", Signal::KILL);
             signal("driver", Signal::KILL);

@@ -6,6 +6,7 @@ use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
 use base_rpc::{Answer, Call, MESSAGE_BYTES_MAX, Refusal, Reply, Request, decode, encode};
+use in_lab::older_kernel::{keeper, on_an_older_kernel};
 use in_lab::{
     THEIRS, eventually, holdings, host, in_lab, kernel_socket, processes, program, socket,
 };
@@ -17,7 +18,8 @@ use std::os::fd::AsFd;
 fn state(host: &Host) -> (StatusInfo, Vec<(usize, usize)>) {
     let processes = processes();
     let status = host.query_status().unwrap();
-    (status, ["flowman", "driver"].map(|name| holdings(processes[name])).to_vec())
+    let daemons = [Some(processes["flowman"]), Some(processes["driver"]), keeper()];
+    (status, daemons.into_iter().flatten().map(holdings).collect())
 }
 
 #[test]
@@ -82,7 +84,21 @@ fn refusal(connection: &Connection) -> Refusal {
 
 #[test]
 fn messages_that_make_no_sense_are_refused_with_a_reason_and_leak_nothing() {
-    in_lab("messages_that_make_no_sense_are_refused_with_a_reason_and_leak_nothing", &[], || {
+    refuse("messages_that_make_no_sense_are_refused_with_a_reason_and_leak_nothing");
+}
+
+#[test]
+fn where_the_kernel_refuses_no_descriptors_messages_are_refused_for_them_and_leak_nothing() {
+    on_an_older_kernel(|| {
+        refuse(
+            "where_the_kernel_refuses_no_descriptors_messages_are_refused_for_them_and_leak_nothing",
+        );
+    });
+}
+
+/// Has messages refused that make no sense, in a lab of the test called `name`.
+fn refuse(name: &str) {
+    in_lab(name, &[], || {
         let host = host();
         let before = state(&host);
         let connect = || Connection::connect(&socket()).unwrap();
@@ -106,8 +122,14 @@ fn messages_that_make_no_sense_are_refused_with_a_reason_and_leak_nothing() {
         let connection = connect();
         match connection.send(&good, &[file.as_fd(); 3]) {
             // The kernel refuses them, and the flow manager does where it cannot.
-            Err(error) => assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied),
-            Ok(()) => assert!(matches!(refusal(&connection), Refusal::Descriptors(_))),
+            Err(error) => {
+                assert!(keeper().is_none());
+                assert_eq!(error.kind(), std::io::ErrorKind::PermissionDenied);
+            }
+            Ok(()) => {
+                assert!(keeper().is_some());
+                assert!(matches!(refusal(&connection), Refusal::Descriptors(_)));
+            }
         }
         drop(connection);
         let connection = connect();

@@ -346,7 +346,7 @@ impl World {
 
     fn ask(&mut self, client: ClientId, request: Request) {
         let call = Call { tag: 1, request };
-        self.manager.request(self.now, client, call, 0, &NoCounters);
+        self.manager.request(self.now, client, call, &NoCounters);
         self.carry_out();
     }
 

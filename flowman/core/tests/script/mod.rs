@@ -177,7 +177,7 @@ impl Script {
         self.manager.client_joined(client, 100 + self.clients as i32, uid).unwrap();
         assert!(matches!(self.ask(client, Request::Hello), Some(Reply::Welcome { .. })));
         let join = Call { tag: 9, request: Request::Join(JoinOffer { link: 0, flows_max: 64 }) };
-        self.manager.request(self.now, client, join, 0, &NoCounters);
+        self.manager.request(self.now, client, join, &NoCounters);
         self.drain();
         let Some(ToDriver::AddDomain { domain, .. }) = self.told.pop() else { panic!("no domain") };
         self.manager.driver_message(LINK, FromDriver::DomainAdded { domain, result: Ok(()) });
@@ -188,7 +188,7 @@ impl Script {
 
     /// Asks, and returns the answer if it comes at once.
     pub fn ask(&mut self, client: ClientId, request: Request) -> Option<Reply> {
-        self.manager.request(self.now, client, Call { tag: 5, request }, 0, &self.held);
+        self.manager.request(self.now, client, Call { tag: 5, request }, &self.held);
         self.drain();
         self.answer(client)
     }

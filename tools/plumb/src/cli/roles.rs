@@ -28,6 +28,13 @@ pub struct Peer {
 }
 
 #[derive(Debug, Args)]
+pub struct Keeper {
+    /// Whom the flow manager was told to become.
+    #[arg(long)]
+    pub user: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub struct Sender {
     #[command(flatten)]
     pub socket: Socket,

@@ -12,7 +12,7 @@
 //!
 //! | Attack | Test |
 //! |---|---|
-//! | objects of a stranger's choice in messages | `descriptors::an_object_that_takes_long_to_close_makes_no_daemon_wait`; `nothing_can_be_queued_to_who_rings` in `rbuf/shm` |
+//! | objects of a stranger's choice in messages | `descriptors::an_object_that_takes_long_to_close_makes_no_daemon_wait`, and where the kernel refuses none `descriptors::where_the_kernel_refuses_no_descriptors_they_make_the_keeper_wait_and_no_daemon`; `nothing_can_be_queued_to_who_rings` in `rbuf/shm` |
 //! | requests that overtake each other | `flow_manager_and_driver_agree_after_every_step` in `flowman/core` |
 //! | contracts given back and taken again | `contracts`; `who_closes_and_opens_whenever_a_slice_is_used_up_has_one_share_of_the_line` in `driver/atropos` |
 //! | a connection that outlives its process | `descriptors::a_flow_dies_with_its_process_whoever_holds_its_connection` |

@@ -10,6 +10,7 @@ use rbuf_shm::{Access, Arena, ArenaError, Connection};
 use std::sync::atomic::Ordering;
 
 use crate::ground::{can_be_a_stranger, peer_hears, row, say};
+use crate::in_lab::older_kernel::{keeper, on_an_older_kernel};
 use crate::in_lab::{OURS, eventually, host, processes, socket};
 use crate::raw::{RawFlow, call, greet, join};
 
@@ -134,26 +135,69 @@ fn the_daemons_keep_no_capability_and_few_system_calls_and_the_flow_manager_is_n
         || (),
         |_| {
             for name in ["driver", "flowman"] {
-                let status = format!("/proc/{}/status", processes()[name]);
-                let status = std::fs::read_to_string(status).unwrap();
-                let line = |key: &str| {
-                    let found = status.lines().find_map(|line| line.strip_prefix(key));
-                    found.unwrap_or_default().trim().to_string()
-                };
-                for set in ["CapPrm:", "CapEff:", "CapInh:", "CapAmb:"] {
-                    assert_eq!(u64::from_str_radix(&line(set), 16), Ok(0), "{name} {set}");
-                }
-                assert_eq!(line("NoNewPrivs:"), "1", "{name}");
-                assert_eq!(line("Seccomp:"), "2", "{name}");
-                if can_be_a_stranger() {
-                    assert_eq!(u64::from_str_radix(&line("CapBnd:"), 16), Ok(0), "{name}");
-                }
-                if can_be_a_stranger() && name == "flowman" {
-                    let ids = line("Uid:") + &line("Gid:");
-                    assert!(ids.split_whitespace().all(|id| id != "0"), "{ids}");
-                    assert_eq!(line("Groups:"), "");
-                }
+                let pid = processes()[name];
+                let status = Status::of(format!("/proc/{pid}/status").as_ref());
+                assert_eq!(status.line("NoNewPrivs:"), "1", "{name}");
+                assert_eq!(status.line("Seccomp:"), "2", "{name}");
+                status.assert_nothing_is_left(name, name == "flowman");
             }
         },
     );
+}
+
+#[test]
+fn no_thread_of_a_keeper_has_more_rights_than_its_flow_manager() {
+    let name = "walls::no_thread_of_a_keeper_has_more_rights_than_its_flow_manager";
+    let look = || {
+        // Older kernels are a filter here, which everybody has.
+        let filters = |pid: u32| {
+            let status = Status::of(format!("/proc/{pid}/status").as_ref());
+            status.line("Seccomp_filters:").parse::<u32>().unwrap()
+        };
+        let processes = processes();
+        let confined = filters(processes["flowman"]);
+        assert!(confined > filters(processes["__peer"]));
+        let threads = || {
+            let threads = std::fs::read_dir(format!("/proc/{}/task", keeper().unwrap())).unwrap();
+            threads.map(|thread| Status::of(&thread.unwrap().path().join("status")))
+        };
+        // It gives up its rights while the flow manager listens already.
+        eventually("the keeper is confined, and so is each of its threads", || {
+            let filters = threads().map(|thread| thread.line("Seccomp_filters:"));
+            let filters: Vec<_> = filters.collect();
+            filters.len() > 1 && filters.iter().all(|filters| *filters == confined.to_string())
+        });
+        threads().for_each(|thread| thread.assert_nothing_is_left("keeper", true));
+    };
+    on_an_older_kernel(|| row(name, || (), |_| look()));
+}
+
+/// A thread, as the kernel describes it.
+struct Status(String);
+
+impl Status {
+    fn of(path: &std::path::Path) -> Self {
+        Self(std::fs::read_to_string(path).unwrap())
+    }
+
+    fn line(&self, key: &str) -> String {
+        let found = self.0.lines().find_map(|line| line.strip_prefix(key));
+        found.unwrap_or_default().trim().to_string()
+    }
+
+    /// Fails if it has a capability, or, where this machine lets us be somebody else, could have one; or is root if it
+    /// is to be another.
+    fn assert_nothing_is_left(&self, name: &str, is_another: bool) {
+        for set in ["CapPrm:", "CapEff:", "CapInh:", "CapAmb:"] {
+            assert_eq!(u64::from_str_radix(&self.line(set), 16), Ok(0), "{name} {set}");
+        }
+        if can_be_a_stranger() {
+            assert_eq!(u64::from_str_radix(&self.line("CapBnd:"), 16), Ok(0), "{name}");
+        }
+        if can_be_a_stranger() && is_another {
+            let ids = self.line("Uid:") + &self.line("Gid:");
+            assert!(ids.split_whitespace().all(|id| id != "0"), "{name}: {ids}");
+            assert_eq!(self.line("Groups:"), "");
+        }
+    }
 }

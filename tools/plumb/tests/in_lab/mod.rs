@@ -4,6 +4,7 @@
 //! that does. A machine that permits no lab fails the test, loudly, with the remedy.
 #![allow(dead_code, reason = "each test file uses its part")]
 
+pub mod older_kernel;
 pub mod questions;
 pub mod wires;
 
@@ -82,8 +83,13 @@ pub fn kernel_socket(port: u16) -> UdpSocket {
 
 /// The lab's processes by subcommand: `driver`, `flowman`, `__peer`.
 pub fn processes() -> BTreeMap<String, u32> {
-    let lab = rustix::process::getppid().unwrap().as_raw_nonzero();
-    let children = std::fs::read_to_string(format!("/proc/{lab}/task/{lab}/children")).unwrap();
+    children(rustix::process::getppid().unwrap().as_raw_nonzero().get() as u32)
+}
+
+/// The processes that `parent` has started, by subcommand.
+pub fn children(parent: u32) -> BTreeMap<String, u32> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let children = std::fs::read_to_string(path).unwrap();
     let name = |pid: u32| {
         let line = std::fs::read(format!("/proc/{pid}/cmdline")).ok()?;
         let word = line.split(|&byte| byte == 0).nth(1)?.to_vec();
