@@ -47,11 +47,14 @@ impl Door {
     ///
     /// # Errors
     ///
-    /// Out of descriptors, or the keeper has no room: later there may be.
+    /// `WouldBlock` if the keeper has to read first; otherwise out of descriptors, here or there, which may take longer.
     pub(crate) fn accept(&mut self, number: u64) -> io::Result<Option<Connection>> {
         let Some(keeper) = &mut self.keeper else { return self.listener.accept() };
-        if !keeper.has_room() {
+        if keeper.is_behind() {
             return Err(io::ErrorKind::WouldBlock.into());
+        }
+        if !keeper.has_room() {
+            return Err(io::ErrorKind::QuotaExceeded.into());
         }
         let next = match self.arriving.take() {
             None => self.listener.accept()?,

@@ -44,7 +44,7 @@ const STACK_BYTES: usize = 256 << 10;
 const LISTENER: u64 = 0;
 
 /// A message: the number of a connection. To the keeper, with a copy of it to be kept, or without when it is to be
-/// closed; from the keeper, when it is closed.
+/// closed; from the keeper, when it is closed, and that of the listener when it begins.
 const MESSAGE_BYTES: usize = 8;
 
 /// The keeper, as the flow manager sees it.
@@ -59,10 +59,11 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// With the keeper at the other end of `connection`, who gets a copy of `listener` first.
+    /// With the keeper at the other end of `connection`, when that has begun; it gets a copy of `listener` first.
     pub(crate) fn new(connection: Connection, listener: BorrowedFd<'_>) -> io::Result<Self> {
-        connection.set_nonblocking()?;
         connection.send(&LISTENER.to_le_bytes(), &[listener])?;
+        connection.receive(MESSAGE_BYTES).map_err(io::Error::other)?;
+        connection.set_nonblocking()?;
         Ok(Self { connection, kept: 0, kept_max: usize::MAX, untold: VecDeque::new() })
     }
 
@@ -71,9 +72,9 @@ impl Keeper {
         self.kept_max = kept_max;
     }
 
-    /// Whether another connection may be accepted.
-    pub(crate) fn has_room(&self) -> bool {
-        self.kept < self.kept_max && !self.is_behind()
+    /// Whether it may have another connection.
+    pub(crate) const fn has_room(&self) -> bool {
+        self.kept < self.kept_max
     }
 
     /// Gives it a copy of a connection.
@@ -168,6 +169,7 @@ pub fn keep(connection: Connection, is_confined: bool) -> Result<(), ConfineErro
         is_ready.recv().unwrap_or(Ok(()))?;
     }
     be_confined()?;
+    tell(&flow_manager, LISTENER);
 
     let mut kept: HashMap<u64, Connection> = HashMap::new();
     while let Ok(mut received) = flow_manager.receive(MESSAGE_BYTES) {
@@ -193,7 +195,7 @@ pub fn keep(connection: Connection, is_confined: bool) -> Result<(), ConfineErro
     Ok(())
 }
 
-/// Tells the flow manager that a connection is closed.
+/// Tells the flow manager that a connection is closed, or that the listener is kept.
 fn tell(flow_manager: &Connection, number: u64) {
     let _ = flow_manager.send(&number.to_le_bytes(), &[]);
 }

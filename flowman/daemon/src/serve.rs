@@ -35,6 +35,9 @@ const ACCEPTS: usize = 16;
 /// Messages that a driver may leave unread before no more requests are taken that would make others.
 const DRIVER_UNREAD_MAX: usize = 256;
 
+/// How long nothing is accepted when the keeper has to read first.
+const BREATH_NS: u64 = 1_000_000;
+
 /// How long nothing is accepted when the kernel has nothing left for a connection.
 const DEAF_NS: u64 = 100_000_000;
 
@@ -345,7 +348,10 @@ impl Daemon {
             match self.door.accept(id.0) {
                 Ok(Some(connection)) => self.welcome(id, connection),
                 Ok(None) => break,
-                Err(_) => return self.pause_listening(),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return self.pause_listening(BREATH_NS);
+                }
+                Err(_) => return self.pause_listening(DEAF_NS),
             }
         }
         Ok(())
@@ -359,13 +365,13 @@ impl Daemon {
 
     /// Out of descriptors or memory, of this process, its keeper or the system: connections wait in their queues for
     /// a while.
-    fn pause_listening(&mut self) -> Result<(), ServeError> {
+    fn pause_listening(&mut self, pause_ns: u64) -> Result<(), ServeError> {
         if self.deaf_until_ns.is_none() {
             for listener in [self.door.as_fd(), self.drivers.as_fd()] {
                 epoll::delete(&self.epoll, listener).map_err(os("epoll_ctl"))?;
             }
         }
-        self.deaf_until_ns = Some(monotonic_ns() + DEAF_NS);
+        self.deaf_until_ns = Some(monotonic_ns() + pause_ns);
         Ok(())
     }
 
@@ -439,7 +445,7 @@ impl Daemon {
         let connection = match self.drivers.accept() {
             Ok(Some(connection)) => connection,
             Ok(None) => return Ok(()),
-            Err(_) => return self.pause_listening(),
+            Err(_) => return self.pause_listening(DEAF_NS),
         };
         let number = self.number();
         if watch(&self.epoll, connection.as_fd(), DRIVER | number).is_err() {

@@ -1,5 +1,6 @@
 //! The daemons that `plumb up` and labs are made of: started in order, watched, and ended with who started them.
 
+use std::io;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread::JoinHandle;
@@ -16,6 +17,9 @@ use crate::signals::Asked;
 
 /// How long daemons may take to be ready, on a machine that has other things to do too.
 const READY: Duration = Duration::from_secs(60);
+
+/// How long the keeper of a flow manager that was killed may take to notice, and to listen no more in its place.
+const PARTING: Duration = Duration::from_millis(200);
 
 /// Between two looks at whether something has happened.
 const LOOK: Duration = Duration::from_millis(2);
@@ -151,9 +155,15 @@ pub struct Sockets<'a>(pub &'a Path);
 
 impl Drop for Sockets<'_> {
     fn drop(&mut self) {
+        let begun = Instant::now();
         for path in [self.0, &driver_socket(self.0)] {
             // What is alive, or not ours, stays.
-            let _ = Listener::clear(path);
+            while let Err(error) = Listener::clear(path)
+                && error.kind() == io::ErrorKind::AddrInUse
+                && begun.elapsed() < PARTING
+            {
+                std::thread::sleep(LOOK);
+            }
         }
     }
 }

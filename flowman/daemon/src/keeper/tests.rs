@@ -122,13 +122,14 @@ fn nobody_is_accepted_while_the_keeper_has_as_many_as_it_may_and_then_all_are() 
     let _theirs: Vec<_> = (0..3).map(|_| Connection::connect(&path).unwrap()).collect();
     let first = door.accept(1).unwrap().unwrap();
     let _second = door.accept(2).unwrap().unwrap();
-    assert_eq!(door.accept(3).unwrap_err().kind(), io::ErrorKind::WouldBlock);
+    assert_eq!(door.accept(3).unwrap_err().kind(), io::ErrorKind::QuotaExceeded);
     door.part(1, first);
     heard(door.keeper().unwrap());
     let third = door.accept(4).unwrap();
     assert!(third.is_some());
     // A keeper that does not read: who was accepted waits inside.
     let (connection, silent) = Connection::pair().unwrap();
+    tell(&silent, LISTENER);
     let (path, listener) = self::listener("silent");
     let mut door = Door::kept(listener, connection).unwrap();
     let mut theirs = Vec::new();

@@ -5,7 +5,7 @@ use seccompiler::{
     SeccompRule,
 };
 
-use super::{children, processes};
+use super::{children, eventually, processes};
 
 const SO_PASSRIGHTS: u64 = 83;
 
@@ -30,7 +30,12 @@ pub fn on_an_older_kernel(work: impl FnOnce() + Send) {
     });
 }
 
-/// The keeper of the lab's flow manager; `None` if it has none.
+/// The keeper of the lab's flow manager, when it has done all that it was told so far; `None` if there is none.
 pub fn keeper() -> Option<u32> {
-    children(processes()["flowman"]).get("__keeper").copied()
+    let pid = children(processes()["flowman"]).get("__keeper").copied()?;
+    eventually("the keeper waits for more", || {
+        let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+        stat.rsplit(") ").next().unwrap().starts_with('S')
+    });
+    Some(pid)
 }
