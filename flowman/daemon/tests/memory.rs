@@ -9,7 +9,7 @@ use base_rpc::{
 };
 use base_wire::Mac;
 use flowman_core::{Config, LinkConfig, Policy, Rights, Uid};
-use flowman_daemon::{Daemon, driver_socket};
+use flowman_daemon::{Daemon, driver_socket, keep};
 use rbuf_domain::Passed;
 use rbuf_shm::Access::{Read, Write};
 use rbuf_shm::{Arena, Connection, Doorbell, DriverBell};
@@ -60,7 +60,12 @@ impl Host {
         let uid = rustix::process::getuid().as_raw();
         let policy = Policy { user: [(Uid(uid), rights)].into(), ..Policy::default() };
         let config = Config { links: vec![link], policy, ..Config::default() };
-        let daemon = Daemon::new(config, &socket).unwrap();
+        let daemon = Daemon::new(config, &socket, || {
+            let (ours, theirs) = Connection::pair()?;
+            std::thread::spawn(|| keep(theirs, false));
+            Ok(ours)
+        })
+        .unwrap();
         let driver = Connection::connect(&driver_socket(&socket)).unwrap();
         let words = (FLOWS_MAX as usize + 1) * BILL_WORDS;
         let counters = Arena::create("bills", words as u64 * 8, Write, Read).unwrap();
