@@ -3,13 +3,14 @@
 //! Answers queue, for each was asked for; who does not read them is asked for nothing by the daemon's loop.
 //! Call-backs were not asked for: what they tell is a state, of which only the newest counts. So there is
 //! at most one of each kind for each flow here, however often things change, and nobody is sent away
-//! for them.
+//! for them. Of SYNs that are handed to a listener, the only ones that strangers can cause, there is one for each
+//! caller, and [`CALLS_MAX`] in all.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use base_flow::FlowId;
+use base_flow::{FlowId, Sap};
 use base_rpc::Reply;
 use rbuf_shm::Connection;
 
@@ -24,7 +25,12 @@ pub(crate) enum Topic {
     Lost(FlowId),
     /// What a link carries.
     Carries(u16),
+    /// Who calls again between ends that are in TIME-WAIT.
+    Reopened(FlowId, Sap),
 }
+
+/// Call-backs that wait before a SYN is one too many, which comes again: more than the driver lets through at once.
+const CALLS_MAX: usize = 4096;
 
 impl Topic {
     /// What a call-back is about; `None` for an answer.
@@ -35,6 +41,7 @@ impl Topic {
             Reply::Recontracted { flow, .. } => Some(Self::Contract(*flow)),
             Reply::Lost { flow, .. } => Some(Self::Lost(*flow)),
             Reply::Carries { link, .. } => Some(Self::Carries(*link)),
+            Reply::Reopened { flow, remote, .. } => Some(Self::Reopened(*flow, *remote)),
             _ => None,
         }
     }
@@ -130,6 +137,11 @@ impl Line {
         }
     }
 
+    /// Whether strangers have caused enough of what waits.
+    pub(crate) fn is_crowded(&self) -> bool {
+        self.topics.len() >= CALLS_MAX
+    }
+
     /// Whether everything was sent.
     pub(crate) fn is_idle(&self) -> bool {
         self.unsent.is_empty()
@@ -201,5 +213,40 @@ mod tests {
         assert!(line.is_idle() && line.topics.is_empty());
         assert!((0..50).all(|flow| slices[&flow] == 2_000), "{slices:?}");
         assert_eq!(tags, (0..20).map(|at| at * 100 + 1).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn each_who_calls_a_listener_that_does_not_read_waits_once_until_they_are_too_many() {
+        let (ours, theirs) = Connection::pair().unwrap();
+        ours.set_nonblocking().unwrap();
+        theirs.set_nonblocking().unwrap();
+        let mut line = Line::new(ours);
+        let flow = FlowId { index: 1, generation: 0 };
+        let mut called = 0;
+        for port in 1..=2 * CALLS_MAX as u16 {
+            for above in [0, u32::from(port)] {
+                let remote = Sap::new(std::net::Ipv4Addr::new(10, 77, 0, 2).into(), port);
+                let (station, header) = (base_wire::Mac([2; 6]), vec![0; 40]);
+                let reply = Reply::Reopened { flow, remote, station, header, above };
+                if !line.is_crowded() {
+                    let topic = Topic::of(0, &reply);
+                    line.send(encode(&Answer { tag: 0, reply }), Vec::new(), topic);
+                    called = port;
+                }
+            }
+        }
+        assert!(usize::from(called) >= CALLS_MAX, "{called}");
+        assert_eq!((line.answers(), line.is_crowded()), (0, true), "it can still ask");
+        let mut heard = HashMap::new();
+        while let Ok(received) = theirs.try_receive(MESSAGE_BYTES_MAX) {
+            let answer = decode::<Answer>(&received.bytes).unwrap();
+            let Reply::Reopened { remote, above, .. } = answer.reply else { panic!("{answer:?}") };
+            heard.insert(remote.port, above);
+            line.flush();
+        }
+        assert!(line.is_idle() && line.topics.is_empty());
+        assert_eq!(heard.len(), usize::from(called));
+        // The last was one too many when it called again.
+        assert!((1..called).all(|port| heard[&port] == u32::from(port)));
     }
 }

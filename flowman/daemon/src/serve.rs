@@ -660,7 +660,7 @@ impl Daemon {
                     if let Some(Application { line, .. }) = self.clients.get_mut(&client) {
                         // Anybody's SYN makes one, and it comes again.
                         let is_spare = matches!(answer.reply, Reply::Reopened { .. });
-                        if is_spare && !line.is_idle() {
+                        if is_spare && line.is_crowded() {
                             continue;
                         }
                         let topic = Topic::of(answer.tag, &answer.reply);

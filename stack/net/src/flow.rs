@@ -80,8 +80,8 @@ pub(crate) struct Reopened {
     pub(crate) above: u32,
 }
 
-/// As many wait to be looked at; who is one too many asks again.
-const REOPENED_MAX: usize = 64;
+/// As many wait to be looked at, more than a driver lets through at once; who is one too many asks again.
+const REOPENED_MAX: usize = 4096;
 
 /// What of it is new to whoever works on the flow.
 #[derive(Debug)]
