@@ -9,6 +9,9 @@
 //! 2. It sends what was in its channel when it was closed and not a word more, whatever its owner, who may
 //!    still live, puts there. Its buffers are not returned: nobody has to be there to take them.
 //! 3. After [`DRAIN_NS_MAX`] it is removed with what is left, which is counted.
+//! 4. What has arrived for it and was not read is lost, as on a wire, and comes again; but for a segment that opens a
+//!    connection. Its sender does not know the flow, only that its ends are free, and would wait for a second: such a
+//!    segment is treated as if it had arrived when the flow was deaf.
 //!
 //! # Cost
 //!
@@ -16,11 +19,12 @@
 
 use std::collections::VecDeque;
 
-use base_flow::FlowId;
+use base_flow::{Endpoints, FlowId};
 use base_rpc::{DomainId, FromDriver};
 use driver_atropos::Scheduler;
-use driver_link::Link;
-use rbuf_channel::Words;
+use driver_filter::{Verdict, opens_connection};
+use driver_link::{Checksum, Link};
+use rbuf_channel::{Data, Words, flag};
 
 use crate::arenas::Arenas;
 use crate::driver::Driver;
@@ -28,6 +32,9 @@ use crate::driver::Driver;
 /// Longest that a flow is kept for what it has not sent. A full channel of a line of 64 kbit/s needs less
 /// than half of it.
 pub const DRAIN_NS_MAX: u64 = 30_000_000_000;
+
+/// Frames that lie unread in a flow's channel that are looked at when it is closed.
+const UNREAD_MAX: usize = 64;
 
 /// Those that are being closed, in order of their last moments.
 #[derive(Debug, Default)]
@@ -43,6 +50,52 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     /// Closes a flow: it receives nothing any more, and is removed when what it handed over has left, or
     /// after [`DRAIN_NS_MAX`]. [`Self::take_removed`] says when.
     pub fn remove_flow(&mut self, id: FlowId, now_ns: u64) {
+        self.remove_connection(id, None, now_ns);
+    }
+
+    /// As [`Self::remove_flow`], and [parks](Self::park) ends in the same moment: no frame finds them free.
+    pub fn remove_connection(&mut self, id: FlowId, parks: Option<&Endpoints>, now_ns: u64) {
+        let unread = self.find(id).map(|index| self.unread_calls(index)).unwrap_or_default();
+        self.make_deaf(id, now_ns);
+        parks.iter().for_each(|endpoints| self.park(endpoints));
+        for (frame, checksum) in unread {
+            let verdict = self.classify_again(&frame);
+            self.deliver(&frame, checksum, verdict, now_ns);
+        }
+    }
+
+    /// Segments that open a connection between the ends of a flow, and that it has not read. They are copied, as its
+    /// owner could change them.
+    fn unread_calls(&mut self, index: u32) -> Vec<(Vec<u8>, Checksum)> {
+        let Some(Some(flow)) = self.flows.get_mut(index as usize) else { return Vec::new() };
+        if flow.faulted || flow.drain_words.is_some() {
+            return Vec::new();
+        }
+        let rx_data = &flow.rx_data;
+        let copied = |rec: rbuf_channel::IoRec| {
+            let mut frame = Vec::new();
+            for pair in rec.pairs() {
+                let at = frame.len();
+                frame.resize(at + pair.len as usize, 0);
+                rx_data.read(pair.offset, &mut frame[at..]).then_some(())?;
+            }
+            let (start, field) = opens_connection(&frame)?;
+            let checksum = match rec.flags {
+                0 => Checksum::Verified,
+                flags if flags & flag::CHECKSUM_PARTIAL != 0 => Checksum::Partial { start, field },
+                _ => Checksum::Unverified,
+            };
+            Some((frame, checksum))
+        };
+        // A lie about the channel is of no use any more.
+        let Ok(untaken) = flow.rx.untaken() else { return Vec::new() };
+        let mut calls: Vec<_> = untaken.take(UNREAD_MAX).filter_map(copied).collect();
+        let is_its_own = |frame: &[u8]| matches!(self.classify_again(frame), Verdict::Flow { flow, .. } if flow == index);
+        calls.retain(|(frame, _)| is_its_own(frame));
+        calls
+    }
+
+    fn make_deaf(&mut self, id: FlowId, now_ns: u64) {
         match self.find(id) {
             Some(index) => self.drain(index, now_ns),
             None => {

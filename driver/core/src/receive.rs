@@ -7,6 +7,7 @@
 //! into the flow's buffers; each of them is asked for, counted and billed as a frame.
 
 use base_flow::{DropReason, bill_word};
+use base_wire::EtherType;
 use driver_atropos::Scheduler;
 use driver_filter::{Origin, Pieces, Sums, Verdict, is_transport_checksum};
 use driver_link::{Arrival, Checksum, Link};
@@ -92,22 +93,33 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
     /// Treats `frame` as if it had just arrived on the link.
     pub(crate) fn inject(&mut self, frame: &[u8], now_ns: u64) {
         let verdict = self.demux.classify(frame, None, Origin::Inside);
-        self.deliver(frame, verdict, now_ns);
+        self.deliver(frame, Checksum::Unverified, verdict, now_ns);
     }
 
     /// Treats a frame that the last resort hands back as if it had just arrived for the flow that claims
     /// it. If none does by now it is dropped: the last resort has seen it.
     pub(crate) fn inject_again(&mut self, frame: &[u8], now_ns: u64) {
-        // Where it came from was judged when it was first seen.
-        let verdict = match self.demux.classify(frame, None, Origin::Inside) {
+        let verdict = match self.classify_again(frame) {
             Verdict::LastResort(_) => Verdict::Drop(DropReason::Unclaimed),
             verdict => verdict,
         };
-        self.deliver(frame, verdict, now_ns);
+        self.deliver(frame, Checksum::Unverified, verdict, now_ns);
     }
 
-    fn deliver(&mut self, frame: &[u8], verdict: Verdict, now_ns: u64) {
-        let checksum = Checksum::Unverified;
+    /// Whose a frame is now that was received before, as its owner got it: the link may have taken its tag out.
+    pub(crate) fn classify_again(&self, frame: &[u8]) -> Verdict {
+        let is_tagged = frame.get(12..14) == Some(&EtherType::VLAN.0.to_bytes()[..]);
+        // Where it came from was judged when it was first seen.
+        self.demux.classify(frame, self.facts.vlan.filter(|_| !is_tagged), Origin::Inside)
+    }
+
+    pub(crate) fn deliver(
+        &mut self,
+        frame: &[u8],
+        checksum: Checksum,
+        verdict: Verdict,
+        now_ns: u64,
+    ) {
         let arrival = Arrival { frame, vlan: None, checksum, merged: None, missing: 0 };
         let mtu = self.facts.mtu;
         let mut table = Table {

@@ -2,11 +2,13 @@
 
 mod rig;
 
-use base_flow::{Bill, DropReason, FlowId};
+use base_flow::{Bill, DropReason, Endpoints, FlowId, Pace, Stray, Transport};
 use base_rpc::FromDriver;
 use driver_core::DRAIN_NS_MAX;
 use driver_link::sim::Side;
-use rig::{App, Rig, incoming, ms};
+use etherparse::PacketBuilder;
+use rbuf_channel::Data as _;
+use rig::{App, OURS, Rig, THEIRS, incoming, ms};
 
 const MS: u64 = 1_000_000;
 
@@ -152,4 +154,69 @@ fn a_buffer_that_is_refused_while_its_flow_is_being_closed_is_not_returned() {
     rig.run(MS);
     let bill = rig.driver.flow_bill(app.flow).expect("it is kept for the rest");
     assert_eq!((bill.dropped_total(), app.reap()), (1, (0, 0)));
+}
+
+/// A segment from the peer's `port` to our port 80.
+fn segment(port: u16, kind: impl Fn(TcpStep) -> TcpStep) -> Vec<u8> {
+    let head = PacketBuilder::ethernet2(rig::PEER.0, rig::US.0);
+    let tcp = head.ipv4(THEIRS.octets(), OURS.octets(), 64).tcp(port, 80, 1000, 500);
+    let mut frame = Vec::new();
+    kind(tcp).write(&mut frame, &[]).unwrap();
+    frame
+}
+
+type TcpStep = etherparse::PacketBuilderStep<etherparse::TcpHeader>;
+
+/// An application with a flow between our port 80 and `remote`, which has room for four frames.
+fn connection(rig: &mut Rig, remote: Option<u16>) -> (App, Endpoints) {
+    let mut app = rig.bare(ms(1, 100));
+    app.fib = rig::fib(app.flow, OURS, 80, remote.map(|port| (THEIRS, port)), Some(rig::PEER));
+    app.fib.endpoints.transport = Transport::Tcp;
+    rig.driver.attach(&app.fib, rig.now).unwrap();
+    app.offer(4);
+    let ends = app.fib.endpoints;
+    (app, ends)
+}
+
+#[test]
+fn who_calls_while_a_connection_is_being_closed_is_heard_by_whoever_has_its_ends_then() {
+    let mut rig = Rig::new();
+    let (mut listener, _) = connection(&mut rig, None);
+    let mut parked = rig.bare(ms(1, 100));
+    parked.offer(4);
+    let pace = Pace { per_s: 1000, burst: 100 };
+    rig.driver.set_last_resort(Stray::Parked, parked.flow, pace, 0).unwrap();
+    let syn = segment(4000, |tcp| tcp.syn());
+    for parks in [true, false] {
+        let (mut app, ends) = connection(&mut rig, Some(4000));
+        // The first is read; what is no beginning of anything will come again.
+        for frame in [&syn, &segment(4000, |tcp| tcp.fin().ack(7)), &syn] {
+            rig.wire.send(Side::Right, frame.clone());
+            rig.run(rig.now + MS);
+        }
+        assert!(app.rx.take().unwrap().is_some());
+        assert_eq!((listener.received(), parked.received()), (vec![], vec![]));
+        rig.driver.remove_connection(app.flow, Some(&ends).filter(|_| parks), rig.now);
+        rig.run(rig.now + MS);
+        let heard = [parked.received(), listener.received()];
+        let expected = [vec![syn.clone()], vec![]];
+        assert_eq!(heard, if parks { expected } else { [vec![], vec![syn.clone()]] });
+        rig.driver.unpark(&ends);
+    }
+}
+
+#[test]
+fn an_application_cannot_have_others_called_from_the_channel_of_a_flow_that_it_closes() {
+    let mut rig = Rig::new();
+    let (mut listener, _) = connection(&mut rig, None);
+    let (mut app, ends) = connection(&mut rig, Some(4000));
+    rig.wire.send(Side::Right, segment(4000, |tcp| tcp.syn()));
+    rig.run(rig.now + MS);
+    // Its memory is its own: it makes another caller of the one that called.
+    let forged = segment(4001, |tcp| tcp.syn());
+    assert!(app.rx_data.write(0, &forged));
+    rig.driver.remove_connection(app.flow, Some(&ends), rig.now);
+    rig.run(rig.now + MS);
+    assert_eq!(listener.received(), Vec::<Vec<u8>>::new());
+    assert_eq!(rig.driver.flows(), 1, "and it is gone: {:?}", app.rx.take());
 }

@@ -179,8 +179,7 @@ impl Control {
             }
             ToDriver::Detach { flow } => driver.detach(flow),
             ToDriver::RemoveFlow { flow, parks } => {
-                driver.remove_flow(flow, now_ns);
-                parks.iter().for_each(|endpoints| driver.park(endpoints));
+                driver.remove_connection(flow, parks.as_ref(), now_ns);
                 self.report_removed(driver);
             }
             ToDriver::SetContract { flow, contract, change, after } => {

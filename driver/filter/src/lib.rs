@@ -28,5 +28,5 @@ mod parse;
 mod template;
 
 pub use demux::{Demux, InUse, Origin, Verdict};
-pub use merged::{PIECES_MAX, Pieces, Sums, is_transport_checksum};
+pub use merged::{PIECES_MAX, Pieces, Sums, is_transport_checksum, opens_connection};
 pub use template::{Checked, HEADER_BYTES_MAX, Rights, Template};

@@ -119,6 +119,15 @@ pub fn is_transport_checksum(frame: &[u8], start: u16, field: u16) -> bool {
     })
 }
 
+/// Whether a frame holds a segment that opens a TCP connection; and if it does, where what its checksum covers begins,
+/// and how far behind that its field is.
+pub fn opens_connection(frame: &[u8]) -> Option<(u16, u16)> {
+    let layout = Layout::read(frame).filter(|layout| layout.protocol == Protocol::TCP)?;
+    let flags = frame[layout.transport_at + TCP_FLAGS];
+    let opens = flags & (tcp_flag::SYN | tcp_flag::ACK | tcp_flag::RST) == tcp_flag::SYN;
+    opens.then_some((layout.transport_at as u16, layout.field() as u16))
+}
+
 /// What the checksums of pieces are to cover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sums {

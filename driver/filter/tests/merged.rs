@@ -1,7 +1,7 @@
 //! Merged frames against an independent parser, which reads every piece on its own.
 
 use base_wire::{ETHERNET_BYTES, Protocol, checksum};
-use driver_filter::{PIECES_MAX, Pieces, Sums, is_transport_checksum};
+use driver_filter::{PIECES_MAX, Pieces, Sums, is_transport_checksum, opens_connection};
 use etherparse::{NetSlice, PacketBuilder, SlicedPacket, TransportSlice, VlanId};
 use proptest::prelude::*;
 
@@ -391,5 +391,19 @@ fn urgent_bytes_that_are_behind_a_piece_are_none_of_its_own() {
             (piece[47] & 0x20 != 0).then(|| u16::from_be_bytes([piece[52], piece[53]]))
         });
         assert_eq!(seen.collect::<Vec<_>>(), expected, "{urgent}");
+    }
+}
+
+#[test]
+fn a_segment_that_opens_a_connection_has_syn_and_neither_ack_nor_rst() {
+    for (v6, tagged) in [(false, false), (false, true), (true, false), (true, true)] {
+        for flags in 0..=0xff {
+            let frame = merged(v6, tagged, true, flags, b"");
+            let found = opens_connection(&frame);
+            assert_eq!(found.is_some(), flags & 0x16 == 0x02, "{flags:#x}");
+            assert!(found.is_none_or(|(start, field)| is_transport_checksum(&frame, start, field)));
+            assert_eq!(opens_connection(&frame[..frame.len() - 1]), None);
+        }
+        assert_eq!(opens_connection(&merged(v6, tagged, false, 2, b"")), None);
     }
 }

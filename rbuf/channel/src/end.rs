@@ -106,6 +106,29 @@ impl<W: Words> End<W> {
         self.published - self.peer_taken
     }
 
+    /// What was put and the peer has not taken, oldest first, as it stands there: for who closes the channel. The
+    /// peer may still take it.
+    ///
+    /// # Errors
+    ///
+    /// A [`Fault`] if the peer's count is impossible.
+    pub fn untaken(&mut self) -> Result<impl Iterator<Item = IoRec> + use<'_, W>, Fault> {
+        self.room()?;
+        let mut at = self.peer_taken;
+        Ok(std::iter::from_fn(move || {
+            let mut rec = IoRec::EMPTY;
+            // The peer's count may point between two, where its own reader would find a lie.
+            let word = (at < self.published).then(|| self.slot(at).load(Ordering::Relaxed))?;
+            rec.set_header_word(word).ok().filter(|()| at + rec.words() <= self.published)?;
+            for index in 0..rec.pairs().len() {
+                let position = at + 1 + index as u64;
+                rec.set_pair_word(index, self.slot(position).load(Ordering::Relaxed));
+            }
+            at += rec.words();
+            Some(rec)
+        }))
+    }
+
     /// Takes the next iorec, checked against the data area; `None` if there is nothing new.
     ///
     /// # Errors

@@ -287,3 +287,31 @@ fn a_pool_lends_whole_buffers_to_as_many_as_it_can_count() {
     pool.grow(usize::MAX);
     assert_eq!((pool.len(), pool.free()), (1 << 16, 1 << 16));
 }
+
+#[test]
+fn an_end_finds_what_its_peer_has_not_taken_in_order_whatever_the_peer_says() {
+    let (a, b) = (HeapWords::new(block_words(16)), HeapWords::new(block_words(16)));
+    let mut one = End::new(a.clone(), b.clone(), 64).unwrap();
+    let mut other = End::new(b.clone(), a, 64).unwrap();
+    let untaken = |one: &mut End<HeapWords>| -> Vec<u16> {
+        one.untaken().unwrap().map(|rec| rec.cookie).collect()
+    };
+    assert_eq!(untaken(&mut one), []);
+    // Around the end of the ring.
+    for number in 0..20 {
+        let mut rec = IoRec::single(number, pair(0, 8));
+        assert!(rec.push(pair(8, 16)));
+        assert!(one.put(&rec).unwrap());
+        if number >= 3 {
+            let first = number - 3;
+            assert_eq!(untaken(&mut one), [first, first + 1, first + 2, number]);
+            assert_eq!(other.take().unwrap().unwrap().cookie, first);
+        }
+    }
+    assert_eq!(one.untaken().unwrap().next().unwrap().pairs(), [pair(0, 8), pair(8, 16)]);
+    // Between two of them, where a pair is no header.
+    b[1].store(58, Relaxed);
+    assert_eq!(untaken(&mut one), []);
+    b[1].store(61, Relaxed);
+    assert!(one.untaken().is_err(), "more than was put");
+}

@@ -415,8 +415,7 @@ impl World {
                 None
             }
             ToDriver::RemoveFlow { flow, parks } => {
-                self.driver.remove_flow(flow, self.now);
-                parks.iter().for_each(|endpoints| self.driver.park(endpoints));
+                self.driver.remove_connection(flow, parks.as_ref(), self.now);
                 None
             }
             ToDriver::SetContract { flow, contract, change, after } => {
