@@ -78,8 +78,8 @@ const COOKIE_PERIOD_NS: u64 = 64_000_000_000;
 /// Half-open connections are looked through for expired timers so often at most.
 const LOOK_NS: u64 = 10_000_000;
 
-/// Answers that may wait to be sent.
-const ANSWERS_MAX: usize = 256;
+/// Answers that may wait to be sent: as many as are asked for before somebody looks.
+const ANSWERS_MAX: usize = 512;
 
 impl<W: Copy> Listener<W> {
     /// Listens at `local`, with room for `backlog` half-open connections.

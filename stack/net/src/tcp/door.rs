@@ -24,7 +24,7 @@ use stack_layer::{Arrived, Peer, Received};
 use stack_tcp::{Config, Connection, Ecn, FastOpening, ListenCounts, Listener, Segment};
 
 use super::crowd::{Crowd, Place};
-use super::exchange::TTL;
+use super::exchange::{STARVED_NS, TTL};
 use super::layers::{HEADERS, Layers, config, device, layers, open};
 use super::readiness::Condition;
 use super::seat::{NEVER, Seat, Work};
@@ -83,6 +83,8 @@ struct Entrance {
     /// Where segments go that come here although their connection is complete.
     forward: HashMap<SocketAddr, Forward>,
     ttl: u8,
+    /// Whether there is more to send than the driver has room for.
+    starved: bool,
     /// The application has let go: who comes now is reset.
     closed: bool,
     failed: Option<Ending>,
@@ -169,6 +171,7 @@ impl Door {
             waiting: VecDeque::new(),
             forward: HashMap::new(),
             ttl: TTL,
+            starved: false,
             closed: false,
             failed: None,
             told: false,
@@ -243,8 +246,14 @@ impl Door {
         Ok(accepted)
     }
 
+    /// Whoever accepts gives one connection a flow himself, and has flows asked for for those behind it meanwhile:
+    /// otherwise each would wait for the answers of all before.
     fn take(&self, nonblocking: bool) -> io::Result<TcpStream> {
+        let host = self.seat.shared.host();
         loop {
+            if host.is_opening() {
+                host.hear_notices();
+            }
             let found = self.seat.wait_for(NEVER, nonblocking, |entrance, now_ns| {
                 if let Some((stream, _)) = entrance.waiting.pop_front() {
                     return Ok(Some(Ok(stream)));
@@ -257,11 +266,13 @@ impl Door {
                     false if !nonblocking => entrance.complete.pop_front(),
                     _ => None,
                 };
-                Ok(complete.map(Err))
+                let others = complete.is_some().then(|| std::mem::take(&mut entrance.complete));
+                Ok(complete.zip(others).map(Err))
             })?;
             match found {
                 Ok(stream) => return Ok(stream),
-                Err(complete) => {
+                Err((complete, others)) => {
+                    self.give_flows_later(others);
                     if let Some((stream, _)) = self.give_flow(complete) {
                         return Ok(stream);
                     }
@@ -304,6 +315,20 @@ impl Door {
             Err(error) => door.opened(complete, Err(error)),
         }
         Ok(())
+    }
+
+    /// As [`Self::give_flow_later`], for several. Those for which there is no room now wait.
+    fn give_flows_later(&self, mut several: VecDeque<Box<Complete>>) {
+        while let Some(complete) = several.pop_front() {
+            if let Err(complete) = self.give_flow_later(complete) {
+                several.push_front(complete);
+                return self.seat.aside(|entrance, _| {
+                    // Others may have come meanwhile, and are later.
+                    several.append(&mut entrance.complete);
+                    entrance.complete = several;
+                });
+            }
+        }
     }
 
     /// What was asked for by [`Self::give_flow_later`] is here, or is not to be had.
@@ -397,7 +422,9 @@ impl Door {
         let left = self.seat.with(|entrance, now_ns| {
             entrance.pause_ns = now_ns + if may_pass { PAUSE_NS } else { 0 };
             if again && !entrance.closed {
-                entrance.complete.push_front(complete);
+                // Before those that were not asked for yet, and behind others that were refused as well.
+                let before = entrance.complete.iter().take_while(|other| other.refused > 0).count();
+                entrance.complete.insert(before, complete);
                 return None;
             }
             entrance.crowd.turn_away(error);
@@ -545,8 +572,16 @@ impl Work for Entrance {
 
     fn send_out(&mut self, shared: &Shared, now_ns: u64) {
         let _ = device(&mut self.stack).reap();
-        while let Some((address, mac, segment)) = self.listener.poll_transmit(now_ns) {
-            // What cannot be sent now is asked for again.
+        self.starved = false;
+        // What there is no room for stays with the listener until the driver has sent some: who called would
+        // wait for it as for something that was lost.
+        loop {
+            if device(&mut self.stack).send_buffers().1 == 0 {
+                self.starved = true;
+                break;
+            }
+            let Some((address, mac, segment)) = self.listener.poll_transmit(now_ns) else { break };
+            // What cannot be sent at all is asked for again.
             let _ = self.stack.send(&segment, Peer::At { address, mac }, NO_PAYLOAD, 0);
         }
         shared.kick(device(&mut self.stack));
@@ -558,6 +593,9 @@ impl Work for Entrance {
 
     fn due_ns(&self, now_ns: u64) -> u64 {
         let listener_ns = self.listener.next_deadline().unwrap_or(NEVER);
+        if self.starved {
+            return now_ns + STARVED_NS;
+        }
         let asks_again = !self.complete.is_empty() && now_ns < self.pause_ns;
         if asks_again { listener_ns.min(self.pause_ns) } else { listener_ns }
     }

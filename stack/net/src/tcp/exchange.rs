@@ -35,7 +35,7 @@ const FRAMES_MAX: u16 = HEADERS / 2;
 const QUEUED_BYTES_MAX: u32 = 256 << 10;
 
 /// How soon to look again whether the driver has sent something, if that is all there is to wait for.
-const STARVED_NS: u64 = 500_000;
+pub(super) const STARVED_NS: u64 = 500_000;
 
 /// How many routers a packet may pass unless somebody says otherwise: what `Ip4` begins with.
 pub(super) const TTL: u8 = 64;
