@@ -31,7 +31,11 @@ const REQUESTS_MAX: u32 = 16;
 /// How often those that wait for ever are looked for.
 const LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 
-/// Does the rounds that it is told of: a line with the number of connections at a time, of requests, and a seed each.
+/// Answers of most bytes that a connection asks for in a round of the largest: more than fit into what it sends from.
+const LARGEST: u32 = 4;
+
+/// Does the rounds that it is told of: a line with the number of connections at a time, of requests, and a seed each; and
+/// 1 if all answers are to be as large as there are.
 pub fn run(arguments: &cli::SoakClients) -> Result<ExitCode> {
     die_with_parent()?;
     let body = body();
@@ -39,13 +43,14 @@ pub fn run(arguments: &cli::SoakClients) -> Result<ExitCode> {
     for line in io::stdin().lock().lines() {
         let line = line?;
         let mut numbers = line.split(' ').map_while(|word| word.parse::<u64>().ok());
-        let mut next = || numbers.next().context("a round has three numbers");
-        let (at_a_time, requests, seed) = (next()?, next()?, next()?);
+        let mut next = || numbers.next().context("a round has four numbers");
+        let (at_a_time, requests, seed, largest) = (next()?, next()?, next()?, next()? == 1);
         let before = sent_again();
         let mut round = Round {
             to: arguments.to,
             body: &body,
             left: requests,
+            largest,
             lot: Rng::with_seed(seed),
             tally: Tally::default(),
         };
@@ -124,6 +129,8 @@ struct Round<'a> {
     body: &'a [u8],
     /// Requests that no connection has been opened for.
     left: u64,
+    /// Whether all answers are as large as there are.
+    largest: bool,
     lot: Rng,
     tally: Tally,
 }
@@ -174,7 +181,11 @@ impl Round<'_> {
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(error.into()),
         }
-        let several = if self.lot.bool() { self.lot.u32(1..=REQUESTS_MAX) } else { 1 };
+        let several = match self.lot.bool() {
+            _ if self.largest => LARGEST,
+            true => self.lot.u32(1..=REQUESTS_MAX),
+            false => 1,
+        };
         let requests = u64::from(several).min(self.left);
         self.left -= requests;
         self.tally.connections += 1;
@@ -197,6 +208,7 @@ impl Round<'_> {
     fn next_request(&mut self, client: &mut Client) {
         client.left -= 1;
         client.bytes = match self.lot.u32(0..100) {
+            _ if self.largest => self.body.len(),
             0 => self.body.len(),
             1..6 => self.lot.usize(2_000..20_000),
             _ => self.lot.usize(0..2_000),

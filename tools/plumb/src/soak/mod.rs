@@ -3,8 +3,13 @@
 //!
 //! Clients are a Linux peer's, whose interface is as Linux ships it. The two stacks take turns, so that what the machine
 //! does meanwhile meets both alike. Judged are counts: nothing may be reset, wrong, cut short or given up; no more
-//! requests may stall than with the kernel; and at the end flows, descriptors and memory of the daemons and the server
-//! are what they were when everything had been used once.
+//! requests may stall than with the kernel; and at the end flows and descriptors of the daemons and the server are as
+//! many as before.
+//!
+//! Memory is used first and then used again: the pages of arenas as far as flows have ever been open at a time, the heap
+//! as far as an allocator keeps what it was given back. What leaks goes on growing. So there is a round beforehand that
+//! uses as much as any, and then the most that was held in the last third of the rounds is compared with the most of
+//! the third before.
 
 pub mod clients;
 pub mod server;
@@ -36,15 +41,23 @@ const AT_A_TIME: [u64; 5] = [1, 10, 50, 120, 200];
 /// Requests of a round: the stacks take turns at least so often.
 const ROUND_MAX: u64 = 20_000;
 
-/// Rounds for each number of connections at a time, at least: what is used for the first time is in the first.
-const ROUNDS_MIN: u64 = 5;
+/// Rounds for each number of connections at a time, at least: two in each third.
+const ROUNDS_MIN: u64 = 6;
 
-/// By so much may memory grow after the first rounds: allocators keep some, and ends in TIME-WAIT are remembered for a
-/// minute. A leak of a few bytes for each of a million requests is more.
-const GROWTH_BYTES_MAX: u64 = 24 << 20;
+/// Of the largest answers so many are asked for before anything is judged, of so many connections as there ever are: then
+/// the pages of their arenas have been used.
+const LARGEST: u64 = 800;
+
+/// By so much may the heap of a process, and what it shares with others, grow in the last third: more flows may be open
+/// at a time than ever before. A leak of four bytes for each of ten million requests is more.
+const GROWTH_BYTES_MAX: u64 = 12 << 20;
 
 /// What was closed may take so long to be gone: a minute of TIME-WAIT is not part of it.
 const SETTLES: Duration = Duration::from_secs(60);
+
+/// What is the same in so many looks, [`LOOK`] apart, is at rest.
+const SAME_LOOKS: u32 = 10;
+const LOOK: Duration = Duration::from_millis(100);
 
 /// Exit code of a program that was interrupted.
 const INTERRUPTED: u8 = 130;
@@ -69,62 +82,117 @@ impl Side {
     }
 
     fn round(&mut self, at_a_time: u64, requests: u64, seed: u64) -> Result<Tally> {
-        self.clients.tell(&format!("{at_a_time} {requests} {seed}"))?;
+        self.tell(&format!("{at_a_time} {requests} {seed} 0"))
+    }
+
+    /// As [`Self::round`], with the largest answers.
+    fn round_of_largest(&mut self, at_a_time: u64, requests: u64) -> Result<Tally> {
+        self.tell(&format!("{at_a_time} {requests} 0 1"))
+    }
+
+    fn tell(&mut self, round: &str) -> Result<Tally> {
+        self.clients.tell(round)?;
         serde_json::from_str(&self.clients.line()?).context("the clients' tally makes no sense")
     }
 
     /// What the daemons and the server hold.
     fn held(&self) -> Result<Held> {
-        let mut processes = vec![("the server".to_string(), holding(self.server.pid())?)];
+        let mut processes = vec![("the server".to_string(), Holding::of(self.server.pid())?)];
         for (name, pid) in self.lab.daemons() {
-            processes.push((name.to_string(), holding(pid)?));
+            processes.push((name.to_string(), Holding::of(pid)?));
         }
         let flows = Host::connect(self.lab.socket())?.query_status()?.flows;
         Ok(Held { flows, processes })
     }
 }
 
-/// Descriptors and bytes of memory of a process.
-fn holding(pid: u32) -> Result<(u64, u64)> {
-    let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
-    let kib: Option<u64> = line.and_then(|line| line.split_whitespace().next()?.parse().ok());
-    Ok((descriptors, kib.context("a process has no memory")? * 1024))
+/// What a process holds: descriptors, and bytes of memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+struct Holding {
+    descriptors: u64,
+    heap_bytes: u64,
+    /// Pages that others see too: those of arenas.
+    shared_bytes: u64,
 }
 
-/// What is held at one moment.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+impl Holding {
+    fn of(pid: u32) -> Result<Self> {
+        let descriptors = std::fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64;
+        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+        let bytes = |name: &str| {
+            let line = status.lines().find_map(|line| line.strip_prefix(name));
+            let kib: Option<u64> =
+                line.and_then(|line| line.split_whitespace().next()?.parse().ok());
+            kib.map(|kib| kib * 1024).context("a process has no memory")
+        };
+        Ok(Self { descriptors, heap_bytes: bytes("RssAnon:")?, shared_bytes: bytes("RssShmem:")? })
+    }
+
+    fn most(self, other: Self) -> Self {
+        Self {
+            descriptors: self.descriptors.max(other.descriptors),
+            heap_bytes: self.heap_bytes.max(other.heap_bytes),
+            shared_bytes: self.shared_bytes.max(other.shared_bytes),
+        }
+    }
+}
+
+/// What is held at one moment, or at most.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 struct Held {
     flows: u32,
-    /// Descriptors and bytes of memory, by process.
-    processes: Vec<(String, (u64, u64))>,
+    /// By process.
+    processes: Vec<(String, Holding)>,
 }
 
 impl Held {
     /// The most of both.
-    fn most(mut self, other: &Self) -> Self {
-        self.flows = self.flows.max(other.flows);
-        for ((_, ours), (_, theirs)) in self.processes.iter_mut().zip(&other.processes) {
-            *ours = (ours.0.max(theirs.0), ours.1.max(theirs.1));
+    fn most(self, other: Self) -> Self {
+        if self.processes.is_empty() {
+            return other;
         }
-        self
+        let pairs = self.processes.into_iter().zip(other.processes);
+        let processes =
+            pairs.map(|((name, ours), (_, theirs))| (name, ours.most(theirs))).collect();
+        Self { flows: self.flows.max(other.flows), processes }
     }
 
-    /// What is more than there was `before` at rest, and than the memory when everything had been `used`.
-    fn leaks(&self, before: &Self, used: &Self) -> Vec<String> {
+    /// Flows, and descriptors of all.
+    fn open(&self) -> (u32, u64) {
+        (self.flows, self.processes.iter().map(|(_, holding)| holding.descriptors).sum())
+    }
+
+    /// What is still open that was not `before`, when all was at rest as well.
+    fn left_open(&self, before: &Self) -> Vec<String> {
         let mut leaks = Vec::new();
         if self.flows > before.flows {
             leaks.push(format!("{} flows are open, not {}", self.flows, before.flows));
         }
-        let then = before.processes.iter().zip(&used.processes);
-        for ((name, now), ((_, before), (_, used))) in self.processes.iter().zip(then) {
-            if now.0 > before.0 {
-                leaks.push(format!("{name} has {} descriptors, not {}", now.0, before.0));
+        for ((name, now), (_, before)) in self.processes.iter().zip(&before.processes) {
+            let (now, before) = (now.descriptors, before.descriptors);
+            if now > before {
+                leaks.push(format!("{name} has {now} descriptors, not {before}"));
             }
-            if now.1 > used.1 + GROWTH_BYTES_MAX {
-                let mib = |bytes| bytes >> 20;
-                leaks.push(format!("{name} has {} MiB, not {}", mib(now.1), mib(used.1)));
+        }
+        leaks
+    }
+
+    /// Memory that went on growing, if this is the most of a third and `before` that of the third before.
+    fn growth(&self, before: &Self) -> Vec<String> {
+        let mut leaks = Vec::new();
+        for ((name, now), (_, before)) in self.processes.iter().zip(&before.processes) {
+            let kinds = [
+                ("of heap", now.heap_bytes, before.heap_bytes),
+                ("shared with others", now.shared_bytes, before.shared_bytes),
+            ];
+            for (kind, now, before) in kinds {
+                if now > before + GROWTH_BYTES_MAX {
+                    leaks.push(format!(
+                        "{name} has grown to {} MiB {kind}, from {}",
+                        now >> 20,
+                        before >> 20
+                    ));
+                }
             }
         }
         leaks
@@ -137,7 +205,8 @@ struct Soaked {
     plumb: Tally,
     kernel: Tally,
     before: Held,
-    used: Held,
+    /// The most in each third of the rounds.
+    thirds: [Held; 3],
     after: Held,
     faults: Vec<String>,
     leaks: Vec<String>,
@@ -161,11 +230,11 @@ pub fn run(arguments: &cli::Soak) -> Result<ExitCode> {
     lab::another().map_err(|refused| anyhow::anyhow!("{refused}"))?;
     let mut kernel = Side::start(Lab::linux(shape.mtu, shape.way, true)?, Stack::Kernel)?;
 
-    // Whoever comes first makes a few things that stay.
-    plumb.round(1, 10, 0)?;
-    let before = settled(&plumb, &asked, |_| true)?;
-    let (mut used, mut of_plumb, mut of_kernel) =
-        (before.clone(), Tally::default(), Tally::default());
+    // Whoever comes first makes a few things that stay, and touches memory that is used again.
+    plumb.round_of_largest(AT_A_TIME.into_iter().max().unwrap_or(1), LARGEST)?;
+    let before = at_rest(&plumb, &asked, |_| true)?;
+    let (mut of_plumb, mut of_kernel) = (Tally::default(), Tally::default());
+    let mut thirds = [(); 3].map(|()| Held::default());
     let turns = AT_A_TIME.len() as u64;
     let rounds = turns * ROUNDS_MIN.max(arguments.requests.div_ceil(turns * ROUND_MAX));
     let requests = arguments.requests.div_ceil(rounds);
@@ -180,9 +249,8 @@ pub fn run(arguments: &cli::Soak) -> Result<ExitCode> {
         let theirs = kernel.round(at_a_time, requests, seed)?;
         of_plumb.add(&ours);
         of_kernel.add(&theirs);
-        if round < rounds / ROUNDS_MIN {
-            used = used.most(&plumb.held()?);
-        }
+        let third = &mut thirds[(round * 3 / rounds) as usize];
+        *third = std::mem::take(third).most(plumb.held()?);
         if !ours.faults(&Tally::default()).is_empty() || theirs.stalls > 0 {
             tell!(
                 "plumb soak: {at_a_time} at a time: Plumb {}; kernel {}",
@@ -191,24 +259,28 @@ pub fn run(arguments: &cli::Soak) -> Result<ExitCode> {
             );
         }
     }
-    let after = settled(&plumb, &asked, |held| held.leaks(&before, &used).is_empty())?;
+    let after = at_rest(&plumb, &asked, |held| held.left_open(&before).is_empty())?;
     let faults = of_plumb.faults(&of_kernel);
-    let leaks = after.leaks(&before, &used);
-    let soaked = Soaked { plumb: of_plumb, kernel: of_kernel, before, used, after, faults, leaks };
+    let leaks = [after.left_open(&before), thirds[2].growth(&thirds[1])].concat();
+    let soaked =
+        Soaked { plumb: of_plumb, kernel: of_kernel, before, thirds, after, faults, leaks };
     soaked.show(arguments.json)?;
     let right = soaked.faults.is_empty() && soaked.leaks.is_empty();
     Ok(if right { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// What is held when nothing of it goes any more, or `enough` says so.
-fn settled(side: &Side, asked: &Asked, enough: impl Fn(&Held) -> bool) -> Result<Held> {
-    let begun = Instant::now();
+/// What is held when nothing has been opened or closed for a while and `enough` says so; or after a long time.
+fn at_rest(side: &Side, asked: &Asked, enough: impl Fn(&Held) -> bool) -> Result<Held> {
+    let (begun, mut last, mut same) = (Instant::now(), (0, 0), 0);
     loop {
         let held = side.held()?;
-        if enough(&held) || begun.elapsed() > SETTLES || asked.yet() {
+        same = if held.open() == last { same + 1 } else { 0 };
+        last = held.open();
+        let rests = same >= SAME_LOOKS && enough(&held);
+        if rests || begun.elapsed() > SETTLES || asked.yet() {
             return Ok(held);
         }
-        std::thread::sleep(Duration::from_millis(100));
+        std::thread::sleep(LOOK);
     }
 }
 
@@ -239,20 +311,28 @@ impl Soaked {
         }
         say!("Plumb:  {}", text(&self.plumb))?;
         say!("kernel: {}", text(&self.kernel))?;
-        for (when, held) in
-            [("before", &self.before), ("in use", &self.used), ("after", &self.after)]
-        {
+        let [first, second, last] = &self.thirds;
+        let moments = [
+            ("before", &self.before),
+            ("first third", first),
+            ("second", second),
+            ("last", last),
+            ("after", &self.after),
+        ];
+        for (when, held) in moments {
+            let mib = |bytes: u64| bytes as f64 / 1048576.0;
             let all: Vec<String> = held
                 .processes
                 .iter()
-                .map(|(name, (descriptors, bytes))| {
+                .map(|(name, Holding { descriptors, heap_bytes, shared_bytes })| {
                     format!(
-                        "{name} {descriptors} descriptors, {:.1} MiB",
-                        *bytes as f64 / 1048576.0
+                        "{name} {descriptors} descriptors, {:.1} MiB, {:.1} shared",
+                        mib(*heap_bytes),
+                        mib(*shared_bytes)
                     )
                 })
                 .collect();
-            say!("{when:6}: {} flows; {}", held.flows, all.join("; "))?;
+            say!("{when:11}: {} flows; {}", held.flows, all.join("; "))?;
         }
         for wrong in self.faults.iter().chain(&self.leaks) {
             say!("wrong:  {wrong}")?;
@@ -263,12 +343,18 @@ impl Soaked {
 
 #[test]
 fn what_is_open_after_all_was_closed_is_a_leak_and_memory_if_it_goes_on_growing() {
-    let held = |flows, descriptors, bytes| Held {
-        flows,
-        processes: vec![("the driver".into(), (descriptors, bytes))],
+    let held = |flows, descriptors, heap_mib: u64, shared_mib: u64| {
+        let (heap_bytes, shared_bytes) = (heap_mib << 20, shared_mib << 20);
+        let holding = Holding { descriptors, heap_bytes, shared_bytes };
+        Held { flows, processes: vec![("the driver".into(), holding)] }
     };
-    let (before, used) = (held(6, 20, 1 << 20), held(200, 20, 100 << 20));
-    assert!(held(6, 20, 110 << 20).leaks(&before, &used).is_empty());
-    assert_eq!(held(7, 21, 130 << 20).leaks(&before, &used).len(), 3);
-    assert_eq!(before.clone().most(&held(200, 19, 100 << 20)), used);
+    let before = held(6, 20, 1, 1);
+    assert!(held(6, 20, 100, 100).left_open(&before).is_empty());
+    assert_eq!(held(7, 21, 1, 1).left_open(&before).len(), 2);
+    let second = held(0, 0, 30, 100);
+    let grown = |heap, shared| held(0, 0, heap, shared).growth(&second).len();
+    assert_eq!([grown(42, 112), grown(43, 100), grown(30, 113), grown(43, 113)], [0, 1, 1, 2]);
+    let most = Held::default().most(held(7, 19, 30, 9)).most(held(3, 20, 2, 10));
+    assert_eq!(most, held(7, 20, 30, 10));
+    assert_eq!(most.open(), (7, 20));
 }
