@@ -456,7 +456,9 @@ fn a_packet_takes_as_much_as_there_is_room_for_and_no_more() {
     let mut two = two(&fib(true, None));
     let mut packet = two.stack.packet().unwrap().unwrap();
     let room = packet.room();
-    assert_eq!(room, Device::<HeapWords, HeapData>::buffer_bytes(MTU) as usize - HEAD_BYTES_MAX);
+    // A whole number of 64 bytes, headers apart.
+    assert_eq!(Device::<HeapWords, HeapData>::buffer_bytes(MTU), 26 * 64);
+    assert_eq!(room, 26 * 64 - HEAD_BYTES_MAX);
     assert!(packet.is_empty() && packet.write(b"four"));
     assert_eq!((packet.len(), packet.room(), packet.is_empty()), (4, room - 4, false));
     assert!(!packet.write(&vec![0; room - 3]));
@@ -599,4 +601,13 @@ fn the_link_cuts_what_is_longer_than_its_frames_and_nothing_for_this_host_itself
         let ip = two.stack.lower();
         assert_eq!((ip.unit_bytes(), ip.unit_frames()), (bytes, frames), "{fib:?}");
     }
+}
+
+#[test]
+fn channels_that_are_given_up_hold_nothing_for_whoever_has_them_next() {
+    let mut two = two(&fib(true, None));
+    let packet = two.packet(b"x");
+    two.stack.send(packet).unwrap();
+    two.stack.lower().lower().lower().retire();
+    assert!(two.tx.take().unwrap().is_none() && two.rx.take().unwrap().is_none());
 }

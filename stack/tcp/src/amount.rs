@@ -206,6 +206,14 @@ mod tests {
     }
 
     #[test]
+    fn a_burst_is_what_the_path_takes_in_a_millisecond_while_its_window_doubles() {
+        // Twice ten segments in five milliseconds.
+        let bursts = bursts(5 * MILLISECOND_NS);
+        let sizes: Vec<u32> = bursts.iter().map(|burst| burst.segment.payload_bytes).collect();
+        assert_eq!(sizes, [4 * 1448, 4 * 1448, 2 * 1448]);
+    }
+
+    #[test]
     fn a_burst_is_pushed_and_a_segment_in_the_midst_of_a_stream_is_not() {
         let bursts = bursts(100 * MILLISECOND_NS);
         let pushed: Vec<bool> =
