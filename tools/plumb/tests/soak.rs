@@ -5,7 +5,7 @@ use std::process::Command;
 #[test]
 fn some_thousands_of_requests_are_answered_whole_and_leave_nothing() {
     let output = Command::new(env!("CARGO_BIN_EXE_plumb"))
-        .args(["soak", "--requests", "5000", "--json"])
+        .args(["soak", "--requests", "6000", "--json"])
         .output()
         .unwrap();
     let told = String::from_utf8_lossy(&output.stderr);
@@ -13,7 +13,7 @@ fn some_thousands_of_requests_are_answered_whole_and_leave_nothing() {
         serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {told}"));
     for stack in ["plumb", "kernel"] {
         let tally = &soaked[stack];
-        assert_eq!(tally["requests"], 5000, "{tally}");
+        assert_eq!(tally["requests"], 6000, "{tally}");
         // How long it took is this machine's affair.
         for fault in ["resets", "errors", "cut_short", "wrong", "given_up"] {
             assert_eq!(tally[fault], 0, "{stack}: {fault}: {tally}; {told}");
