@@ -194,6 +194,20 @@ pub enum InstallError {
     Full,
 }
 
+/// Who has used up a part of a driver's time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Spender {
+    /// A domain, for its flows.
+    Domain(DomainId),
+    /// A user, by joining and leaving.
+    User(u32),
+}
+
+impl Spender {
+    /// The longest that is waited for anybody at a time: who owes more is looked at again then.
+    pub const NS_MAX: u64 = 1_000_000_000;
+}
+
 /// What a driver tells the flow manager.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromDriver {
@@ -242,6 +256,14 @@ pub enum FromDriver {
     DomainRemoved {
         /// Which.
         domain: DomainId,
+    },
+    /// Whoever this is has used up his part of the driver's time: nothing more is to be told for him before there is
+    /// some again. Told once until then.
+    Spent {
+        /// Who.
+        whose: Spender,
+        /// Until when, in nanoseconds of the monotonic clock; no later than [`Spender::NS_MAX`] from now.
+        until_ns: u64,
     },
     /// The owner of a flow wrote what cannot be: its channel was closed.
     Fault {

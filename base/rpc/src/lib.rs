@@ -22,4 +22,6 @@ pub use app::{
     Refusal, Reply, Request, RouteInfo, StatusInfo, TimeWait, UserInfo,
 };
 pub use codec::{DecodeError, MAGIC, MESSAGE_BYTES_MAX, VERSION, decode, encode};
-pub use driver::{DomainId, DomainUser, FlowLayout, FromDriver, InstallError, Region, ToDriver};
+pub use driver::{
+    DomainId, DomainUser, FlowLayout, FromDriver, InstallError, Region, Spender, ToDriver,
+};

@@ -7,7 +7,8 @@
 //! |---|---|---|
 //! | sending a frame, refusing one | the line time that the scheduler charges, at least the driver's cost of a frame ([`crate::Limits::frame_cost_ns`]); only what it costs beyond that is paid from the account | the flow's turn is over |
 //! | receiving a frame, dropping one | the receive budget of its flow, and of its user | it is dropped and counted |
-//! | events, rings, wake-ups, control messages | the domain's account | its events, its bell and its sleepers are not looked at before there is half of what can be saved up; its entries wait in its own FIFO |
+//! | events, rings, wake-ups, control messages | the domain's account | its events, its bell and its sleepers are not looked at before there is half of what can be saved up; its entries wait in its own FIFO. The flow manager is told, and leaves its requests unread as long |
+//! | joining and leaving | the domain's account, and what its user has for those who leave ([`JOIN_PPB`]) | the flow manager is told, and lets nobody of that user join meanwhile |
 //!
 //! # What an account earns
 //!
@@ -28,6 +29,7 @@
 //! those that are not.
 
 use base_flow::{Contract, Rate};
+use base_rpc::Spender;
 use base_wire::FRAME_BYTES_MIN;
 
 /// Part of the thread's time, in parts per billion, that accounts share; the rest is left to frames.
@@ -36,6 +38,13 @@ const POOL_PPB: u64 = 500_000_000;
 const POOL_PPB_MIN: u64 = 50_000_000;
 /// Most that the domains of a user share.
 const USER_PPB_MAX: u64 = 250_000_000;
+/// What a user earns for domains that leave having spent what they began with: who comes back again and again finds
+/// his debts.
+const JOIN_PPB: u64 = 100_000_000;
+/// Most that is saved up for that: all that one domain can begin with.
+const JOIN_NS_MAX: i64 = Budget::cap(USER_PPB_MAX);
+/// Nobody owes more than the largest income pays in a second.
+const DEBT_NS_MAX: i64 = USER_PPB_MAX as i64;
 /// Time to hear an event and to wake a thread, as a rule.
 const NOTICE_NS: u64 = 2_000;
 /// Time to receive a short frame, as a rule.
@@ -151,6 +160,49 @@ struct User {
     receive_ppb: u64,
     /// Its flows that were cut short.
     cut: Lately,
+    /// What it has for domains that leave.
+    joins: Savings,
+    /// Until when the flow manager knows that there is nothing of that.
+    told_until: u64,
+}
+
+/// What a user has for domains that leave.
+#[derive(Debug)]
+struct Savings {
+    left: i64,
+    earned_at: u64,
+}
+
+impl Savings {
+    const fn new(now_ns: u64) -> Self {
+        Self { left: JOIN_NS_MAX, earned_at: now_ns }
+    }
+
+    fn earn(&mut self, now_ns: u64) {
+        let passed = now_ns.saturating_sub(self.earned_at).min(10_000_000_000);
+        let earned = passed * JOIN_PPB / 1_000_000_000;
+        if earned > 0 {
+            self.left = (self.left + earned as i64).min(JOIN_NS_MAX);
+            self.earned_at = now_ns;
+        }
+    }
+
+    /// Takes what is owed, if anything is, for somebody else to pay.
+    fn take_debt(&mut self, now_ns: u64) -> Option<i64> {
+        self.earn(now_ns);
+        (self.left < 0).then(|| std::mem::take(&mut self.left))
+    }
+
+    fn pay(&mut self, now_ns: u64, spent: i64) {
+        self.earn(now_ns);
+        self.left = (self.left - spent).max(-DEBT_NS_MAX);
+    }
+
+    /// When nothing is owed any more.
+    const fn paid_at(&self) -> u64 {
+        let owed = if self.left < 0 { self.left.unsigned_abs() } else { 0 };
+        self.earned_at.saturating_add(owed * (1_000_000_000 / JOIN_PPB))
+    }
 }
 
 /// What a domain may take of the driver's time.
@@ -167,6 +219,10 @@ pub(crate) struct Account {
     /// What the scheduler was paid for in the round of this number.
     sent_ns: u64,
     sent_in: u64,
+    /// Until when the flow manager knows that it is shut.
+    told_until: u64,
+    /// What it began with.
+    begun: i64,
 }
 
 impl Account {
@@ -254,9 +310,14 @@ impl Accounts {
                 receive: Budget::new(receive_ppb),
                 receive_ppb,
                 cut: Lately::default(),
+                joins: Savings::new(self.now_ns),
+                told_until: 0,
             });
         }
         let user = &mut self.users[index];
+        if user.uid != uid {
+            (user.joins, user.told_until) = (Savings::new(self.now_ns), 0);
+        }
         if user.uid != uid || user.receive_ppb != receive_ppb {
             user.receive = Budget::new(receive_ppb);
         }
@@ -271,13 +332,51 @@ impl Accounts {
             shut: false,
             sent_ns: 0,
             sent_in: 0,
+            told_until: 0,
+            begun: 0,
         };
-        account.left = Budget::cap(self.income_ppb(&account));
+        account.begun = Budget::cap(self.income_ppb(&account));
+        account.left = self.users[index].joins.take_debt(self.now_ns).unwrap_or(account.begun);
         account
     }
 
     pub(crate) fn close(&mut self, account: &Account) {
-        self.users[account.user as usize].domains -= 1;
+        let user = &mut self.users[account.user as usize];
+        user.domains -= 1;
+        user.joins.pay(self.now_ns, (account.begun - account.left).max(0));
+    }
+
+    /// Whose account it is; `None` is the flow manager.
+    pub(crate) fn uid(&self, account: &Account) -> Option<u32> {
+        self.users[account.user as usize].uid
+    }
+
+    /// The driver has worked for so long for a domain of `uid` that is gone.
+    pub(crate) fn pay_late(&mut self, uid: u32, spent_ns: u64) {
+        if let Some(user) = self.users.iter_mut().find(|user| user.uid == Some(uid)) {
+            user.joins.pay(self.now_ns, spent_ns.min(DEBT_NS_MAX as u64) as i64);
+        }
+    }
+
+    /// Until when nothing is to be done for the domain at the word of the flow manager, if it does not know yet.
+    pub(crate) fn domain_spent(&mut self, account: &mut Account) -> Option<u64> {
+        if account.told_until > self.now_ns || self.is_open(account) {
+            return None;
+        }
+        account.told_until = self.opens_at(account).min(self.now_ns + Spender::NS_MAX);
+        Some(account.told_until)
+    }
+
+    /// Until when nobody of `uid` is to join, if the flow manager does not know yet.
+    pub(crate) fn user_spent(&mut self, uid: u32) -> Option<u64> {
+        let now_ns = self.now_ns;
+        let user = self.users.iter_mut().find(|user| user.uid == Some(uid))?;
+        user.joins.earn(now_ns);
+        if user.told_until > now_ns || user.joins.left >= 0 {
+            return None;
+        }
+        user.told_until = user.joins.paid_at().min(now_ns + Spender::NS_MAX);
+        Some(user.told_until)
     }
 
     /// The domain's guaranteed flows have `contract` instead of `before`.
@@ -372,10 +471,9 @@ impl Accounts {
                 self.active.count(window);
             }
         }
-        // What was saved up while fewer were active is not kept. A debt is limited to what the largest income
-        // pays in a second.
+        // What was saved up while fewer were active is not kept.
         let saved = account.left.min(Budget::cap(self.income_ppb(account)));
-        account.left = (saved - due_ns as i64).max(-(USER_PPB_MAX as i64));
+        account.left = (saved - due_ns as i64).max(-DEBT_NS_MAX);
     }
 
     /// A flow of the account's user that may receive for `rx_cpu_ppb`.

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use base_flow::{Bill, FlowId, LinkFacts, Rate, bill_word};
-use base_rpc::{DomainId, FromDriver};
+use base_rpc::{DomainId, FromDriver, Spender};
 use driver_atropos::{Atropos, Line, Scheduler};
 use driver_filter::{Demux, HEADER_BYTES_MAX};
 use driver_link::{Facts, Link};
@@ -37,6 +37,17 @@ impl Default for Limits {
     fn default() -> Self {
         Self { flows_max: 65_536, burst: 64, events: 256, frame_cost_ns: 0, units: true }
     }
+}
+
+/// Who pays for a control message.
+///
+/// Asked for before the message is obeyed: afterwards the domain may be gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Payer {
+    /// The domain it is about.
+    pub domain: DomainId,
+    /// Whose that is; `None` for the flow manager itself.
+    pub uid: Option<u32>,
 }
 
 /// Packets that the link has not given back yet, in the order in which it got them.
@@ -293,12 +304,34 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         });
     }
 
-    /// Bills what the loop did at the word of the flow manager, to `domain`, for which it spoke, or
-    /// to the link.
-    pub fn bill_control(&mut self, used_ns: u64, domain: Option<DomainId>) {
-        let domain = domain.and_then(|id| self.domain_index(id));
-        self.note_domain(domain.map_or(NO_DOMAIN, |index| index as u32));
-        self.settle(used_ns);
+    /// Bills what the loop did until `now_ns` at the word of the flow manager: to the domain for which it spoke, or,
+    /// if that is gone, to its user, or to the link. Returns who has nothing left, for the flow manager to know.
+    pub fn bill_control(
+        &mut self,
+        now_ns: u64,
+        used_ns: u64,
+        payer: Option<Payer>,
+    ) -> Option<FromDriver> {
+        self.accounts.at(now_ns);
+        let index = payer.and_then(|payer| self.domain_index(payer.domain));
+        self.note_domain(index.map_or(NO_DOMAIN, |index| index as u32));
+        let spent_ns = self.settle(used_ns);
+        let Payer { domain: id, uid } = payer?;
+        let spent = |(whose, until_ns)| FromDriver::Spent { whose, until_ns };
+        if let Some(domain) = index.and_then(|index| self.domains[index].as_mut()) {
+            let until_ns = self.accounts.domain_spent(&mut domain.account)?;
+            return Some(spent((Spender::Domain(id), until_ns)));
+        }
+        self.accounts.pay_late(uid?, spent_ns);
+        let until_ns = self.accounts.user_spent(uid?)?;
+        Some(spent((Spender::User(uid?), until_ns)))
+    }
+
+    /// Who pays for what is done at the word of the flow manager for `domain`.
+    pub fn payer(&self, domain: DomainId) -> Option<Payer> {
+        let index = self.domain_index(domain)?;
+        let account = &self.domains[index].as_ref()?.account;
+        Some(Payer { domain, uid: self.accounts.uid(account) })
     }
 
     /// Bills what woke the loop to the `domains` that rang for it, in equal parts.
@@ -332,10 +365,15 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         self.bills.note(bearer.unwrap_or(self.bills.link()), index, Side::Tx, 0);
     }
 
-    /// A stretch of work for one domain ends.
-    pub(crate) fn settle(&mut self, used_ns: u64) {
+    /// A stretch of work for one domain ends. Returns how long it took.
+    pub(crate) fn settle(&mut self, used_ns: u64) -> u64 {
         let Self { bills, flows, domains, accounts, .. } = self;
-        bills.settle(used_ns, |work, ns| charge(flows, domains, accounts, work, ns));
+        let mut spent_ns = 0;
+        bills.settle(used_ns, |work, ns| {
+            spent_ns += ns;
+            charge(flows, domains, accounts, work, ns);
+        });
+        spent_ns
     }
 
     /// Publishes what only the loop knows: processor time of its thread.

@@ -48,4 +48,4 @@ mod transmit;
 pub use arenas::{Arenas, HeapArenas};
 pub use bills::bill_words;
 pub use drain::DRAIN_NS_MAX;
-pub use driver::{Driver, Limits};
+pub use driver::{Driver, Limits, Payer};

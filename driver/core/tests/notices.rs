@@ -5,7 +5,8 @@ mod rig;
 use std::sync::atomic::Ordering::Relaxed;
 
 use base_flow::{BILL_WORDS, Contract, DropReason, Pace, Stray, bill_word};
-use driver_core::Limits;
+use base_rpc::{FromDriver, Spender};
+use driver_core::{Limits, Payer};
 use driver_link::sim::Side;
 use rbuf_channel::{IoRec, Pair};
 use rig::{BUFFER, OURS, Rig, THEIRS, US, fib, frame, incoming, ms};
@@ -239,4 +240,53 @@ fn no_more_events_are_read_in_a_round_than_the_limit_and_the_next_round_goes_on_
     assert!(billed(&rig, 0) < MS && billed(&rig, 1) < MS);
     rig.driver.transmit(0, &mut || 2 * MS);
     assert_eq!(sent(&rig), [1, 1, 1]);
+}
+
+#[test]
+fn the_flow_manager_hears_once_of_who_has_no_time_left_and_until_when() {
+    let mut rig = Rig::new();
+    let app = rig.app(4000, Contract::BEST_EFFORT);
+    let payer = rig.driver.payer(app.domain).unwrap();
+    assert_eq!(payer, Payer { domain: app.domain, uid: Some(1000) });
+    let mut used = rig.used;
+    let mut control = |rig: &mut Rig, now_ns: u64, spent_ns: u64| {
+        used += spent_ns;
+        rig.driver.bill_control(now_ns, used, Some(payer))
+    };
+    let domain =
+        |until_ns| Some(FromDriver::Spent { whose: Spender::Domain(app.domain), until_ns });
+    // A quarter of 5 ms was saved up.
+    assert_eq!(control(&mut rig, MS, 1_000_000), None);
+    let until_ns = 3_500_004;
+    assert_eq!(control(&mut rig, MS, 500_000), domain(until_ns), "half of 5 ms at a quarter");
+    assert_eq!(control(&mut rig, MS, 1_000), None, "it knows");
+    assert_eq!(control(&mut rig, until_ns - 1, 1_000), None);
+    let Some(FromDriver::Spent { until_ns: later, .. }) = control(&mut rig, until_ns, 1_000) else {
+        panic!("it owes more than when that was said")
+    };
+    assert_eq!(control(&mut rig, later + 5_000, 1_000), None, "there is some again");
+    let deepest = control(&mut rig, later + 5_000, 1_000_000_000);
+    assert_eq!(deepest, domain(later + 5_000 + Spender::NS_MAX), "and then it is asked again");
+}
+
+#[test]
+fn who_leaves_with_a_debt_is_named_as_a_user_before_he_joins_again() {
+    let mut rig = Rig::new();
+    let app = rig.app(4000, Contract::BEST_EFFORT);
+    let payer = rig.driver.payer(app.domain);
+    let mut used = rig.used + 1_300_000;
+    assert!(rig.driver.bill_control(0, used, payer).is_some(), "50 µs more than it had");
+    rig.driver.remove_domain(app.domain, 0);
+    assert_eq!(rig.driver.payer(app.domain), None);
+    used += 100_000;
+    let whose = Spender::User(1000);
+    // As much as the domain began with there is for those who leave; a tenth of the time pays the rest.
+    let until_ns = 10 * (50_000 + 100_000);
+    let told = rig.driver.bill_control(0, used, payer);
+    assert_eq!(told, Some(FromDriver::Spent { whose, until_ns }));
+    let next = rig.app(5000, Contract::BEST_EFFORT);
+    let payer = rig.driver.payer(next.domain);
+    used += 1;
+    assert!(rig.driver.bill_control(0, used, payer).is_some(), "it begins with the debt");
+    assert_eq!(rig.driver.bill_control(0, used + 1_000 * MS, None), None, "that concerns nobody");
 }

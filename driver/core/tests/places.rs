@@ -128,9 +128,10 @@ fn what_no_single_flow_caused_is_billed_to_a_flow_of_the_domain_as_long_as_it_ha
     rig.driver.add_flow(flow(3), domain, &first, &ms(1, 100), 1, &[]).unwrap();
     rig.driver.add_flow(flow(4), domain, &second, &ms(1, 100), 1, &[]).unwrap();
     let mut used = 0;
-    let mut bill = |rig: &mut Rig, domain| {
+    let mut bill = |rig: &mut Rig, domain: Option<DomainId>| {
         used += 100;
-        rig.driver.bill_control(used, domain);
+        let payer = domain.and_then(|domain| rig.driver.payer(domain));
+        rig.driver.bill_control(0, used, payer);
         assert!(rig.driver.bill(used));
         let of = |index| rig.driver.flow_bill(flow(index)).map_or(0, |bill| bill.tx_cpu_ns);
         (of(3), of(4), rig.driver.link_bill().tx_cpu_ns)

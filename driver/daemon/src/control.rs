@@ -8,7 +8,7 @@ use base_rpc::{
     DomainId, DomainUser, FromDriver, InstallError, MESSAGE_BYTES_MAX, ToDriver, decode, encode,
 };
 use driver_atropos::Scheduler;
-use driver_core::Driver;
+use driver_core::{Driver, Payer};
 use driver_link::Link;
 use rbuf_domain::Passed;
 use rbuf_shm::{Connection, ReceiveError, ShmWords};
@@ -23,15 +23,16 @@ const MESSAGES_PER_ROUND: usize = 64;
 /// After so much time with messages, frames are looked after again.
 const CONTROL_NS_MAX: u64 = 100_000;
 
-/// The domain that a message is about.
-fn about<L: Link, S: Scheduler>(
+/// Who pays for a message.
+fn payer<L: Link, S: Scheduler>(
     message: &ToDriver,
     driver: &Driver<L, ShmArenas, ShmWords, S>,
-) -> Option<DomainId> {
-    match message {
-        ToDriver::AddDomain { domain, .. }
-        | ToDriver::RemoveDomain { domain }
-        | ToDriver::AddFlow { domain, .. } => Some(*domain),
+) -> Option<Payer> {
+    let domain = match message {
+        ToDriver::AddDomain { domain, user, .. } => {
+            return Some(Payer { domain: *domain, uid: user.uid });
+        }
+        ToDriver::RemoveDomain { domain } | ToDriver::AddFlow { domain, .. } => Some(*domain),
         ToDriver::Attach { fib } => driver.domain_of(fib.flow),
         ToDriver::Detach { flow }
         | ToDriver::RemoveFlow { flow, .. }
@@ -43,7 +44,8 @@ fn about<L: Link, S: Scheduler>(
         | ToDriver::Unpark { .. }
         | ToDriver::Inject { .. }
         | ToDriver::Ping { .. } => None,
-    }
+    };
+    driver.payer(domain?)
 }
 
 /// What came of listening to the flow manager.
@@ -98,7 +100,8 @@ impl Control {
     }
 
     /// Does what the flow manager says, for a bounded time. `clock` tells the
-    /// processor time used: each message is billed to the domain it is about.
+    /// processor time used: each message is billed to the domain it is about,
+    /// and the flow manager hears of who has no time left.
     pub(crate) fn obey<L: Link, S: Scheduler>(
         &mut self,
         driver: &mut Driver<L, ShmArenas, ShmWords, S>,
@@ -121,10 +124,13 @@ impl Control {
                 return Heard::Refused(reason);
             }
             // Asked before: afterwards it may be gone.
-            let whose = about(&message, driver);
+            let payer = payer(&message, driver);
             self.act(message, driver, bells, now_ns);
             let used_ns = clock();
-            driver.bill_control(used_ns, whose);
+            // Before the next message: who has nothing left is not spoken for any more.
+            if let Some(spent) = driver.bill_control(now_ns, used_ns, payer) {
+                self.tell(&spent, Vec::new());
+            }
             if used_ns - begun_ns > CONTROL_NS_MAX {
                 break;
             }

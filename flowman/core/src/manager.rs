@@ -7,7 +7,8 @@ use base_flow::{
     Admission, Bill, Endpoints, Fib, FlowId, LinkFacts, Prefix, Sap, Shares, Stray, Transport,
 };
 use base_rpc::{
-    Answer, DomainId, FromDriver, InstallError, Refusal, Reply, StatusInfo, TimeWait, ToDriver,
+    Answer, DomainId, FromDriver, InstallError, Refusal, Reply, Spender, StatusInfo, TimeWait,
+    ToDriver,
 };
 use base_wire::{Arp, Mac};
 
@@ -181,6 +182,8 @@ pub(crate) struct ClientDomain {
     pub(crate) joining: Option<u32>,
     /// What it has laid out by joining.
     pub(crate) bytes: u64,
+    /// Until when it has no time of the driver left.
+    pub(crate) spent_until: u64,
 }
 
 /// Who waits for a neighbour.
@@ -202,6 +205,8 @@ pub struct FlowManager {
     pub(crate) routes: Routes,
     pub(crate) neighbours: Neighbours,
     pub(crate) waiting: HashMap<Place, Vec<Waiter>>,
+    /// Until when users have no time of a driver left to join it.
+    pub(crate) spent: HashMap<(LinkId, u32), u64>,
     /// Applications that are welcomed when the first link is open.
     pub(crate) waiting_hellos: Hellos,
     pub(crate) outputs: VecDeque<Output>,
@@ -253,6 +258,7 @@ impl FlowManager {
             routes,
             neighbours: Neighbours::default(),
             waiting: HashMap::new(),
+            spent: HashMap::new(),
             waiting_hellos: Hellos::new(),
             outputs: VecDeque::new(),
             status: StatusInfo::default(),
@@ -402,6 +408,7 @@ impl FlowManager {
     /// A driver is gone: so are the flows of its link.
     pub fn driver_left(&mut self, link: LinkId) {
         self.settle_all(link);
+        self.spent.retain(|(at, _), _| *at != link);
         let lost: Vec<FlowId> =
             self.flows.iter_from(0).filter(|flow| flow.link == link).map(|flow| flow.id).collect();
         for id in lost {
@@ -445,6 +452,7 @@ impl FlowManager {
                 self.flow_removed(flow, bill, settled);
             }
             FromDriver::Settled { flow, change } => self.settled(flow, link, change),
+            FromDriver::Spent { whose, until_ns } => self.spent(link, whose, until_ns),
             FromDriver::Carries { mtu, unit_bytes } => self.carries(link, mtu, unit_bytes),
             FromDriver::KernelAddress { prefix, dev, taken } => {
                 self.kernel_address(link, prefix, &dev, taken);
@@ -460,6 +468,24 @@ impl FlowManager {
                     self.tell(client, 0, Reply::Lost { flow, reason });
                     self.close(flow, None);
                 }
+            }
+        }
+    }
+
+    /// Nothing is asked of the driver for `whose` before `until_ns`.
+    fn spent(&mut self, link: LinkId, whose: Spender, until_ns: u64) {
+        match whose {
+            Spender::User(uid) => {
+                // Of others it is over by now.
+                self.spent.retain(|_, until| *until + Spender::NS_MAX > until_ns);
+                self.spent.insert((link, uid), until_ns);
+            }
+            Spender::Domain(id) => {
+                let domains =
+                    self.clients.values_mut().filter_map(|client| client.domains.get_mut(&link));
+                domains.filter(|domain| domain.id == id).for_each(|domain| {
+                    domain.spent_until = until_ns;
+                });
             }
         }
     }

@@ -69,6 +69,18 @@ impl FlowManager {
         }
     }
 
+    /// Until when a request of `client` has to wait, because it, or its user, has no time left of the driver that
+    /// would have to be told of it.
+    pub fn spent_until(&self, now_ns: u64, client: ClientId, request: &Request) -> Option<u64> {
+        let link = self.driver_for(request)?;
+        let client = self.clients.get(&client)?;
+        let until_ns = match request {
+            Request::Join(_) => *self.spent.get(&(link, client.uid))?,
+            _ => client.domains.get(&link)?.spent_until,
+        };
+        (until_ns > now_ns).then_some(until_ns)
+    }
+
     /// A message that could not be read: its sender is told why, and sent away.
     pub fn unreadable(&mut self, client: ClientId, refusal: Refusal) {
         self.tell(client, 0, Reply::Refused(refusal));
@@ -192,7 +204,7 @@ impl FlowManager {
         self.accounts.has_room(uid, &rights, bytes, "application's first flow")?;
         self.accounts.join(uid, (client, id), bytes);
         let domain = self.new_domain();
-        let joined = ClientDomain { id: domain, joining: Some(tag), bytes };
+        let joined = ClientDomain { id: domain, joining: Some(tag), bytes, spent_until: 0 };
         self.client(client)?.domains.insert(id, joined);
         // Of all flows together: two that are not flooded do not cut each other short.
         let rx_cpu_ppb = rx_cpu_ppb.saturating_mul(2);

@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Sap, Stray, Transport};
 use base_rpc::{
     Call, DomainId, FromDriver, InstallError, JoinOffer, Query, QueryReply, Refusal, Reply,
-    Request, ToDriver,
+    Request, Spender, ToDriver,
 };
 use base_wire::{Arp, ArpOperation, Mac};
 use flowman_core::{ClientId, Config, FlowManager, LinkConfig, Output, Policy, Rights, Unwelcome};
@@ -294,6 +294,43 @@ fn a_share_is_not_free_before_the_driver_says_that_what_was_sent_is_paid_for() {
     script.manager.driver_message(LINK, FromDriver::Settled { flow, change: None });
     assert!(script.open(other, ms(50, 100), at(8080), None).is_some_and(is_refused));
     assert!(matches!(script.open(other, ms(35, 100), at(8080), None), Some(Reply::Opened { .. })));
+}
+
+#[test]
+fn requests_wait_of_whom_the_driver_has_no_time_for_and_of_nobody_else() {
+    let mut script = Script::new();
+    let (user, other) = (script.client(1), script.client(2));
+    let at = |port| Sap::new(OURS.into(), port);
+    let Some(Reply::Opened { flow, .. }) = script.open(user, Contract::BEST_EFFORT, at(8080), None)
+    else {
+        panic!("not opened")
+    };
+    let domain = script.told.iter().rev().find_map(|told| match told {
+        ToDriver::AddFlow { domain, .. } => Some(*domain),
+        _ => None,
+    });
+    let close = Request::Close { flow, time_wait: None };
+    let join = Request::Join(JoinOffer { link: 0, flows_max: 4 });
+    let of_nobody = Request::Query(Query::Status);
+    let asked = [&close, &join, &of_nobody];
+    let until = |script: &Script, now_ns, client| {
+        asked.map(|request| script.manager.spent_until(now_ns, client, request))
+    };
+    let spent = |whose, until_ns| FromDriver::Spent { whose, until_ns };
+    assert_eq!(until(&script, 0, user), [None; 3]);
+    script.manager.driver_message(LINK, spent(Spender::Domain(domain.unwrap()), 500));
+    assert_eq!(until(&script, 499, user), [Some(500), None, None]);
+    assert_eq!((until(&script, 500, user), until(&script, 499, other)), ([None; 3], [None; 3]));
+    script.manager.driver_message(LINK, spent(Spender::User(1), 400));
+    script.manager.driver_message(LINK, spent(Spender::User(3), 300 + Spender::NS_MAX));
+    assert_eq!(until(&script, 399, user), [Some(500), Some(400), None]);
+    assert_eq!((until(&script, 400, user)[1], until(&script, 399, other)), (None, [None; 3]));
+    // What is over is forgotten, and a driver's word goes with the driver.
+    script.manager.driver_message(LINK, spent(Spender::User(3), 400 + Spender::NS_MAX));
+    assert_eq!(until(&script, 399, user)[1], None);
+    script.manager.driver_message(LINK, spent(Spender::User(1), 900));
+    script.manager.driver_left(LINK);
+    assert_eq!(until(&script, 0, user), [None; 3]);
 }
 
 fn is_refused(reply: Reply) -> bool {

@@ -1,6 +1,6 @@
 //! The loop of the flow manager process.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::io::{self, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -143,7 +143,7 @@ struct Application {
     uid: u32,
     /// As long as it lives.
     process: Option<PeerProcess>,
-    /// What it has asked of a driver that is behind.
+    /// What it has asked of a driver that is behind, or that has no time left for it.
     held: Option<Call>,
 }
 
@@ -157,6 +157,8 @@ pub struct Daemon {
     speaking: Turns<ClientId>,
     /// Clients whose request waits for a driver that is behind.
     held: HashMap<LinkId, Turns<ClientId>>,
+    /// Clients for whose request a driver has no time before then.
+    spent: BTreeSet<(u64, ClientId)>,
     driver_lines: HashMap<u64, DriverLine>,
     /// What applications share with drivers.
     shares: Shares,
@@ -235,6 +237,7 @@ impl Daemon {
             clients: HashMap::new(),
             speaking: Turns::default(),
             held: HashMap::new(),
+            spent: BTreeSet::new(),
             driver_lines: HashMap::new(),
             shares: Shares::default(),
             epoll,
@@ -291,7 +294,8 @@ impl Daemon {
     ///
     /// If the kernel does not let it wait any more.
     pub fn round(&mut self, limit_ns: Option<u64>) -> Result<(), ServeError> {
-        let deadlines = [self.core.next_deadline(), self.deaf_until_ns];
+        let earned = self.spent.first().map(|(at, _)| *at);
+        let deadlines = [self.core.next_deadline(), self.deaf_until_ns, earned];
         let deadline = deadlines.into_iter().flatten().min();
         let deadline = deadline.map(|at| at.saturating_sub(monotonic_ns()));
         let behind = !self.held.is_empty()
@@ -327,6 +331,10 @@ impl Daemon {
             }
         }
         self.listen_again()?;
+        while self.spent.first().is_some_and(|(at, _)| *at <= monotonic_ns()) {
+            let earned = self.spent.pop_first();
+            earned.into_iter().for_each(|(_, client)| self.is_speaking(client));
+        }
         for number in std::mem::take(&mut self.unfinished) {
             self.hear_bell(number);
         }
@@ -493,8 +501,17 @@ impl Daemon {
         self.carry_out(Vec::new());
     }
 
-    /// Does what a client asks for, or keeps it until the driver that it is for has read what it was told before.
+    /// Does what a client asks for, or keeps it until the driver that it is for has time for the client, and has read
+    /// what it was told before.
     fn serve(&mut self, id: ClientId, call: Call) {
+        let spent_until = self.core.spent_until(monotonic_ns(), id, &call.request);
+        if let Some(until_ns) = spent_until
+            && let Some(client) = self.clients.get_mut(&id)
+        {
+            client.held = Some(call);
+            self.spent.insert((until_ns, id));
+            return;
+        }
         let link = self.core.driver_for(&call.request).filter(|link| self.room_at(*link) == 0);
         if let Some(link) = link
             && let Some(client) = self.clients.get_mut(&id)

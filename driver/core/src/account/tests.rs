@@ -158,6 +158,34 @@ fn an_account_is_shut_when_it_is_empty_until_half_is_saved_but_for_what_was_sent
     assert!(accounts.is_open(&mut account));
 }
 
+#[test]
+fn whoever_joins_again_and_again_brings_no_new_savings_and_finds_its_debts() {
+    let mut accounts = accounts();
+    let mut spent = 0;
+    for now in (0..1000 * MS).step_by(20_000) {
+        accounts.at(now);
+        if accounts.user_spent(1).is_some()
+            || accounts.users.first().is_some_and(|user| user.told_until > now)
+        {
+            continue;
+        }
+        let mut account = accounts.open(Some(1), 1);
+        while accounts.is_open(&mut account) {
+            accounts.pay(&mut account, 5_000);
+            spent += 5_000;
+        }
+        accounts.close(&account);
+        // Joining and leaving cost something, too.
+        accounts.pay_late(1, 100_000);
+        spent += 100_000;
+    }
+    let part = 100 * MS + 1_250_000;
+    assert!((part - MS..part + MS).contains(&spent), "{spent}");
+    // Others begin with all there can be, also in the place of one who has gone.
+    let other = accounts.open(Some(2), 1);
+    assert_eq!(other.left, 1_250_000);
+}
+
 /// What so many domains of each of so many users can spend in a second, spending in pieces of 5 µs whenever
 /// they may.
 fn spent(domains: &[usize]) -> Vec<u64> {
