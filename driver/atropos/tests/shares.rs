@@ -494,3 +494,40 @@ fn work_for_which_there_is_no_time_makes_frames_late_by_no_more_than_is_caught_u
     let most = frames(500 * MS) + frames(60 * MS);
     assert!(sent[0] <= most && sent[1] <= most, "{sent:?}");
 }
+
+#[test]
+fn a_period_that_begins_far_off_keeps_no_nearer_one_waiting() {
+    // Buckets are 128 ns wide: 100 ms are beyond those that are kept in order.
+    let line = Line::new(Rate::mbit(10_000), 1514, 0);
+    let cost_ns = line.frame_ns();
+    let mut atropos = Atropos::new(line, 0);
+    for (index, period_ms) in [(0, 100), (1, 10)] {
+        let contract = Contract::guaranteed(10 * cost_ns, period_ms * MS).unwrap();
+        atropos.add(index, &contract, &[]);
+        atropos.wake(index, cost_ns, 0);
+    }
+    let (mut now, mut sent) = (0, [0u64; 2]);
+    while now < 1_000 * MS as i64 {
+        match atropos.next(now) {
+            Next::Serve { flow, slack, .. } => {
+                sent[flow as usize] += 1;
+                atropos.served(flow, slack, cost_ns, true, Head::Frame { cost_ns }, now);
+            }
+            Next::Sleep { until_ns, .. } => now = until_ns.unwrap().max(now + 1),
+        }
+    }
+    assert_eq!(sent.map(|frames| (frames + 5) / 10), [10, 100]);
+}
+
+#[test]
+fn a_frame_that_is_as_late_as_the_bound_says_is_in_time_and_a_nanosecond_later_is_not() {
+    for (later, missed) in [(0, false), (1, true)] {
+        let line = Line::new(Rate::mbit(100), 1514, 0);
+        let mut atropos = Atropos::new(line, 0);
+        atropos.add(0, &ms(10, 100), &[]);
+        atropos.wake(0, FRAME, 0);
+        let Next::Serve { flow: 0, key_ns, .. } = atropos.next(0) else { panic!() };
+        let at = key_ns + line.tardiness_ns() as i64 - FRAME as i64 + later;
+        assert_eq!(atropos.served(0, false, FRAME, true, Head::Empty, at), missed, "{later}");
+    }
+}
