@@ -5,8 +5,9 @@ use std::time::Duration;
 use base_flow::Contract;
 use plumb_net::Udp;
 
-use crate::ground::{peer_hears, row, say};
+use crate::ground::{row, say};
 use crate::in_lab::{OURS, THEIRS, host};
+use crate::used::{FRAME_NS, keeps_to};
 
 const FLOWS: usize = 40;
 
@@ -44,17 +45,15 @@ fn who_closes_and_opens_a_flow_whenever_its_slice_is_used_up_takes_nothing_from_
         }
     };
     let name = "contracts::who_closes_and_opens_a_flow_whenever_its_slice_is_used_up_takes_nothing_from_others";
-    row(name, attack, |ground| {
-        let _peer = peer_hears(7000);
-        ground.compare_with(|| ground.busy(), || ground.attacker_that_says("at work"), |_, _| true);
-    });
+    row(name, attack, |ground| keeps_to(ground, &contract()));
 }
 
 #[test]
 fn who_moves_one_contract_between_forty_flows_takes_nothing_from_others() {
     let attack = || {
         let host = host();
-        let idle = Contract::BEST_EFFORT;
+        // Next to nothing, and no slack.
+        let idle = Contract::guaranteed(FRAME_NS, 100_000_000).unwrap();
         let flows: Vec<Udp> =
             (0..FLOWS).map(|flow| open(&host, 6400 + flow as u16, idle).unwrap()).collect();
         let mut said = false;
@@ -73,7 +72,7 @@ fn who_moves_one_contract_between_forty_flows_takes_nothing_from_others() {
     };
     let name = "contracts::who_moves_one_contract_between_forty_flows_takes_nothing_from_others";
     row(name, attack, |ground| {
-        let _peer = peer_hears(7000);
-        ground.compare_with(|| ground.busy(), || ground.attacker_that_says("at work"), |_, _| true);
+        let all = contract().slice_ns + FLOWS as u64 * FRAME_NS;
+        keeps_to(ground, &Contract::guaranteed(all, contract().period_ns).unwrap());
     });
 }

@@ -10,6 +10,7 @@ use plumb_net::Udp;
 use crate::ground::{Attacker, row, say};
 use crate::in_lab::questions::{ask, our_station};
 use crate::in_lab::{OURS, THEIRS, host, on_peer};
+use crate::used::Over;
 
 /// Flows of one user, and where the first of them receives.
 const FLOWS: u16 = 64;
@@ -104,14 +105,6 @@ impl Drop for Flood<'_> {
         if !std::thread::panicking() {
             self.taken.add();
         }
-    }
-}
-
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
     }
 }
 

@@ -17,8 +17,9 @@
 //! | contracts given back and taken again | `contracts`; `who_closes_and_opens_whenever_a_slice_is_used_up_has_one_share_of_the_line` in `driver/atropos` |
 //! | a connection that outlives its process | `descriptors::a_flow_dies_with_its_process_whoever_holds_its_connection` |
 //! | thousands asleep on one count | `sleepers::two_thousand_threads_asleep_on_one_count_cost_nobody_his_contract` |
-//! | packets that claim to be endless | `claims::packets_that_claim_four_gigabytes_cost_others_nothing`; `a_frame_that_claims_to_be_endless_is_no_claim_on_anybodys_slack` in `driver/atropos` |
+//! | packets that claim to be endless | `claims::packets_that_claim_all_their_memory_cost_others_nothing`; `a_frame_that_claims_to_be_endless_is_no_claim_on_anybodys_slack` in `driver/atropos` |
 //! | frames that are refused, requests without end | `claims` |
+//! | requests that are dear for the driver | `claims::flows_that_are_closed_with_full_rings_cost_others_nothing` |
 //! | events and rings without end | `notices`; `Accounts` in `driver/core` |
 //! | the shortest frames, on slack or guaranteed | `tests/frame_cost.rs` in `driver/core` |
 //! | gratuitous ARPs | `shouts`; `an_application_with_hundreds_of_flows_may_hear_late_that_a_neighbour_has_moved` in `tests/tcp_manager.rs` |
@@ -43,6 +44,7 @@ mod notices;
 mod raw;
 mod shouts;
 mod sleepers;
+mod used;
 mod verdict;
 mod victims;
 mod walls;

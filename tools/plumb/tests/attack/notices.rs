@@ -1,15 +1,15 @@
 //! Notices that mean nothing: events, and rings of the driver's bell.
 
-use std::cell::Cell;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 
 use base_flow::Contract;
 use rbuf_domain::Domain;
-use rbuf_shm::{Connection, DriverBell, monotonic_ns};
+use rbuf_shm::{Connection, DriverBell};
 
-use crate::ground::{Attacker, Ground, peer_hears, row, say};
-use crate::in_lab::host;
+use crate::ground::{row, say};
 use crate::raw::{RawFlow, greet, join};
+use crate::used::bounded;
 
 /// Connections that post events, and flows of each.
 const CONNECTIONS: u16 = 100;
@@ -40,47 +40,11 @@ fn idle(number: u16) -> Idle {
     Idle { _connection: connection, domain, flows, bell: bell.into() }
 }
 
-/// Most of the driver's time that a user gets for notices is a quarter; what was saved up comes to that.
+/// Most of the driver's time that a user gets by his account is a quarter; what was saved up comes to that.
 const PART_PPM_MAX: u64 = 350_000;
 
-/// The attack, at work, and since when the driver's time for it is looked at.
-struct Working<'a> {
-    _attacker: Attacker,
-    begun_ns: u64,
-    part_ppm: &'a Cell<u64>,
-}
-
-impl Drop for Working<'_> {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            return;
-        }
-        let ports = FIRST_PORT..FIRST_PORT + CONNECTIONS * FLOWS;
-        let flows = host().query_flows().unwrap();
-        let theirs = flows
-            .iter()
-            .filter(|flow| flow.endpoints.is_some_and(|ends| ports.contains(&ends.local.port)));
-        let bills = theirs.filter_map(|flow| flow.bill.as_ref());
-        let spent_ns: u64 = bills.map(|bill| bill.tx_cpu_ns + bill.rx_cpu_ns).sum();
-        let part_ppm = spent_ns * 1_000_000 / (monotonic_ns() - self.begun_ns);
-        self.part_ppm.set(part_ppm.max(self.part_ppm.get()));
-    }
-}
-
-/// Others hardly notice, and who posts or rings has no more of the driver's time than its account earns.
-fn bounded(ground: &Ground) {
-    let _peer = peer_hears(7000);
-    let part_ppm = Cell::new(0);
-    let start = || {
-        let begun_ns = monotonic_ns();
-        let attacker = ground.attacker_that_says("at work");
-        Working { _attacker: attacker, begun_ns, part_ppm: &part_ppm }
-    };
-    ground.compare_with(|| ground.busy(), start, |_, _| true);
-    let part_ppm = part_ppm.get();
-    println!("{part_ppm} millionths of the time");
-    assert!((1_000..PART_PPM_MAX).contains(&part_ppm), "{part_ppm} millionths of the time");
-}
+/// Where the flows of all are.
+const PORTS: Range<u16> = FIRST_PORT..FIRST_PORT + CONNECTIONS * FLOWS;
 
 #[test]
 fn full_event_fifos_of_a_hundred_connections_cost_others_nothing() {
@@ -99,7 +63,7 @@ fn full_event_fifos_of_a_hundred_connections_cost_others_nothing() {
         }
     };
     let name = "notices::full_event_fifos_of_a_hundred_connections_cost_others_nothing";
-    row(name, attack, bounded);
+    row(name, attack, |ground| bounded(ground, PORTS, PART_PPM_MAX));
 }
 
 #[test]
@@ -114,5 +78,5 @@ fn rings_without_end_for_flows_that_have_nothing_cost_others_nothing() {
         }
     };
     let name = "notices::rings_without_end_for_flows_that_have_nothing_cost_others_nothing";
-    row(name, attack, bounded);
+    row(name, attack, |ground| bounded(ground, PORTS, PART_PPM_MAX));
 }

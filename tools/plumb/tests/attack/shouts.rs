@@ -8,9 +8,11 @@ use plumb_net::{Options, Udp};
 use crate::ground::row;
 use crate::in_lab::{OURS, THEIRS, claim_to_be_at, eventually, host, on_peer, peer_answers_arp};
 
-/// Flows of the program that listens to nobody, and claims that it could hear of.
-const FLOWS: u16 = 50;
+/// Flows of the program that listens to nobody, claims in a row, and how often the last of so many is believed:
+/// far more call-backs than a connection keeps.
+const FLOWS: u16 = 200;
 const CLAIMS: u8 = 40;
+const MOVES: u8 = 4;
 
 fn station(claim: u8) -> Mac {
     Mac([2, 0, 0, 0, 7, claim])
@@ -30,15 +32,17 @@ fn forty_claims_to_be_the_next_hop_leave_a_program_that_is_idle_its_connection_a
             let mut wire = on_peer(|| PacketLink::open("plumb1", None).unwrap());
             // Nobody says otherwise, so that they are believed, as fast as any is.
             peer_answers_arp(false);
-            for claim in 0..CLAIMS {
-                claim_to_be_at(&mut wire, station(claim));
+            for place in 0..MOVES {
+                let claims = place * CLAIMS..(place + 1) * CLAIMS;
+                for claim in claims.clone() {
+                    claim_to_be_at(&mut wire, station(claim));
+                }
+                eventually("one is believed", || {
+                    let neighbours = watcher.query_neighbours().unwrap();
+                    let there = neighbours.iter().find_map(|neighbour| neighbour.mac);
+                    there.is_some_and(|mac| claims.clone().any(|claim| mac == station(claim)))
+                });
             }
-            let mut there = None;
-            eventually("one is believed", || {
-                let neighbours = watcher.query_neighbours().unwrap();
-                there = neighbours.iter().find_map(|neighbour| neighbour.mac);
-                there.is_some_and(|mac| mac.0[..5] == station(0).0[..5])
-            });
             // The program has read nothing meanwhile, and every flow hears where its next hop is.
             let open = watcher.query_flows().unwrap();
             for (number, flow) in flows.iter().enumerate() {

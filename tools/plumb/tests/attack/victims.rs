@@ -11,6 +11,7 @@ use rbuf_shm::monotonic_ns;
 use rustix::net::sockopt::set_socket_recv_buffer_size_force;
 
 use crate::in_lab::{OURS, THEIRS, host, kernel_socket, socket};
+use crate::used::Over;
 
 const VICTIM_PORT: u16 = 6001;
 const ECHO_PORT: u16 = 6002;
@@ -182,18 +183,9 @@ pub fn with_victims<T>(judge: impl FnOnce(&Events) -> T) -> T {
             }
         });
         // What is judged may fail, and the scope waits for its threads also then.
-        let _end = End(&stop);
+        let _end = Over(&stop);
         judge(&events)
     })
-}
-
-/// Ends the victims when dropped.
-struct End<'a>(&'a AtomicBool);
-
-impl Drop for End<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
 }
 
 /// Asks one question after the other, each when the last is answered or given up.
