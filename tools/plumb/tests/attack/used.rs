@@ -30,25 +30,17 @@ pub struct Used {
 }
 
 impl Used {
-    /// What the flows at `ports` have used until now.
-    fn by(ports: &Range<u16>) -> Self {
+    /// What the flows at `ports` that are left have used since `begun_ns`.
+    fn by(ports: &Range<u16>, begun_ns: u64) -> Self {
         let flows = host().query_flows().unwrap();
         let theirs = flows
             .iter()
             .filter(|flow| flow.endpoints.is_some_and(|ends| ports.contains(&ends.local.port)));
         let bills: Vec<&Bill> = theirs.filter_map(|flow| flow.bill.as_ref()).collect();
         Self {
-            elapsed_ns: monotonic_ns(),
+            elapsed_ns: monotonic_ns() - begun_ns,
             cpu_ns: bills.iter().map(|bill| bill.tx_cpu_ns + bill.rx_cpu_ns).sum(),
             refused: bills.iter().map(|bill| bill.dropped_total()).sum(),
-        }
-    }
-
-    const fn since(self, before: Self) -> Self {
-        Self {
-            elapsed_ns: self.elapsed_ns - before.elapsed_ns,
-            cpu_ns: self.cpu_ns - before.cpu_ns,
-            refused: self.refused - before.refused,
         }
     }
 
@@ -58,10 +50,10 @@ impl Used {
     }
 }
 
-/// The attack, at work, and what had been used before.
+/// The attack, at work, and since when.
 struct Working<'a> {
     _attacker: Attacker,
-    before: Used,
+    begun_ns: u64,
     ports: Range<u16>,
     turns: &'a RefCell<Vec<Used>>,
 }
@@ -69,7 +61,7 @@ struct Working<'a> {
 impl Drop for Working<'_> {
     fn drop(&mut self) {
         if !std::thread::panicking() {
-            self.turns.borrow_mut().push(Used::by(&self.ports).since(self.before));
+            self.turns.borrow_mut().push(Used::by(&self.ports, self.begun_ns));
         }
     }
 }
@@ -79,9 +71,9 @@ pub fn used_by(ground: &Ground, ports: Range<u16>) -> Vec<Used> {
     let _peer = peer_hears(HEARD_PORT);
     let turns = RefCell::new(Vec::new());
     let start = || {
+        let begun_ns = monotonic_ns();
         let attacker = ground.attacker_that_says("at work");
-        let before = Used::by(&ports);
-        Working { _attacker: attacker, before, ports: ports.clone(), turns: &turns }
+        Working { _attacker: attacker, begun_ns, ports: ports.clone(), turns: &turns }
     };
     ground.compare_with(|| ground.busy(), start, |_, _| true);
     let turns = turns.into_inner();
