@@ -279,6 +279,9 @@ pub enum FromDriver {
         /// Largest IP packet it takes, in bytes: longer TCP segments it cuts.
         unit_bytes: u16,
     },
+    /// The interface is up and has a carrier again: meanwhile it may have been another network, or somebody may have
+    /// taken our addresses (RFC 5227 §2.1).
+    CameUp,
     /// The kernel of this host has an address, or no longer. Told of all that it has, after
     /// [`FromDriver::Hello`], and of every change.
     KernelAddress {

@@ -207,6 +207,8 @@ struct Server<L, S> {
     watch: Option<Watch>,
     /// What the interface is called.
     name: String,
+    /// Whether it was down or without a carrier, and is not up with one yet.
+    is_away: bool,
     control: Option<Control>,
     bells: Bells,
     spin_ns: u64,
@@ -228,9 +230,11 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
             let data = epoll::EventData::new_u64(INTERFACE);
             epoll::add(&bells, watch, data, epoll::EventFlags::IN).map_err(os("epoll_ctl"))?;
         }
+        let is_away = watch.as_ref().is_some_and(|watch| !watch.is_active());
         Ok(Self {
             driver,
             watch,
+            is_away,
             control: Some(Control::new(connection, reaper)),
             bells,
             name: options.name.clone(),
@@ -395,6 +399,7 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
     fn hear_interface(&mut self) -> Result<(), ServeError> {
         let news = self.watch.as_mut().map(Watch::changed).unwrap_or_default();
         for news in news {
+            self.is_away |= matches!(news, News::Up(false) | News::Carrier(false));
             match news {
                 News::Mtu(mtu) => {
                     // More than a packet can have is more than anybody sends.
@@ -421,6 +426,10 @@ impl<L: Polled, S: Scheduler> Server<L, S> {
                 News::Owns(owned) => self.tell_address(&owned, true),
                 News::Disowns(owned) => self.tell_address(&owned, false),
             }
+        }
+        if self.is_away && self.watch.as_ref().is_some_and(Watch::is_active) {
+            self.is_away = false;
+            self.tell(&FromDriver::CameUp);
         }
         Ok(())
     }

@@ -70,6 +70,11 @@ impl Watch {
         self.lacks_carrier
     }
 
+    /// Whether the interface is up and has a carrier, as far as was heard.
+    pub const fn is_active(&self) -> bool {
+        self.known.up && !self.lacks_carrier
+    }
+
     /// What is another than at the last call; never waits.
     pub fn changed(&mut self) -> Vec<News> {
         let mut said = Vec::new();
@@ -203,8 +208,14 @@ mod tests {
         assert_eq!(becomes(true, true), []);
         assert_eq!(becomes(false, false), [News::Up(false)]);
         assert_eq!(becomes(true, false), [News::Up(true), News::Carrier(false)]);
+        assert!(!watch.is_active());
+        let mut becomes = |up, carrier| {
+            let now = Interface { up, carrier, ..watch.known.clone() };
+            watch.learn(Said::Is(now))
+        };
         assert_eq!(becomes(false, false), [News::Up(false)]);
         assert_eq!(becomes(true, true), [News::Up(true)]);
+        assert!(watch.is_active());
     }
 
     #[test]

@@ -5,6 +5,10 @@
 //! probes: nothing is answered, no neighbour is asked for, and no application has a flow there
 //! ([`Link::is_open`](crate::link::Link)). If one is in use, the driver is refused, with the name of who uses it.
 //!
+//! An interface that comes up again, or gets its carrier back, may be in another network, or somebody may have taken
+//! an address meanwhile: it is probed for again. But the link stays open, for the flows there are no less ours than
+//! before. Whoever says then that he has the address is told otherwise, as at any other time.
+//!
 //! The kernel of this host is a second host at our own station: nobody can tell its frames from ours, so ARP does
 //! not show it. The driver hears which addresses the kernel has.
 
@@ -34,13 +38,24 @@ pub(crate) const HELLO_NS: u64 = 7_000_000_000;
 pub(crate) enum Possession {
     /// Our own flows are not there: nobody can be asked.
     Unasked,
-    /// So many probes were sent; something is due: the first, when the clock is read next, is to wait.
-    Probing { step: u32, due: u64 },
+    /// So many probes were sent; something is due: the first, when the clock is read next, is to wait. `again` if the
+    /// addresses were ours before and are used meanwhile.
+    Probing { step: u32, due: u64, again: bool },
     /// They are ours, and were announced so often.
     Ours { announced: u32, due: Option<u64> },
 }
 
 impl Possession {
+    /// Probing from the start.
+    const fn probing(again: bool) -> Self {
+        Self::Probing { step: 0, due: 0, again }
+    }
+
+    /// Whether the addresses can be used.
+    pub(crate) const fn is_ours(self) -> bool {
+        matches!(self, Self::Ours { .. } | Self::Probing { again: true, .. })
+    }
+
     const fn due(self) -> Option<u64> {
         match self {
             Self::Unasked => None,
@@ -66,7 +81,9 @@ impl FlowManager {
         match driver.possession {
             // They were lost, and are back: the addresses were ours all the time.
             Possession::Ours { .. } => self.announce(link),
-            _ if probes => driver.possession = Possession::Probing { step: 0, due: 0 },
+            possession if probes => {
+                driver.possession = Possession::probing(possession.is_ours());
+            }
             _ => {
                 driver.possession = Possession::Ours { announced: 1, due: None };
                 self.possess(link);
@@ -77,10 +94,23 @@ impl FlowManager {
     /// Our own flows on a link are lost: whoever was being asked did not hear all of it.
     pub(crate) fn interrupt_possession(&mut self, link: LinkId) {
         if let Some(driver) = &mut self.links[usize::from(link.0)].driver
-            && matches!(driver.possession, Possession::Probing { .. })
+            && matches!(driver.possession, Possession::Probing { again: false, .. })
         {
             driver.possession = Possession::Unasked;
             self.welcome_waiting();
+        }
+    }
+
+    /// The interface has come up again: whoever was asked before did not hear it, or somebody else is there now.
+    pub(crate) fn came_up(&mut self, link: LinkId) {
+        let probes = self.probe_wait_ns(link) > 0;
+        let Some(driver) = &mut self.links[usize::from(link.0)].driver else { return };
+        match driver.possession {
+            Possession::Unasked => {}
+            possession if probes => {
+                driver.possession = Possession::probing(possession.is_ours());
+            }
+            _ => self.announce(link),
         }
     }
 
@@ -101,13 +131,13 @@ impl FlowManager {
             let next = match possession {
                 Possession::Unasked => continue,
                 // Hosts that were switched on together do not probe together.
-                Possession::Probing { step: 0, .. } => {
-                    Possession::Probing { step: 1, due: now_ns + chance_ns }
+                Possession::Probing { step: 0, again, .. } => {
+                    Possession::Probing { step: 1, due: now_ns + chance_ns, again }
                 }
-                Possession::Probing { step, .. } if step <= PROBE_NUM => {
+                Possession::Probing { step, again, .. } if step <= PROBE_NUM => {
                     self.probe(link);
                     let pause_ns = if step < PROBE_NUM { wait_ns + chance_ns } else { 2 * wait_ns };
-                    Possession::Probing { step: step + 1, due: now_ns + pause_ns }
+                    Possession::Probing { step: step + 1, due: now_ns + pause_ns, again }
                 }
                 Possession::Probing { .. } => {
                     Possession::Ours { announced: 1, due: Some(now_ns + 2 * wait_ns) }
@@ -254,7 +284,7 @@ impl FlowManager {
             }
             return;
         }
-        let is_open = matches!(driver.possession, Possession::Ours { .. });
+        let is_open = driver.possession.is_ours();
         let (owns, remedy) = (
             format!("the kernel owns {address} on {dev}, and both would answer"),
             format!("take it from the kernel with `ip address del {kernels} dev {dev}`"),

@@ -45,14 +45,13 @@ pub(crate) struct Own {
 impl Link {
     /// Whether its addresses are ours, so that it can be used.
     pub(crate) fn is_open(&self) -> bool {
-        let possession = self.driver.as_ref().map(|driver| driver.possession);
-        matches!(possession, Some(Possession::Ours { .. }))
+        self.driver.as_ref().is_some_and(|driver| driver.possession.is_ours())
     }
 
     /// Whether its addresses are being probed for.
     pub(crate) fn is_probing(&self) -> bool {
         let possession = self.driver.as_ref().map(|driver| driver.possession);
-        matches!(possession, Some(Possession::Probing { .. }))
+        matches!(possession, Some(Possession::Probing { again: false, .. }))
     }
 
     /// Whether `address` is ours on this link.

@@ -454,6 +454,7 @@ impl FlowManager {
             FromDriver::Settled { flow, change } => self.settled(flow, link, change),
             FromDriver::Spent { whose, until_ns } => self.spent(link, whose, until_ns),
             FromDriver::Carries { mtu, unit_bytes } => self.carries(link, mtu, unit_bytes),
+            FromDriver::CameUp => self.came_up(link),
             FromDriver::KernelAddress { prefix, dev, taken } => {
                 self.kernel_address(link, prefix, &dev, taken);
             }

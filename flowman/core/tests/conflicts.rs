@@ -275,6 +275,46 @@ fn probing_that_was_interrupted_begins_again() {
     assert_eq!((probes, all.len()), (3, 5), "{all:?}");
 }
 
+#[test]
+fn an_interface_that_comes_up_again_is_probed_for_again_while_its_flows_go_on() {
+    let mut script = probing();
+    sent(&mut script, 20 * S);
+    let client = script.client(0);
+    let flow = script.listen(client, 80);
+    for conflict in [false, true] {
+        script.manager.driver_message(LINK, FromDriver::CameUp);
+        script.drain();
+        assert!(hello(&mut script).1.is_some_and(|links| links > 0), "the link is open meanwhile");
+        let mut all = sent(&mut script, 4 * S);
+        if conflict {
+            script.hear_arp(&Arp::reply(PEER, OURS, US, Ipv4Addr::UNSPECIFIED));
+            assert_eq!(script.arps(), [Arp::request(US, OURS, OURS)], "he is told otherwise");
+            assert!(script.said.pop().is_some_and(|said| said.contains("claims our address")));
+        }
+        all.extend(sent(&mut script, 20 * S));
+        let arps: Vec<Arp> = all.into_iter().map(|(_, arp)| arp).collect();
+        let announcement = Arp::request(US, OURS, OURS);
+        assert_eq!(arps, [[probe(US); 3].as_slice(), &[announcement; 2]].concat());
+    }
+    assert_eq!((script.refused.len(), script.lost_own), (0, 0));
+    let close = Request::Close { flow, time_wait: None };
+    assert_eq!(script.ask(client, close), None, "it was there all the time");
+    // What was not yet ours is not ours before it was asked for from the start.
+    let mut script = probing();
+    let early = sent(&mut script, 4 * S).len();
+    assert!(early > 0);
+    script.manager.driver_message(LINK, FromDriver::CameUp);
+    assert_eq!(hello(&mut script).1, None);
+    let all = sent(&mut script, 20 * S);
+    assert_eq!(all.iter().filter(|(_, arp)| *arp == probe(US)).count(), 3);
+    // Who does not probe says that the address is here.
+    let mut script = Script::new();
+    script.arps();
+    script.manager.driver_message(LINK, FromDriver::CameUp);
+    script.drain();
+    assert_eq!(script.arps(), [Arp::request(US, OURS, OURS)]);
+}
+
 proptest! {
     /// Whatever is heard and whenever: until the probing is over nothing but probes is sent, and if somebody has the
     /// address, nothing ever after.

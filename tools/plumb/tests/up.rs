@@ -271,10 +271,16 @@ fn what_somebody_does_to_the_interface_is_said_and_flows_of_one_that_is_gone_end
         let index = netlink.interface("up0").unwrap().index;
         let place = place("s");
         let mut running = Running::start(&place, &["--dev", "up0", "--addr", "10.78.0.1/24"]);
+        let mut wire = PacketLink::open("up1", None).unwrap();
+        let ours = Ipv4Addr::new(10, 78, 0, 1);
+        let mut announced = || arps(&mut wire).iter().any(|(sender, _)| *sender == ours);
         netlink.set_down(index).unwrap();
         running.hear("up0 is down");
+        announced();
         netlink.set_up(index).unwrap();
         running.hear("up0 is up again");
+        eventually("its address is announced again", announced);
+        drop(wire);
         let other_end = netlink.interface("up1").unwrap().index;
         netlink.set_down(other_end).unwrap();
         running.hear("up0 has no carrier");
