@@ -127,6 +127,13 @@ impl Bill {
         }
     }
 
+    /// With so many more frames dropped for `reason`.
+    #[must_use]
+    pub fn with_dropped(self, reason: DropReason, count: u64) -> Self {
+        let drops = if count > 0 { vec![(reason, count)] } else { Vec::new() };
+        self.plus(&Self { drops, ..Self::default() })
+    }
+
     /// How often frames were dropped for `reason`.
     pub fn dropped(&self, reason: DropReason) -> u64 {
         self.drops.iter().find(|(r, _)| *r == reason).map_or(0, |(_, count)| *count)
@@ -195,6 +202,9 @@ mod tests {
         let bill = Bill::from_words(|index| u64::from(index == first));
         assert_eq!(bill.drops, [(DropReason::NoFreeBuffer, 1)]);
         assert_eq!(bill.plus(&bill).drops, [(DropReason::NoFreeBuffer, 2)]);
+        assert_eq!(bill.clone().with_dropped(DropReason::Stranger, 0), bill);
+        let more = bill.clone().with_dropped(DropReason::Stranger, 3);
+        assert_eq!(more.drops, [(DropReason::NoFreeBuffer, 1), (DropReason::Stranger, 3)]);
         assert_eq!((bill.dropped(DropReason::Closed), bill.dropped_total()), (0, 1));
     }
 }

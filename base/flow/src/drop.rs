@@ -69,6 +69,8 @@ reasons! {
     RingOverflow = "ring_overflow",
     /// Received: frames that the kernel merged into one that cannot be cut again: longer than 64 KiB, of an unknown kind, or with a checksum nobody vouches for.
     Merged = "merged",
+    /// Received: from somebody else than whom its socket is connected to, and thrown away by the application, before the driver knew of that.
+    Stranger = "stranger",
     /// Sent: the flow has no endpoints attached yet.
     NotAttached = "not_attached",
     /// Sent: shorter than the headers its flow must have.

@@ -70,6 +70,10 @@ pub enum Request {
         flow: FlowId,
         /// Its ends.
         endpoints: Endpoints,
+        /// If so, it has none until it is known where the next hop is, or for good if that is silent. If not, it
+        /// keeps the ends that it had if it cannot have these, and if it can, the answer comes when the driver knows
+        /// of these: where the next hop is, is said when it is known ([`Reply::Reorganised`]).
+        waits: bool,
     },
     /// Take a flow's ends away. Answered by [`Reply::Done`].
     Detach {
@@ -101,6 +105,14 @@ pub enum Request {
         remote: IpAddr,
         /// Largest IP packet, in bytes.
         mtu: u16,
+    },
+    /// Frames were received by a flow that came from others than whom its socket is connected to, and were thrown
+    /// away: they are shown in its bill. Answered by [`Reply::Done`].
+    Strangers {
+        /// Which flow.
+        flow: FlowId,
+        /// How many more.
+        frames: u64,
     },
     /// Find the way to a host. Answered by [`Reply::Resolved`], after ARP if need be.
     Resolve {

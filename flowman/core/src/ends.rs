@@ -6,6 +6,7 @@
 //!    for its neighbour and what the driver lets it do change together, in [`FlowManager::change_ends`]
 //!    and nowhere else. So flow manager and driver never disagree about whose a frame is.
 //! 2. The driver lets a flow send and receive if and only if the flow is [`Attachment::Attached`].
+//!    It may not know yet to which station, if its owner did not want to wait for that.
 //! 3. At most one request of a flow waits, and for the ends that the flow has reserved: a newer request
 //!    answers the older one.
 
@@ -15,7 +16,7 @@ use base_flow::{Endpoints, Fib, FlowId, Sap};
 use base_rpc::{Refusal, Reply, ToDriver};
 use base_wire::Mac;
 
-use crate::flows::{Asking, Attachment};
+use crate::flows::{Asking, Attachment, Turning};
 use crate::manager::{ClientId, FlowManager, LinkId, Waiter};
 use crate::neighbours::Place;
 
@@ -33,11 +34,18 @@ pub(crate) enum Why {
 impl Why {
     fn refusal(self, asking: &Asking) -> Refusal {
         match self {
+            Self::Silent => Refusal::Unreachable { address: asking.place.1 },
+            why => why.of_turning(),
+        }
+    }
+
+    /// Of a request for ends that were there already.
+    fn of_turning(self) -> Refusal {
+        match self {
             Self::Newer => {
                 Refusal::Order("a later request has changed the ends of this flow".into())
             }
-            Self::Closed => Refusal::UnknownFlow,
-            Self::Silent => Refusal::Unreachable { address: asking.place.1 },
+            Self::Closed | Self::Silent => Refusal::UnknownFlow,
         }
     }
 }
@@ -55,6 +63,9 @@ impl FlowManager {
         let Some(client) = client else { return true };
         if to.endpoints().is_some_and(|ends| self.listens(client, link, ends)) {
             self.flows.accept(id);
+        }
+        if before.endpoints() != to.endpoints() {
+            self.stop_turning(id, why);
         }
         if let Some(ends) = before.endpoints()
             && to.endpoints() != Some(ends)
@@ -88,6 +99,39 @@ impl FlowManager {
             self.waiting.entry(asking.place).or_default().push(Waiter::Flow(id));
         }
         true
+    }
+
+    /// The owner of a flow that has its ends hears so when the driver knows of them: what it sends then is not
+    /// refused.
+    pub(crate) fn turn(&mut self, id: FlowId, link: LinkId, tag: u32) {
+        self.stop_turning(id, Why::Newer);
+        let ping = self.next_ping;
+        self.next_ping += 1;
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        flow.turning = Some(Turning { tag, ping });
+        self.turning.insert(ping, id);
+        self.tell_driver(link, ToDriver::Ping { tag: ping });
+    }
+
+    /// A driver has heard what it was told before this question.
+    pub(crate) fn answered(&mut self, link: LinkId, ping: u64) {
+        let Some(id) = self.turning.get(&ping).copied() else { return };
+        let Some(flow) = self.flows.get_mut(id).filter(|flow| flow.link == link) else { return };
+        self.turning.remove(&ping);
+        if let (Some(Turning { tag, .. }), Some(client)) = (flow.turning.take(), flow.client) {
+            self.tell_attached(client, tag, id, false);
+        }
+    }
+
+    fn stop_turning(&mut self, id: FlowId, why: Why) {
+        let Some(flow) = self.flows.get_mut(id) else { return };
+        let (Some(Turning { tag, ping }), client) = (flow.turning.take(), flow.client) else {
+            return;
+        };
+        self.turning.remove(&ping);
+        if let Some(client) = client.filter(|client| self.clients.contains_key(client)) {
+            self.tell(client, tag, Reply::Refused(why.of_turning()));
+        }
     }
 
     /// Whether a flow of this client takes what is for the local end, whoever sends it.

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use base_flow::{Contract, Endpoints, Fib, FlowId, Sap, Transport};
+use base_flow::{Bill, Contract, DropReason, Endpoints, Fib, FlowId, Sap, Transport};
 
 use crate::manager::{ClientId, LinkId};
 use crate::neighbours::Place;
@@ -80,8 +80,29 @@ pub(crate) struct Flow {
     pub(crate) accepted: bool,
     /// The ends that are kept from others when it is gone.
     pub(crate) left: Option<(Sap, Sap)>,
+    /// The request to answer when the driver knows of the ends that it has, and the question to the driver.
+    pub(crate) turning: Option<Turning>,
+    /// Frames that its owner says it threw away, for they were from strangers.
+    pub(crate) strangers: u64,
     /// It is closing: its driver sends what it had accepted.
     pub(crate) closing: Option<Closing>,
+}
+
+/// A flow was turned to other ends, and its driver asked to say when it knows.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Turning {
+    /// The request.
+    pub(crate) tag: u32,
+    /// The question.
+    pub(crate) ping: u64,
+}
+
+impl Flow {
+    /// Its whole bill: what its driver counted, and what its owner says it threw away of what it received.
+    pub(crate) fn bill(&self, drivers: Bill) -> Bill {
+        let strangers = self.strangers.min(drivers.rx_frames);
+        drivers.with_dropped(DropReason::Stranger, strangers)
+    }
 }
 
 /// What is still to be done for a flow that is closing, when its driver has removed it.
@@ -136,6 +157,8 @@ impl Flows {
             attachment: Attachment::Detached,
             accepted: false,
             left: None,
+            turning: None,
+            strangers: 0,
             closing: None,
         });
         self.count += 1;

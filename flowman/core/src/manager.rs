@@ -220,6 +220,9 @@ pub struct FlowManager {
     pub(crate) accounts: Accounts,
     connections_max: u32,
     next_domain: u32,
+    /// Flows whose drivers were asked to say that they know of their ends, by question.
+    pub(crate) turning: HashMap<u64, FlowId>,
+    pub(crate) next_ping: u64,
 }
 
 impl FlowManager {
@@ -269,6 +272,8 @@ impl FlowManager {
             accounts: Accounts::default(),
             connections_max: u32::MAX,
             next_domain: 0,
+            turning: HashMap::new(),
+            next_ping: 0,
         }
     }
 
@@ -431,9 +436,8 @@ impl FlowManager {
     /// A driver said something.
     pub fn driver_message(&mut self, link: LinkId, message: FromDriver) {
         match message {
-            FromDriver::Hello { .. }
-            | FromDriver::Pong { .. }
-            | FromDriver::DomainRemoved { .. } => {}
+            FromDriver::Hello { .. } | FromDriver::DomainRemoved { .. } => {}
+            FromDriver::Pong { tag } => self.answered(link, tag),
             FromDriver::DomainAdded { domain, result } => self.domain_added(link, domain, result),
             FromDriver::FlowFailed { flow, error } if self.is_own(link, flow) => {
                 self.own_lost(link, format!("driver: {error}"));
@@ -547,6 +551,7 @@ impl FlowManager {
         self.accounts.give_back(flow.uid, flow.bytes);
         self.accounts.changed(flow.uid, (owner, flow.link));
         if let Some(Closing { tag: Some(tag), .. }) = flow.closing {
+            let bill = flow.bill(bill);
             self.tell(owner, tag, Reply::Closed { bill });
         }
         self.leave(id, flow.link);

@@ -64,6 +64,7 @@ impl FlowManager {
             | Request::Bind { .. }
             | Request::Unbind { .. }
             | Request::PathCarries { .. }
+            | Request::Strangers { .. }
             | Request::Resolve { .. }
             | Request::Query(_) => None,
         }
@@ -111,7 +112,7 @@ impl FlowManager {
             }
             Request::Join(offer) => self.join(client, tag, offer, counters).map(|()| None),
             Request::Bind { transport, local } => {
-                let local = self.checked_local(client, transport, local)?;
+                let local = self.checked_local(client, transport, local, 0)?;
                 let whose = (client, self.client(client)?.uid);
                 let bound = self.ports.bind(whose, transport, local, &self.time_waits);
                 let bound = bound.map_err(taken(transport, local))?;
@@ -131,7 +132,9 @@ impl FlowManager {
             Request::Open { link, contract, layout, endpoints } => {
                 self.open(now, client, tag, LinkId(link), contract, layout, endpoints, counters)
             }
-            Request::Attach { flow, endpoints } => self.attach(now, client, tag, flow, endpoints),
+            Request::Attach { flow, endpoints, waits } => {
+                self.attach(now, client, (tag, waits), flow, endpoints)
+            }
             Request::Detach { flow } => {
                 self.opened_flow(client, flow)?;
                 self.change_ends(flow, Attachment::Detached, Why::Newer);
@@ -154,6 +157,13 @@ impl FlowManager {
                     && ends.remote.is_none_or(|to| to.address == remote)
                 {
                     self.paths.learn(now, found.uid, remote, mtu, link_mtu);
+                }
+                Ok(Some(Reply::Done))
+            }
+            Request::Strangers { flow, frames } => {
+                self.own_flow(client, flow)?;
+                if let Some(found) = self.flows.get_mut(flow) {
+                    found.strangers = found.strangers.saturating_add(frames);
                 }
                 Ok(Some(Reply::Done))
             }
@@ -213,7 +223,8 @@ impl FlowManager {
         Ok(())
     }
 
-    /// `local` with its address in canonical form, if this client may have it.
+    /// `local` with its address in canonical form, if this client may have it when it has given back so many that
+    /// it has.
     ///
     /// RFC 9293 MUST-43: the application chooses.
     fn checked_local(
@@ -221,6 +232,7 @@ impl FlowManager {
         client: ClientId,
         transport: Transport,
         local: Sap,
+        given_back: usize,
     ) -> Result<Sap, Refusal> {
         let local = Sap::new(canonical(local.address), local.port);
         if local.address.is_ipv6() {
@@ -240,7 +252,8 @@ impl FlowManager {
         let uid = self.client_uid(client);
         let same_user = self.clients.iter().filter(|(_, known)| Some(known.uid) == uid);
         let held: usize = same_user.map(|(&id, _)| self.ports.held_by(id)).sum();
-        if held >= usize::try_from(rights.ports_max).unwrap_or(usize::MAX) {
+        let allowed = usize::try_from(rights.ports_max).unwrap_or(usize::MAX);
+        if held >= allowed.saturating_add(given_back) {
             return Err(Refusal::Quota(format!(
                 "{held} access points are held, no more are allowed"
             )));
@@ -298,7 +311,8 @@ impl FlowManager {
             self.tell_attached(client, tag, flow, true);
             return Ok(None);
         };
-        if let Err(refusal) = self.place(now, client, (tag, true), flow, endpoints) {
+        let asks = Asks { tag, opens: true, waits: true };
+        if let Err(refusal) = self.place(now, client, asks, flow, endpoints) {
             self.close(flow, None);
             return Err(refusal);
         }
@@ -309,29 +323,34 @@ impl FlowManager {
         &mut self,
         now: u64,
         client: ClientId,
-        tag: u32,
+        (tag, waits): (u32, bool),
         flow: FlowId,
         endpoints: Endpoints,
     ) -> Result<Option<Reply>, Refusal> {
         self.opened_flow(client, flow)?;
-        // The older ends are gone whatever becomes of this, and so is a request that waits for them.
-        self.change_ends(flow, Attachment::Detached, Why::Newer);
-        self.place(now, client, (tag, false), flow, endpoints).map(|()| None)
+        if waits {
+            // The older ends are gone whatever becomes of this, and so is a request that waits for them.
+            self.change_ends(flow, Attachment::Detached, Why::Newer);
+        }
+        let asks = Asks { tag, opens: false, waits };
+        self.place(now, client, asks, flow, endpoints).map(|()| None)
     }
 
-    /// Gives a flow that has none its ends: reserves the local one and finds the way to the remote one.
-    /// The request, and whether it opens the flow, is answered now or when the neighbour is found.
+    /// Gives a flow its ends: reserves the local one and finds the way to the remote one. If it had others, it
+    /// keeps them if that fails. Who waits is answered now or when the neighbour is found.
     fn place(
         &mut self,
         now: u64,
         client: ClientId,
-        (tag, opens): (u32, bool),
+        Asks { tag, opens, waits }: Asks,
         flow: FlowId,
         ends: Endpoints,
     ) -> Result<(), Refusal> {
         let link = self.own_flow(client, flow)?;
         let transport = ends.transport;
-        let mut local = self.checked_local(client, transport, ends.local)?;
+        let before = self.flows.get(flow).and_then(|flow| flow.attachment.endpoints());
+        let given_back = usize::from(before.is_some());
+        let mut local = self.checked_local(client, transport, ends.local, given_back)?;
         let remote = ends.remote.map(|sap| Sap::new(canonical(sap.address), sap.port));
         let mut hop = Hop::Ready(None);
         let mut place = None;
@@ -353,7 +372,11 @@ impl FlowManager {
             if local.is_any_address() {
                 local.address = source;
             }
-            hop = way.hop;
+            hop = match way.hop {
+                Hop::Asked(_) | Hop::Silent(_) if !waits => Hop::Ready(None),
+                Hop::Silent(address) => return Err(Refusal::Unreachable { address }),
+                hop => hop,
+            };
             place = way.place;
         }
         let known = &self.links[usize::from(link.0)];
@@ -381,14 +404,21 @@ impl FlowManager {
                 Some(Attachment::Asking(Asking { endpoints, source, place, tag, opens }))
             }
             Hop::Ready(mac) => fib(mac).map(|fib| Attachment::Attached { fib, place }),
+            Hop::Silent(_) => None,
         };
         let is_settled = matches!(attachment, Some(Attachment::Attached { .. }));
         if !attachment.is_some_and(|attachment| self.change_ends(flow, attachment, Why::Newer)) {
             self.ports.release_from_flow(client, transport, local);
             return Err(Refusal::InUse { transport, sap: local });
         }
-        if is_settled {
-            self.tell_attached(client, tag, flow, opens);
+        if before == Some(endpoints) {
+            // It was reserved for the flow before.
+            self.ports.release_from_flow(client, transport, local);
+        }
+        match is_settled {
+            true if waits => self.tell_attached(client, tag, flow, opens),
+            true => self.turn(flow, link, tag),
+            false => {}
         }
         Ok(())
     }
@@ -444,7 +474,7 @@ impl FlowManager {
         let hop = match found {
             Lookup::Known(mac) => Hop::Ready(Some(mac)),
             Lookup::Asked => Hop::Asked(place),
-            Lookup::Failed => return Err(Refusal::Unreachable { address: next }),
+            Lookup::Failed => Hop::Silent(next),
         };
         Ok((Way { hop, place: Some(place), link: on }, source))
     }
@@ -487,6 +517,7 @@ impl FlowManager {
                 Ok(Some(Reply::Resolved { mac, source, link, path_mtu }))
             }
             Hop::Ready(None) => Err(Refusal::NoRoute { address: remote }),
+            Hop::Silent(address) => Err(Refusal::Unreachable { address }),
             Hop::Asked(place) => {
                 if self.client(client)?.waiting >= WAITING_MAX {
                     return Err(too_many_waiting());
@@ -633,7 +664,7 @@ impl FlowManager {
                 link: self.link_name(flow.link),
                 pid: owner.map_or(0, |owner| owner.pid),
                 uid: owner.map_or(0, |owner| owner.uid),
-                bill: visible.then(|| counters.bill(flow.link, flow.id.index)),
+                bill: visible.then(|| flow.bill(counters.bill(flow.link, flow.id.index))),
             }
         });
         let flows: Vec<FlowInfo> = page.by_ref().take(PAGE).collect();
@@ -649,10 +680,20 @@ struct Way {
     link: LinkId,
 }
 
-/// The next hop's station, or that it is being asked for.
+/// The next hop's station, or that it is being asked for, or did not answer just now.
 enum Hop {
     Ready(Option<Mac>),
     Asked(Place),
+    Silent(IpAddr),
+}
+
+/// A request for ends.
+struct Asks {
+    tag: u32,
+    /// Whether it opens the flow.
+    opens: bool,
+    /// Whether the ends wait for the neighbour.
+    waits: bool,
 }
 
 fn too_many_waiting() -> Refusal {

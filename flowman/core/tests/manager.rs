@@ -4,13 +4,17 @@ mod script;
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, LinkFacts, Sap, Stray, Transport};
+use base_flow::{
+    Bill, Contract, DropReason, Endpoints, Fib, FlowId, LinkFacts, Sap, Stray, Transport,
+};
 use base_rpc::{
     Call, DomainId, FromDriver, InstallError, JoinOffer, Query, QueryReply, Refusal, Reply,
     Request, Spender, ToDriver,
 };
 use base_wire::{Arp, ArpOperation, Mac};
-use flowman_core::{ClientId, Config, FlowManager, LinkConfig, Output, Policy, Rights, Unwelcome};
+use flowman_core::{
+    ClientId, Config, Counters, FlowManager, LinkConfig, LinkId, Output, Policy, Rights, Unwelcome,
+};
 use script::{LINK, NoCounters, OURS, PEER, S, Script, THEIRS, US, facts, ms, peer, refused};
 
 #[test]
@@ -144,7 +148,7 @@ fn flows_of_other_clients_cannot_be_touched() {
         Endpoints { transport: Transport::Udp, local: Sap::new(OURS.into(), 99), remote: None };
     for request in [
         Request::Close { flow, time_wait: None },
-        Request::Attach { flow, endpoints },
+        Request::Attach { flow, endpoints, waits: true },
         Request::Detach { flow },
     ] {
         assert_eq!(refused(script.ask(thief, request)), Refusal::UnknownFlow);
@@ -675,7 +679,7 @@ fn of_two_requests_for_a_flows_ends_the_newer_counts_and_the_older_is_told() {
         local: Sap::new(OURS.into(), port),
         remote: Some(Sap::new(remote.into(), 53)),
     };
-    let attach = |endpoints| Request::Attach { flow, endpoints };
+    let attach = |endpoints| Request::Attach { flow, endpoints, waits: true };
     script.told.clear();
     assert_eq!(script.ask(client, attach(ends(5353, THEIRS.octets()))), None);
     // The second neighbour is silent.
@@ -689,6 +693,113 @@ fn of_two_requests_for_a_flows_ends_the_newer_counts_and_the_older_is_told() {
     assert_eq!(script.told, [ToDriver::Detach { flow }], "nothing was attached");
     let bind = Request::Bind { transport: Transport::Udp, local: Sap::new(OURS.into(), 5353) };
     assert!(matches!(script.ask(other, bind), Some(Reply::Bound { .. })));
+}
+
+#[test]
+fn a_flow_that_turns_to_another_host_never_is_without_ends_whether_that_answers_or_not() {
+    let rights = Rights { ports_max: 2, ..Rights::ORDINARY };
+    let mut script = Script::with(Policy { default: rights, ..Policy::default() });
+    let (client, other) = (script.client(1000), script.client(1000));
+    let flow = script.listen(client, 4000);
+    script.listen(other, 4001);
+    let turn = |local, remote: Option<[u8; 4]>| {
+        let remote = remote.map(|address| Sap::new(address.into(), 53));
+        let local = Sap::new(OURS.into(), local);
+        let endpoints = Endpoints { transport: Transport::Udp, local, remote };
+        Request::Attach { flow, endpoints, waits: false }
+    };
+    let ports = script.status(client).ports;
+    script.told.clear();
+    for remote in [Some(THEIRS.octets()), Some([10, 77, 0, 66]), Some([10, 77, 0, 66]), None] {
+        let Some(Reply::Attached { fib }) = script.ask(client, turn(4000, remote)) else {
+            panic!("not at once")
+        };
+        let ends = fib.endpoints;
+        assert_eq!(
+            (ends.remote.map(|to| to.address), ends.local.port),
+            (remote.map(|address| address.into()), 4000)
+        );
+        assert_eq!(fib.next_hop_mac, None, "nobody has answered");
+        let told = std::mem::take(&mut script.told);
+        assert!(told.iter().all(|told| *told == ToDriver::Attach { fib }), "{told:?}");
+        assert_eq!(script.status(client).ports, ports);
+    }
+    // It is answered when the driver knows, and by then for the newest of several requests only.
+    script.knows_at_once = false;
+    assert_eq!(script.ask(client, turn(4000, Some(THEIRS.octets()))), None);
+    assert!(matches!(refused(script.ask(client, turn(4000, None))), Refusal::Order(_)));
+    let told = std::mem::take(&mut script.told);
+    let pings = told.iter().filter_map(|told| match *told {
+        ToDriver::Ping { tag } => Some(tag),
+        _ => None,
+    });
+    let answers: Vec<Option<Reply>> = pings
+        .map(|tag| {
+            script.manager.driver_message(LINK, FromDriver::Pong { tag });
+            script.drain();
+            script.answer(client)
+        })
+        .collect();
+    assert!(matches!(answers[..], [None, Some(Reply::Attached { .. })]), "{answers:?}");
+    assert!(matches!(told[..], [.., ToDriver::Attach { .. }, ToDriver::Ping { .. }]), "{told:?}");
+    script.knows_at_once = true;
+    // What cannot be had changes nothing.
+    assert!(matches!(refused(script.ask(client, turn(4001, None))), Refusal::InUse { .. }));
+    assert!(matches!(
+        refused(script.ask(client, turn(4000, Some([0; 4])))),
+        Refusal::NoRoute { .. }
+    ));
+    assert_eq!(script.told, []);
+    // Where the neighbour is, is heard by driver and owner when it answers.
+    script.ask(client, turn(4000, Some([10, 77, 0, 66])));
+    script.pass(5 * S);
+    assert_eq!(script.answer(client), None, "a silent host is no reason to take anything away");
+    script.told.clear();
+    script.hear_arp(&Arp::reply(PEER, [10, 77, 0, 66].into(), US, OURS));
+    let Some(Reply::Reorganised { fib }) = script.answer(client) else { panic!("not told") };
+    assert_eq!((fib.next_hop_mac, &script.told), (Some(PEER), &vec![ToDriver::Attach { fib }]));
+}
+
+/// Every flow has received so many frames.
+struct Received(u64);
+
+impl Counters for Received {
+    fn bill(&self, _link: LinkId, _flow: u32) -> Bill {
+        Bill { rx_frames: self.0, ..Bill::default() }
+    }
+
+    fn link(&self, _link: LinkId) -> (Bill, u64, u64) {
+        Default::default()
+    }
+}
+
+#[test]
+fn what_an_application_threw_away_because_strangers_sent_it_is_in_its_bill_and_in_no_others() {
+    let mut script = Script::new();
+    let (client, thief) = (script.client(0), script.client(0));
+    let flow = script.listen(client, 4000);
+    let theirs = Request::Strangers { flow, frames: 1 };
+    assert_eq!(refused(script.ask(thief, theirs)), Refusal::UnknownFlow);
+    for (frames, shown) in [(3, 3), (2, 5), (u64::MAX, 7), (1, 7)] {
+        let said = script.ask(client, Request::Strangers { flow, frames });
+        assert_eq!(said, Some(Reply::Done));
+        let query = Call { tag: 5, request: Request::Query(Query::Flows { from: 0 }) };
+        script.manager.request(script.now, client, query, &Received(7));
+        script.drain();
+        let Some(Reply::Found(QueryReply::Flows { flows, .. })) = script.answer(client) else {
+            panic!("no flows")
+        };
+        for info in flows {
+            let drops = info.bill.unwrap().drops;
+            let expected =
+                if info.flow == flow { vec![(DropReason::Stranger, shown)] } else { vec![] };
+            assert_eq!(drops, expected, "no more than it received, and nobody else");
+        }
+    }
+    script.ask(client, Request::Close { flow, time_wait: None });
+    script.removed_after(6);
+    let Some(Reply::Closed { bill }) = script.answer(client) else { panic!("not closed") };
+    assert_eq!(bill.dropped(DropReason::Stranger), 6);
 }
 
 #[test]

@@ -58,6 +58,7 @@ impl Model {
                 let bill = Bill { rx_frames: u64::from(flow.index % 2), ..Bill::default() };
                 return Some(FromDriver::FlowRemoved { flow, bill, settled: true });
             }
+            ToDriver::Ping { tag } => return Some(FromDriver::Pong { tag }),
             ToDriver::Park { endpoints }
                 if self.flows.values().all(|has| *has != Some(endpoints)) =>
             {
@@ -76,8 +77,8 @@ impl Model {
 enum Step {
     /// Client, local port (of few), remote host (of few; 0 for none), whether TCP.
     Open(usize, u16, u8, bool),
-    /// Client, which of its flows, and as above.
-    Attach(usize, usize, u16, u8, bool),
+    /// Client, which of its flows, and as above, and whether it waits for the neighbour.
+    Attach(usize, usize, u16, u8, bool, bool),
     Detach(usize, usize),
     Close(usize, usize, bool),
     Bind(usize, u16, bool),
@@ -100,8 +101,8 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         3 => (client.clone(), port.clone(), host.clone(), any::<bool>())
             .prop_map(|(a, b, c, d)| Step::Open(a, b, c, d)),
-        6 => (client.clone(), flow.clone(), port.clone(), host.clone(), any::<bool>())
-            .prop_map(|(a, b, c, d, e)| Step::Attach(a, b, c, d, e)),
+        6 => (client.clone(), flow.clone(), port.clone(), host.clone(), any::<bool>(), any::<bool>())
+            .prop_map(|(a, b, c, d, e, f)| Step::Attach(a, b, c, d, e, f)),
         1 => (client.clone(), flow.clone()).prop_map(|(a, b)| Step::Detach(a, b)),
         2 => (client.clone(), flow, any::<bool>()).prop_map(|(a, b, c)| Step::Close(a, b, c)),
         1 => (client.clone(), port.clone(), any::<bool>()).prop_map(|(a, b, c)| Step::Bind(a, b, c)),
@@ -137,6 +138,7 @@ impl Game {
         let root = script.client(0);
         let clients = (0..3).map(|_| script.client(0)).collect();
         script.told.clear();
+        script.knows_at_once = false;
         let driver = Model::default();
         Self { script, driver, clients, root, bound: Vec::new(), flows: Vec::new() }
     }
@@ -193,9 +195,9 @@ impl Game {
                 let contract = Contract::BEST_EFFORT;
                 self.ask(client, Request::Open { link: 0, contract, layout: layout(), endpoints });
             }
-            Step::Attach(client, which, port, remote, tcp) => {
+            Step::Attach(client, which, port, remote, tcp, waits) => {
                 let (flow, endpoints) = (self.flow(client, which), Self::ends(port, remote, tcp));
-                self.ask(client, Request::Attach { flow, endpoints });
+                self.ask(client, Request::Attach { flow, endpoints, waits });
             }
             Step::Detach(client, which) => {
                 let flow = self.flow(client, which);

@@ -23,6 +23,9 @@ pub struct Device<W, D> {
     /// Largest IP packet at present, and the largest that buffers are made for.
     packet_max: usize,
     buffer_max: usize,
+    /// Packets that were sent, and those of them whose buffers are back.
+    sent: u64,
+    returned: u64,
     rejected: u64,
     broken: u64,
     /// Whether something was put into or taken from the transmit and the receive channel that the
@@ -78,6 +81,8 @@ impl<W: Words, D: Data> Device<W, D> {
             send_bytes,
             packet_max: usize::from(mtu),
             buffer_max: usize::from(mtu),
+            sent: 0,
+            returned: 0,
             rejected: 0,
             broken: 0,
             tx_moved: false,
@@ -136,6 +141,7 @@ impl<W: Words, D: Data> Device<W, D> {
             if !self.sending.lent(buffer, rec.pairs()[0]) {
                 return Err(Fault::NotLent { cookie: rec.cookie });
             }
+            self.returned += 1;
             self.rejected += u64::from(rec.flags & flag::REJECTED != 0);
             self.sending.give(buffer)?;
             each(buffer);
@@ -166,6 +172,11 @@ impl<W: Words, D: Data> Device<W, D> {
     /// Buffers for sending: how many there are, and how many are free.
     pub fn send_buffers(&self) -> (usize, usize) {
         (self.sending.len(), self.sending.free())
+    }
+
+    /// How many packets were sent, and how many of them have left, as far as was reaped.
+    pub const fn sent(&self) -> (u64, u64) {
+        (self.sent, self.returned)
     }
 
     /// Packets the driver refused to send; the flow's bill says why.
@@ -216,6 +227,7 @@ impl<W: Words, D: Data> Layer for Device<W, D> {
             }
         }
         if self.tx.put(&rec)? {
+            self.sent += 1;
             return Ok(());
         }
         // The ring holds as many packets as there are buffers; a driver that takes none of them

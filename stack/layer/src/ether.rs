@@ -65,9 +65,9 @@ impl<L: Layer> Layer for Ether<L> {
     }
 
     fn send(&mut self, mut packet: Outgoing<L::Area>) -> Result<(), SendError> {
+        // A flow that is with one host has one next hop, which is known better here than where the packet was begun.
         let destination = match (packet.hop, self.next_hop) {
-            (Peer::At { mac, .. }, _) => mac,
-            (Peer::Connected, Some(mac)) => mac,
+            (_, Some(mac)) | (Peer::At { mac, .. }, None) => mac,
             (Peer::Connected, None) => {
                 self.discard(packet)?;
                 return Err(SendError::NoDestination);

@@ -178,7 +178,7 @@ impl<L: Layer> Layer for Udp<L> {
                 self.lower.give_back(packet)?;
                 continue;
             }
-            if strip(&mut packet, self.local_port, self.remote_port).is_some() {
+            if strip(&mut packet, self.local_port).is_some() {
                 return Ok(Some(packet));
             }
             self.damaged += 1;
@@ -201,13 +201,13 @@ impl<L: Layer> Layer for Udp<L> {
 }
 
 /// Checks and strips a header. The checksum is verified when the payload is read, unless the link
-/// vouches for it or the sender left it out.
-fn strip<D: Data>(packet: &mut Incoming<D>, local: u16, remote: Option<u16>) -> Option<()> {
+/// vouches for it or the sender left it out. Whose datagrams a flow gets is up to its driver: some may still be from
+/// whom it was with before.
+fn strip<D: Data>(packet: &mut Incoming<D>, local: u16) -> Option<()> {
     let (udp, _) = base_wire::Udp::split(packet.head())?;
     let udp = *udp;
     let bytes = udp.bytes.get();
-    let ours = udp.destination.get() == local && remote.is_none_or(|port| port == udp.source.get());
-    if !ours
+    if udp.destination.get() != local
         || usize::from(bytes) < UDP_BYTES
         || !packet.truncate(bytes.into())
         || !packet.strip(UDP_BYTES)

@@ -49,7 +49,16 @@ pub(crate) struct Shared {
     /// Whether there is news.
     news: AtomicBool,
     latest: Mutex<Latest>,
+    strangers: Mutex<Strangers>,
     closed: AtomicBool,
+}
+
+/// Frames that were thrown away because they were from strangers.
+#[derive(Debug, Default)]
+struct Strangers {
+    /// Those that the flow manager was told of, and was not.
+    told: u64,
+    untold: u64,
 }
 
 /// What the flow manager has to say about a flow.
@@ -263,6 +272,7 @@ impl Prepared {
             sleepers: Sleepers::default(),
             news: AtomicBool::new(false),
             latest: Mutex::new(latest),
+            strangers: Mutex::default(),
             closed: AtomicBool::new(false),
         });
         shared.host.register(id, &shared);
@@ -447,7 +457,8 @@ impl Shared {
 
     /// Gives the flow other ends; whoever formats its packets is to heed how.
     pub(crate) fn attach(&self, endpoints: Endpoints) -> Result<Fib, Error> {
-        match self.host.call(Request::Attach { flow: self.id, endpoints })? {
+        let request = Request::Attach { flow: self.id, endpoints, waits: true };
+        match self.host.call(request)? {
             Reply::Attached { fib } => {
                 let mut latest = self.latest();
                 latest.fib = Fib { mtu: fib.mtu.min(self.mtu_max), ..fib };
@@ -455,6 +466,59 @@ impl Shared {
             }
             other => Err(unexpected(&other)),
         }
+    }
+
+    /// Gives the flow other ends, and does not wait, for a neighbour neither. `then` hears what became of that, from
+    /// whoever reads the answer, when the way to format packets is news of this flow; if it was refused, the ends are
+    /// what they were.
+    pub(crate) fn turn(
+        self: &Arc<Self>,
+        endpoints: Endpoints,
+        then: impl FnOnce(Result<(), Error>) + Send + 'static,
+    ) {
+        let shared = Arc::clone(self);
+        let request = Request::Attach { flow: self.id, endpoints, waits: false };
+        self.host.call_later(request, move |reply| {
+            then(match reply {
+                Ok(Reply::Attached { fib }) => {
+                    shared.notify(News::Fib(fib));
+                    Ok(())
+                }
+                Ok(other) => Err(unexpected(&other)),
+                Err(error) => Err(error),
+            });
+        });
+    }
+
+    /// Takes the flow's ends away, and does not wait.
+    pub(crate) fn detach(&self) {
+        self.host.call_later(Request::Detach { flow: self.id }, |_| ());
+    }
+
+    /// So many more frames were thrown away because they were from strangers. The flow manager is told when they are
+    /// twice as many as it knows of: a flood is no flood of messages.
+    pub(crate) fn count_strangers(&self, frames: u64) {
+        let mut strangers = self.strangers();
+        strangers.untold += frames;
+        if strangers.untold >= strangers.told {
+            drop(strangers);
+            self.tell_strangers();
+        }
+    }
+
+    /// Tells the flow manager of all of them.
+    pub(crate) fn tell_strangers(&self) {
+        let mut strangers = self.strangers();
+        let frames = std::mem::take(&mut strangers.untold);
+        strangers.told += frames;
+        drop(strangers);
+        if frames > 0 {
+            self.host.call_later(Request::Strangers { flow: self.id, frames }, |_| ());
+        }
+    }
+
+    fn strangers(&self) -> MutexGuard<'_, Strangers> {
+        self.strangers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Its place among the flows of the domain.
@@ -598,6 +662,7 @@ impl Shared {
             return None;
         }
         self.host.unregister(self.id);
+        self.tell_strangers();
         Some(Request::Close { flow: self.id, time_wait: self.latest().time_wait })
     }
 

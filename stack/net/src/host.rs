@@ -239,6 +239,12 @@ impl Host {
         links.iter().find(|link| owns(link)).or(links.first()).map_or(0, |link| link.link)
     }
 
+    /// Whether we have several addresses on a link.
+    pub(crate) fn has_many(&self, link: u16) -> bool {
+        let links = self.links();
+        links.iter().any(|info| info.link == link && info.addresses.len() > 1)
+    }
+
     /// The arenas shared with the driver of `link` are of no use any more: it is another driver.
     pub(crate) fn forget_domain(&self, link: u16) {
         self.inner.joins.forget(link);

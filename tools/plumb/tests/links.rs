@@ -85,7 +85,32 @@ fn a_socket_at_any_address_has_every_link_and_lives_on_those_that_are_left() {
             connected.set_read_timeout(Some(LONG));
             assert_eq!(connected.recv(&mut [0; 100]).unwrap(), 4);
         }
+        // On the other link it hears nobody meanwhile, and everybody when it is connected to nobody.
+        let is_at = |address: &str| connected.local_addr() == address.parse().unwrap();
+        eventually("it is on the left link", || is_at("192.0.2.1:8"));
+        right.send_to(b"stranger", "198.51.100.1:8").unwrap();
+        left.send_to(b"peer", "192.0.2.1:8").unwrap();
+        assert_eq!(connected.recv_from(&mut [0; 100]).unwrap().1, left.local_addr().unwrap());
+        connected.disconnect().unwrap();
+        eventually("it is at any address", || is_at("0.0.0.0:8"));
+        connected.set_nonblocking(true);
+        for (kernel, there) in [(&right, "198.51.100.1:8"), (&left, "192.0.2.1:8")] {
+            eventually("anybody is heard", || {
+                kernel.send_to(b"anybody", there).unwrap();
+                let heard = connected.recv_from(&mut [0; 100]);
+                heard.is_ok_and(|(_, from)| from == kernel.local_addr().unwrap())
+            });
+        }
         drop(connected);
+        // So does one that was opened with one host, and may not wait.
+        let opened = any().connect(right.local_addr().unwrap()).unwrap();
+        opened.set_nonblocking(true);
+        for kernel in [&left, &right, &left] {
+            opened.connect(kernel.local_addr().unwrap()).unwrap();
+            assert_eq!(opened.send(b"connected").unwrap(), 9);
+            assert_eq!(kernel.recv_from(&mut [0; 100]).unwrap().0, 9);
+        }
+        drop(opened);
 
         // Asleep at both when one is lost, and afterwards.
         thread::scope(|scope| {

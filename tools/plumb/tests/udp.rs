@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use driver_link_packet::PacketLink;
 use in_lab::{OURS, THEIRS, eventually, host, in_lab, kernel_socket, on_peer, processes, send_raw};
-use plumb_net::{ControlError, Udp};
+use plumb_net::{ControlError, DropReason, FlowInfo, Udp};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -194,13 +194,15 @@ fn what_one_socket_hears_of_a_path_the_next_socket_and_connection_begin_with() {
         let local = first.local_addr().port();
         first.send_to(&[7; 1472], (THEIRS, 7000)).unwrap();
         router_says(&mut link, (3, 4, 1400), (local, 7000), 1500);
-        eventually("the first has heard it", || first.take_control().unwrap().is_some());
+        // It hears, too, that nobody listens.
+        eventually("the first has heard it", || {
+            let said = first.take_control().unwrap();
+            said.is_some_and(|said| said.error == ControlError::TooLarge { mtu: 1400 })
+        });
         let is_too_long =
             |error: std::io::Error| error.raw_os_error() == Some(Errno::MSGSIZE.raw_os_error());
         let too_long = |result: std::io::Result<usize>| is_too_long(result.unwrap_err());
-        eventually("it does as it has heard", || {
-            first.send_to(&[7; 1373], (THEIRS, 7000)).is_err_and(is_too_long)
-        });
+        assert!(too_long(first.send_to(&[7; 1373], (THEIRS, 7000))), "it does as it has heard");
         let connected = options().connect((THEIRS, 7000)).unwrap();
         assert_eq!(connected.payload_bytes_max(), 1372);
         assert!(too_long(connected.send(&[7; 1373])));
@@ -343,6 +345,156 @@ fn a_socket_that_does_not_wait_connects_while_the_flow_manager_stands() {
         connected.unwrap();
         assert_eq!(sent.unwrap(), 1);
         assert_eq!(next_of(&kernel), 7);
+    });
+}
+
+/// What the flow manager says of a socket's flow.
+fn flow_of(socket: &Udp) -> FlowInfo {
+    let flows = host().query_flows().unwrap();
+    flows.into_iter().find(|info| info.flow == socket.flow_id()).unwrap()
+}
+
+/// The next datagram, of a socket that may not wait.
+fn heard(socket: &Udp) -> (u8, SocketAddr) {
+    let (mut datagram, mut heard) = ([0; 100], None);
+    eventually("something is heard", || {
+        heard = socket.recv_from(&mut datagram).ok();
+        heard.is_some()
+    });
+    (datagram[0], heard.unwrap().1)
+}
+
+#[test]
+fn a_connected_socket_gets_nothing_from_strangers_and_is_told_what_it_threw_away_itself() {
+    let name =
+        "a_connected_socket_gets_nothing_from_strangers_and_is_told_what_it_threw_away_itself";
+    in_lab(name, &RATE, || {
+        let (kernel, other) = (kernel_socket(7000), kernel_socket(7001));
+        let [present, stranger] = [7000, 7001].map(|port| SocketAddr::from((THEIRS, port)));
+        let ours = options().bind(("0.0.0.0", 0)).unwrap();
+        let at = (OURS, ours.local_addr().port());
+        other.send_to(&[0], at).unwrap();
+        assert_eq!(ours.recv_from(&mut [0; 10]).unwrap(), (1, stranger));
+        ours.set_nonblocking(true);
+        // Nobody can be told yet.
+        let flowman = Pid::from_raw(processes()["flowman"] as i32).unwrap();
+        kill_process(flowman, Signal::STOP).unwrap();
+        ours.connect(present).unwrap();
+        for _ in 0..3 {
+            other.send_to(&[1], at).unwrap();
+        }
+        kernel.send_to(&[2], at).unwrap();
+        assert_eq!(heard(&ours), (2, present));
+        kill_process(flowman, Signal::CONT).unwrap();
+        eventually("the driver knows", || {
+            flow_of(&ours).endpoints.is_some_and(|ends| ends.remote == Some(present.into()))
+        });
+        eventually("this side knows", || {
+            let _ = ours.recv(&mut [0]);
+            ours.local_addr() == SocketAddr::from(at)
+        });
+        let drops = || flow_of(&ours).bill.unwrap().drops;
+        eventually("what was thrown away is told", || drops() == [(DropReason::Stranger, 3)]);
+        let before = flow_of(&ours).bill.unwrap().rx_frames;
+        assert_eq!(before, 5);
+        let unreachable = || host().query_status().unwrap().unreachable_sent;
+        let said = unreachable();
+        other.send_to(&[3], at).unwrap();
+        kernel.send_to(&[4], at).unwrap();
+        assert_eq!(heard(&ours), (4, present));
+        eventually("the stranger hears that nobody is there", || unreachable() > said);
+        let bill = flow_of(&ours).bill.unwrap();
+        assert_eq!((bill.rx_frames, bill.dropped(DropReason::Stranger)), (before + 1, 3));
+        // Connected to nobody, it hears everybody, and sends to everybody.
+        ours.disconnect().unwrap();
+        assert!(ours.peer_addr().is_err());
+        eventually("a stranger is heard", || {
+            other.send_to(&[5], at).unwrap();
+            ours.recv_from(&mut [0; 10]).is_ok_and(|(_, from)| from == stranger)
+        });
+        ours.send_to(&[6], stranger).unwrap();
+        assert_eq!(next_of(&other), 6);
+        assert_eq!(ours.close().unwrap().dropped(DropReason::Stranger), 3);
+    });
+}
+
+#[test]
+fn a_socket_connects_to_one_host_after_another_and_to_nobody_however_it_was_opened() {
+    let name = "a_socket_connects_to_one_host_after_another_and_to_nobody_however_it_was_opened";
+    in_lab(name, &RATE, || {
+        let kernels = [7000, 7001].map(kernel_socket);
+        let theirs = [7000, 7001].map(|port| SocketAddr::from((THEIRS, port)));
+        for kernel in &kernels {
+            kernel.set_read_timeout(Some(LONG)).unwrap();
+        }
+        let absent = SocketAddr::from(([10, 77, 0, 99], 7000));
+        for (connected, nonblocking) in [(false, false), (false, true), (true, false), (true, true)]
+        {
+            let ours = match connected {
+                true => options().connect(theirs[1]).unwrap(),
+                false => options().bind(("0.0.0.0", 0)).unwrap(),
+            };
+            let port = ours.local_addr().port();
+            ours.set_nonblocking(nonblocking);
+            ours.set_read_timeout(Some(LONG));
+            for round in 0..20u8 {
+                let to = usize::from(round % 2);
+                ours.connect(theirs[to]).unwrap();
+                assert_eq!(ours.peer_addr().unwrap(), theirs[to]);
+                for number in [round, round + 100] {
+                    assert_eq!(ours.send(&[number]).unwrap(), 1, "it is accepted at once");
+                }
+                let mut datagram = [0; 10];
+                for number in [round, round + 100] {
+                    let (_, from) = kernels[to].recv_from(&mut datagram).unwrap();
+                    assert_eq!((datagram[0], from), (number, (OURS, port).into()));
+                    kernels[to].send_to(&[number], from).unwrap();
+                    assert_eq!(heard(&ours), (number, theirs[to]));
+                }
+                if round % 3 == 0 {
+                    // A host that is switched off is no reason to lose anything, before or after.
+                    let silent = ours.connect(absent);
+                    assert!(silent.is_ok() || !nonblocking, "{silent:?}");
+                    if silent.is_ok() {
+                        let _ = ours.send(&[7]);
+                    }
+                }
+                if round % 5 == 0 {
+                    ours.disconnect().unwrap();
+                    ours.send_to(&[round], theirs[1 - to]).unwrap();
+                    assert_eq!(next_of(&kernels[1 - to]), round);
+                }
+            }
+            assert_eq!(ours.errors(), (0, 0), "nothing was refused, and nothing damaged");
+        }
+    });
+}
+
+#[test]
+fn what_was_heard_of_a_host_is_told_although_the_socket_is_connected_to_another_by_then() {
+    let name =
+        "what_was_heard_of_a_host_is_told_although_the_socket_is_connected_to_another_by_then";
+    in_lab(name, &RATE, || {
+        let kernel = kernel_socket(7000);
+        for reconnects in [true, false] {
+            let ours = options().connect((THEIRS, 9)).unwrap();
+            ours.set_nonblocking(true);
+            let before = flow_of(&ours).bill.unwrap().rx_frames;
+            ours.send(&[1]).unwrap();
+            eventually("the answer is here", || {
+                flow_of(&ours).bill.unwrap().rx_frames == before + 1
+            });
+            let is_refused = |error: std::io::Error| error.kind() == ErrorKind::ConnectionRefused;
+            // It is heard, and not told, by a call that returns messages.
+            eventually("it is heard", || ours.take_control().unwrap().is_some());
+            match reconnects {
+                true => ours.connect((THEIRS, 7000)).unwrap(),
+                false => ours.disconnect().unwrap(),
+            }
+            assert!(ours.recv(&mut [0; 10]).is_err_and(is_refused), "as a kernel's socket says");
+            ours.send_to(&[2], (THEIRS, 7000)).unwrap();
+            assert_eq!(next_of(&kernel), 2);
+        }
     });
 }
 

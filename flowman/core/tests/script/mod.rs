@@ -92,6 +92,8 @@ pub struct Script {
     /// How often our own flows were opened, and lost.
     pub opened_own: usize,
     pub lost_own: usize,
+    /// Whether the driver answers when it has heard everything, which is at once.
+    pub knows_at_once: bool,
     /// What the flow manager says, and why it refused its driver.
     pub said: Vec<String>,
     pub refused: Vec<String>,
@@ -140,6 +142,7 @@ impl Script {
             clients: 0,
             opened_own: 0,
             lost_own: 0,
+            knows_at_once: true,
             said: Vec::new(),
             refused: Vec::new(),
             shares: Vec::new(),
@@ -153,6 +156,9 @@ impl Script {
                 Output::Answer { client, answer, .. } => self.answers.push((client, answer)),
                 Output::Shares { client, link } => self.shares.push((client, link)),
                 Output::Disconnect { client } => self.gone.push(client),
+                Output::Driver { message: ToDriver::Ping { tag }, .. } if self.knows_at_once => {
+                    self.manager.driver_message(LINK, FromDriver::Pong { tag });
+                }
                 Output::Driver { message, .. } => self.told.push(message),
                 Output::Frame { stray, frame, .. } => {
                     self.frames.push(frame);

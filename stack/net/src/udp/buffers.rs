@@ -6,8 +6,9 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use rbuf_shm::ShmData;
-use stack_layer::{Incoming, Layer as _, Outgoing, Peer};
+use stack_layer::{Incoming, Layer as _, Outgoing, Peer, SendError};
 
+use super::Inner;
 use super::door::Door;
 use crate::Error;
 
@@ -16,26 +17,32 @@ use crate::Error;
 pub struct SendBuffer<'a> {
     door: Arc<Door>,
     packet: Option<Outgoing<ShmData>>,
-    /// Most payload that the path carries.
-    path_max: usize,
-    socket: PhantomData<&'a super::Udp>,
+    to: SocketAddr,
+    /// Whether it leaves the way that the flow has by itself.
+    is_direct: bool,
+    socket: &'a Inner,
 }
 
-impl SendBuffer<'_> {
+impl<'a> SendBuffer<'a> {
     pub(super) fn new(
+        socket: &'a Inner,
         door: Arc<Door>,
         mut packet: Outgoing<ShmData>,
+        to: SocketAddr,
         peer: Peer,
-        path_max: usize,
     ) -> Self {
         packet.set_destination(peer);
-        Self { door, packet: Some(packet), path_max, socket: PhantomData }
+        Self { door, packet: Some(packet), to, is_direct: peer == Peer::Connected, socket }
     }
 
     /// Payload bytes that still fit.
     pub fn room(&self) -> usize {
-        let written = self.packet.as_ref().map_or(0, Outgoing::len);
-        self.door.payload_bytes_max().min(self.path_max).saturating_sub(written)
+        let max = self.door.payload_bytes_max().min(self.socket.path_payload(self.to));
+        max.saturating_sub(self.len())
+    }
+
+    fn len(&self) -> usize {
+        self.packet.as_ref().map_or(0, Outgoing::len)
     }
 
     /// Appends payload; `false`, and nothing appended, if it does not fit.
@@ -49,15 +56,26 @@ impl SendBuffer<'_> {
     ///
     /// As [`Udp::send`](super::Udp::send).
     pub fn send(self) -> io::Result<()> {
-        Ok(self.leave()?)
+        let left = self.leave()?;
+        if left { Ok(()) } else { Err(Error::WouldBlock.into()) }
     }
 
-    pub(super) fn leave(mut self) -> Result<(), Error> {
-        let Some(packet) = self.packet.take() else { return Ok(()) };
+    /// Sends the datagram; `false` if it was not, for the flow was turned since the buffer was asked for.
+    pub(super) fn leave(mut self) -> Result<bool, Error> {
         let mut desk = self.door.desk();
+        // The path may be known to carry less than when this was written.
+        self.socket.take_controls(&mut desk)?;
+        let (bytes, max) = (self.len(), self.socket.path_payload(self.to));
+        if bytes > max {
+            return Err(SendError::TooLong { bytes, max }.into());
+        }
+        if !desk.admits(self.to) || (self.is_direct && !desk.is_direct(self.to)) {
+            return Ok(false);
+        }
+        let Some(packet) = self.packet.take() else { return Ok(true) };
         desk.stack.send(packet)?;
         desk.kick(&self.door.shared);
-        Ok(())
+        Ok(true)
     }
 
     /// Hears of what the flow manager has changed.

@@ -48,6 +48,7 @@ impl Inner {
             let next = lock(&self.hops).next_ready(monotonic_ns());
             let Some((datagram, way)) = next else { break };
             self.deliver(datagram, way);
+            lock(&self.hops).has_left();
             self.moved.notify_all();
         }
         if told.is_err() {
@@ -69,24 +70,25 @@ impl Inner {
         let Waiting { to, payload } = datagram;
         let peer = Peer::At { address: to, mac };
         let doors = self.doors();
-        if let Some(mtu) = self.too_narrow(to, payload.len()) {
-            // Accepted before that was known.
-            return self.tell_lost(to, ControlError::TooLarge { mtu });
-        }
         let sent = doors.to(link).is_some_and(|door| {
-            let buffer = self.late_buffer(door, peer, monotonic_ns() + PATIENCE_NS);
-            buffer.is_ok_and(|mut buffer| buffer.write(&payload) && buffer.leave().is_ok())
+            let buffer = self.late_buffer(door, to, peer, monotonic_ns() + PATIENCE_NS);
+            buffer.is_ok_and(|mut buffer| {
+                buffer.write(&payload) && buffer.leave().is_ok_and(|left| left)
+            })
         });
-        if !sent {
-            self.mourn(vec![to]);
+        match self.too_narrow(to, payload.len()) {
+            _ if sent => {}
+            // Accepted before that was known.
+            Some(mtu) => self.tell_lost(to, ControlError::TooLarge { mtu }),
+            None => self.mourn(vec![to]),
         }
     }
 
-    /// Waits until some way is found, or some datagram has left.
+    /// Waits until some way is found, some datagram has left, or flows are turned; not for long.
     pub(super) fn await_move(&self, deadline_ns: u64) {
         let left_ns = deadline_ns.saturating_sub(monotonic_ns());
         let hops = lock(&self.hops);
-        if hops.is_settled() {
+        if hops.is_settled() && !hops.is_holding() {
             return;
         }
         drop(self.moved.wait_timeout(hops, Duration::from_nanos(left_ns.min(PATIENCE_NS))));

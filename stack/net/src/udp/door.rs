@@ -31,6 +31,27 @@ pub(super) struct Desk {
     /// Threads that sleep, by [`Side`].
     sleepers: [u32; 2],
     pub(super) rejected: u64,
+    /// Whether the flow has no ends, for the socket is connected to somebody on another link.
+    is_off: bool,
+    /// What the flow is about to be with: the driver may know that before this side does.
+    turning: Option<Turning>,
+}
+
+/// A flow's way to other ends.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Turning {
+    /// With whom it will be.
+    pub(super) to: Option<SocketAddr>,
+    /// Whether it may be at another of our addresses then.
+    pub(super) changes_source: bool,
+}
+
+/// Whom a flow is with, as far as this side knows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum With {
+    Nobody,
+    Anybody,
+    One(SocketAddr),
 }
 
 /// What a thread waits for: buffers to send, or datagrams.
@@ -56,7 +77,15 @@ impl Door {
         let stack = stack_layer::Udp::new(Ether::new(device, &fib), &fib).ok_or_else(only_ipv4)?;
         let shared = Arc::clone(&flow.shared);
         let inbox = VecDeque::new();
-        let desk = Desk { stack, inbox, flow, sleepers: [0; 2], rejected: 0 };
+        let desk = Desk {
+            stack,
+            inbox,
+            flow,
+            sleepers: [0; 2],
+            rejected: 0,
+            is_off: false,
+            turning: None,
+        };
         Ok(Arc::new(Self { desk: Mutex::new(desk), shared }))
     }
 
@@ -69,12 +98,16 @@ impl Door {
         self.desk().stack.payload_bytes_max()
     }
 
-    /// Gives the flow other ends.
-    pub(super) fn attach(&self, endpoints: Endpoints) -> Result<(), Error> {
-        let fib = self.shared.attach(endpoints)?;
-        let mut desk = self.desk();
-        desk.flow.set_fib(fib);
-        if desk.stack.set_endpoints(&fib) { Ok(()) } else { Err(only_ipv4()) }
+    /// Whom the flow is with.
+    pub(super) fn with(&self) -> With {
+        self.desk().with()
+    }
+
+    /// Takes the flow's ends away.
+    pub(super) fn switch_off(&self) {
+        if !std::mem::replace(&mut self.desk().is_off, true) {
+            self.shared.detach();
+        }
     }
 }
 
@@ -91,6 +124,37 @@ impl Desk {
         self.flow.fib()
     }
 
+    /// Whom the flow is with.
+    pub(super) fn with(&self) -> With {
+        match self.fib().endpoints.remote {
+            _ if self.is_off => With::Nobody,
+            None => With::Anybody,
+            Some(remote) => With::One(remote.into()),
+        }
+    }
+
+    /// Whether datagrams can be sent to a host, and will not be refused on their way.
+    pub(super) fn admits(&self, to: SocketAddr) -> bool {
+        let remains =
+            |turning: Turning| !turning.changes_source && turning.to.is_none_or(|whom| whom == to);
+        [With::Anybody, With::One(to)].contains(&self.with()) && self.turning.is_none_or(remains)
+    }
+
+    /// Whether the flow is with a host, and knows the next hop.
+    pub(super) fn is_direct(&self, to: SocketAddr) -> bool {
+        self.admits(to) && self.with() == With::One(to) && self.fib().next_hop_mac.is_some()
+    }
+
+    /// The flow is about to be with somebody, or is with whom it was to be with, or not.
+    pub(super) const fn set_turning(&mut self, turning: Option<Turning>) {
+        self.turning = turning;
+    }
+
+    /// The flow was given ends.
+    pub(super) const fn switch_on(&mut self) {
+        self.is_off = false;
+    }
+
     /// Hears of what the flow manager has changed.
     pub(super) fn hear(&mut self, shared: &Shared) -> Result<(), Error> {
         let rejected = self.device().rejected();
@@ -100,7 +164,10 @@ impl Desk {
             shared.host().hear_notices();
         }
         if let Some(fib) = shared.news()?.and_then(|changes| changes.fib) {
-            self.stack.reorganise(&fib);
+            self.flow.set_fib(fib);
+            if !self.stack.set_endpoints(&fib) {
+                return Err(only_ipv4());
+            }
         }
         Ok(())
     }
@@ -113,10 +180,11 @@ impl Desk {
         }
     }
 
-    /// The next datagram, of those from `only` if it is somebody: others' are dropped.
+    /// The next datagram, of those from `only` if it is somebody: others' are dropped, and counted.
     pub(super) fn receive_from(
         &mut self,
         only: Option<SocketAddr>,
+        shared: &Arc<Shared>,
     ) -> Result<Option<Incoming<ShmData>>, Error> {
         // No more than there are buffers, for none is given back meanwhile.
         let mut others = Vec::new();
@@ -127,6 +195,13 @@ impl Desk {
                 break;
             }
             others.push(packet);
+        }
+        if !others.is_empty() {
+            shared.count_strangers(others.len() as u64);
+            // No more will come than these, that were here before.
+            if matches!(self.with(), With::One(_)) {
+                shared.tell_strangers();
+            }
         }
         for packet in others {
             self.stack.give_back(packet)?;
@@ -151,11 +226,15 @@ impl Desk {
         Ok(self.stack.packet()?)
     }
 
-    /// Whether everything that was sent has left.
-    pub(super) fn has_left(&mut self) -> Result<bool, Error> {
+    /// How many datagrams were sent.
+    pub(super) fn sent(&mut self) -> u64 {
+        self.device().sent().0
+    }
+
+    /// How many of them have left.
+    pub(super) fn left(&mut self) -> Result<u64, Error> {
         self.device().reap()?;
-        let (total, free) = self.device().send_buffers();
-        Ok(total == free)
+        Ok(self.device().sent().1)
     }
 
     pub(super) fn kick(&mut self, shared: &Shared) {

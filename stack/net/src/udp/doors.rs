@@ -1,16 +1,14 @@
 //! The links of a socket.
 
 use std::net::SocketAddr;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 use base_flow::{Bill, Endpoints};
 use base_rpc::Refusal;
 use rbuf_shm::monotonic_ns;
 
-use super::door::{Door, Side};
-use super::troubles::PATH_NS;
-use super::{Inner, lock};
+use super::Inner;
+use super::door::{Door, With};
 use crate::{Error, Host, Options};
 
 /// Ports that are tried if each is in use on one of several links.
@@ -19,16 +17,17 @@ const PORTS_TRIED: usize = 16;
 /// Links of a socket: as many as a thread can sleep on.
 pub(super) const DOORS_MAX: usize = 32;
 
-/// How long what was sent is given to leave before the socket's ends are changed.
-const LEAVING_NS: u64 = 1_000_000_000;
-
 /// A socket's doors: one for each link, or one.
 #[derive(Debug)]
 pub(super) struct Doors {
+    /// If one is with a single host, it is the first.
     list: Vec<Arc<Door>>,
-    /// What the socket was bound to, with its port.
+    /// What the socket was bound to, with its port, and nobody at the other end.
     bound: Endpoints,
+    /// Whom it is connected to.
     remote: Option<SocketAddr>,
+    /// How often that was said.
+    serial: u64,
 }
 
 impl Doors {
@@ -70,7 +69,8 @@ impl Doors {
         if list.is_empty() {
             return Err(Error::Address("no link has a driver".into()));
         }
-        Ok(Self { list, bound: ends, remote: ends.remote.map(SocketAddr::from) })
+        let (bound, remote) = (Endpoints { remote: None, ..ends }, ends.remote);
+        Ok(Self { list, bound, remote: remote.map(SocketAddr::from), serial: 0 })
     }
 
     pub(super) fn all(&self) -> &[Arc<Door>] {
@@ -85,15 +85,46 @@ impl Doors {
         self.remote
     }
 
-    /// To whom the socket is connected if its flows are with anybody: then it is this side that takes nothing from
-    /// others, and looks for the way of each datagram.
-    pub(super) fn chosen(&self) -> Option<SocketAddr> {
-        self.remote.filter(|_| self.bound.remote.is_none())
+    pub(super) const fn serial(&self) -> u64 {
+        self.serial
+    }
+
+    pub(super) const fn bound(&self) -> Endpoints {
+        self.bound
+    }
+
+    /// The same doors, and a wish to be connected to `remote`.
+    pub(super) fn wishing(&self, remote: Option<SocketAddr>) -> Self {
+        let serial = self.serial.wrapping_add(1);
+        Self { list: self.list.clone(), bound: self.bound, remote, serial }
+    }
+
+    /// Other doors.
+    pub(super) fn with_list(&self, list: Vec<Arc<Door>>) -> Self {
+        Self { list, ..*self }
+    }
+
+    /// Whether the flows are with `wanted`, or with anybody, and with nobody else.
+    pub(super) fn are_with(&self, wanted: Option<SocketAddr>) -> bool {
+        let mut with = self.list.iter().map(|door| door.with());
+        match wanted {
+            None => with.all(|with| with == With::Anybody),
+            Some(to) => with.next() == Some(With::One(to)) && with.all(|with| with == With::Nobody),
+        }
     }
 
     /// The door to a host that is on a link, or behind it.
     pub(super) fn door_to(&self, to: SocketAddr, link: u16) -> Result<&Arc<Door>, Error> {
         self.to(link).ok_or(Error::Refused(Refusal::OtherLink { address: to.ip(), link }))
+    }
+
+    /// The links on which there is no door.
+    pub(super) fn missing(&self, host: &Host) -> Vec<u16> {
+        // Whoever does not say has none that could be opened.
+        let _ = host.refresh_links();
+        let links = host.links();
+        let missing = links.iter().map(|link| link.link).filter(|&link| self.to(link).is_none());
+        missing.take(DOORS_MAX.saturating_sub(self.list.len())).collect()
     }
 
     /// The door to a link.
@@ -108,71 +139,22 @@ impl Inner {
     }
 
     /// Gives up a door whose flow is lost, if there are others: a socket at any address lives on the links that are
-    /// left. Says whether it did.
+    /// left. One that is connected was on one link only. Says whether it did.
     pub(super) fn leave(&self, lost: &Arc<Door>) -> bool {
-        let mut doors = self.doors.write().unwrap_or_else(PoisonError::into_inner);
-        let others = doors.list.iter().filter(|door| !Arc::ptr_eq(door, lost));
+        let others = self.doors();
+        let others = others.list.iter().filter(|door| !Arc::ptr_eq(door, lost));
         let list: Vec<Arc<Door>> = others.cloned().collect();
-        if list.is_empty() {
+        if list.iter().all(|door| door.with() == With::Nobody) {
             return false;
         }
-        *doors = Arc::new(Doors { list, bound: doors.bound, remote: doors.remote });
+        let mut doors = self.doors.write().unwrap_or_else(PoisonError::into_inner);
+        *doors = Arc::new(doors.with_list(list));
         true
-    }
-
-    /// Connects to `remote`. Nobody need hear of it, unless the flow is with one host only: that is changed.
-    pub(super) fn connect(this: &Arc<Self>, remote: SocketAddr) -> Result<(), Error> {
-        let (doors, is_patient) = (this.doors(), !this.nonblocking.load(Ordering::Relaxed));
-        if is_patient {
-            this.know_way(remote)?;
-        }
-        if doors.bound.remote.is_some() {
-            return if is_patient { this.reattach(remote) } else { Err(Error::WouldBlock) };
-        }
-        let list = doors.list.clone();
-        let connected = Doors { list, bound: doors.bound, remote: Some(remote) };
-        this.become_connected(connected);
-        doors.all().iter().for_each(|door| door.shared.call());
-        if !lock(&this.hops).is_settled() { Self::call_courier(this) } else { Ok(()) }
-    }
-
-    fn become_connected(&self, connected: Doors) {
-        lock(&self.troubles).forget_error();
-        *self.doors.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(connected);
-    }
-
-    /// Connects to `remote`, through the door that leads there; the others are closed.
-    fn reattach(&self, remote: SocketAddr) -> Result<(), Error> {
-        let doors = self.doors();
-        let ends = Endpoints { remote: Some(remote.into()), ..doors.bound };
-        // A flow sends to its new ends only.
-        let deadline_ns = monotonic_ns() + LEAVING_NS;
-        for door in doors.all() {
-            let left = self.wait_until(Side::Send, Some(door), deadline_ns, |_, desk| {
-                Ok(desk.has_left()?.then_some(()))
-            });
-            match left {
-                Ok(()) | Err(Error::WouldBlock | Error::Control(_)) => {}
-                Err(error) => return Err(error),
-            }
-        }
-        let door = match doors.main().attach(ends) {
-            Err(Error::Refused(Refusal::OtherLink { link, .. })) => match doors.to(link) {
-                Some(door) => door.attach(ends).map(|()| Arc::clone(door))?,
-                None => Door::open(&self.host, &self.options, ends, Some(link))?,
-            },
-            attached => attached.map(|()| Arc::clone(doors.main()))?,
-        };
-        self.learn_path(remote.ip(), door.desk().fib().path_mtu, PATH_NS);
-        let connected = Doors { list: vec![door], bound: doors.bound, remote: Some(remote) };
-        self.become_connected(connected);
-        // Who sleeps at the others is to sleep here.
-        doors.all().iter().for_each(|door| door.shared.call());
-        Ok(())
     }
 
     /// Closes all doors when what waits for a way has left.
     pub(super) fn close(&self) -> Result<Bill, Error> {
+        self.await_held(monotonic_ns() + CLOSING_NS);
         self.await_courier(monotonic_ns() + CLOSING_NS);
         let mut sum = Bill::default();
         for door in self.doors().all() {

@@ -71,6 +71,10 @@ pub(super) enum Look {
 pub(super) struct Hops {
     known: HashMap<IpAddr, Hop>,
     asked: usize,
+    /// Datagrams that wait until the socket's flows are with whom it is connected to.
+    held: VecDeque<Waiting>,
+    /// To whom the datagram is that waited and is being sent.
+    leaving: Option<SocketAddr>,
 }
 
 impl Hops {
@@ -104,6 +108,55 @@ impl Hops {
             }
             _ => false,
         }
+    }
+
+    /// Lets a datagram wait until the flows are with whom the socket is connected to; `false` if too many do.
+    pub(super) fn hold(&mut self, datagram: Waiting) -> bool {
+        let has_room = !self.is_full();
+        if has_room {
+            self.held.push_back(datagram);
+        }
+        has_room
+    }
+
+    /// Whether no more can be held.
+    pub(super) fn is_full(&self) -> bool {
+        self.held.len() >= WAITING_MAX
+    }
+
+    /// Whether later datagrams are to be held too: they would overtake others.
+    pub(super) fn is_holding(&self) -> bool {
+        !self.held.is_empty()
+    }
+
+    /// The first datagram that was held, which is still held until [`Self::let_go`].
+    pub(super) fn first_held(&self) -> Option<(SocketAddr, Vec<u8>)> {
+        self.held.front().map(|datagram| (datagram.to, datagram.payload.clone()))
+    }
+
+    /// The first datagram that was held is on its way.
+    pub(super) fn let_go(&mut self) {
+        self.held.pop_front();
+    }
+
+    /// Whether datagrams to somebody else wait, or are being sent after they did.
+    pub(super) fn waits_for_others(&self, than: SocketAddr) -> bool {
+        let others = |to: SocketAddr| to != than;
+        self.leaving.is_some_and(others)
+            || self.held.iter().any(|datagram| others(datagram.to))
+            || self.waits_for_ways_of(others)
+    }
+
+    fn waits_for_ways_of(&self, whom: impl Fn(SocketAddr) -> bool) -> bool {
+        self.known.values().any(|hop| match hop {
+            Hop::Asked { waiting, .. } => waiting.iter().any(|datagram| whom(datagram.to)),
+            _ => false,
+        })
+    }
+
+    /// Whether datagrams wait for the way to a host.
+    pub(super) fn waits_for(&self, to: IpAddr) -> bool {
+        matches!(self.known.get(&to), Some(Hop::Asked { waiting, .. }) if !waiting.is_empty())
     }
 
     /// The way was found, or not. Returns to whom datagrams were that will not be sent.
@@ -162,6 +215,11 @@ impl Hops {
         self.asked == 0
     }
 
+    /// What [`Self::next_ready`] returned was sent, or was not.
+    pub(super) const fn has_left(&mut self) {
+        self.leaving = None;
+    }
+
     /// A datagram that can be sent now, and its way. Later ones to the same host wait until there is none.
     pub(super) fn next_ready(&mut self, now_ns: u64) -> Option<(Waiting, Way)> {
         let ready = |hop: &&mut Hop| matches!(hop, Hop::Asked { way: Some(_), .. });
@@ -169,6 +227,7 @@ impl Hops {
         let Hop::Asked { way: Some(way), waiting } = hop else { return None };
         let way = *way;
         if let Some(datagram) = waiting.pop_front() {
+            self.leaving = Some(datagram.to);
             return Some((datagram, way));
         }
         *hop = Hop::Known { way, until_ns: now_ns + HOP_NS };
@@ -180,6 +239,41 @@ impl Hops {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_held_leaves_in_order_and_nothing_overtakes_it_while_it_does() {
+        let mut hops = Hops::default();
+        assert!(!hops.is_holding() && hops.first_held().is_none());
+        for number in 0..WAITING_MAX as u8 {
+            assert!(hops.hold(datagram(2, number)));
+        }
+        assert!(!hops.hold(datagram(2, 99)), "as many as for a way");
+        for number in 0..WAITING_MAX as u8 {
+            assert_eq!(hops.first_held().unwrap().1, [number]);
+            assert!(hops.is_holding(), "it has not left yet");
+            hops.let_go();
+        }
+        assert!(!hops.is_holding());
+    }
+
+    #[test]
+    fn who_waits_for_a_way_is_told_apart_by_whole_addresses() {
+        let mut hops = Hops::default();
+        let (to, same_host) = (datagram(2, 0).to, SocketAddr::new(host(2), 5001));
+        hops.look_up(host(2), 0);
+        assert!(!hops.waits_for(host(2)) && !hops.waits_for_others(to), "it is only asked for");
+        assert!(hops.wait(datagram(2, 0)));
+        assert!(hops.waits_for(host(2)) && !hops.waits_for(host(3)));
+        assert!(!hops.waits_for_others(to) && hops.waits_for_others(same_host));
+        hops.settle(host(2), Ok(WAY), 0);
+        assert!(hops.waits_for_others(same_host), "it is still to be sent");
+        assert!(hops.next_ready(0).is_some() && hops.next_ready(0).is_none());
+        assert!(hops.waits_for_others(same_host) && !hops.waits_for_others(to), "it is being sent");
+        hops.has_left();
+        assert!(!hops.waits_for_others(same_host));
+        hops.hold(datagram(2, 1));
+        assert!(hops.waits_for_others(same_host) && !hops.waits_for_others(to));
+    }
 
     const WAY: Way = (Mac([2; 6]), 1);
 

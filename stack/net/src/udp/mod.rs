@@ -11,6 +11,7 @@ mod doors;
 mod hops;
 mod sending;
 mod troubles;
+mod turning;
 mod waiting;
 
 use std::io;
@@ -20,6 +21,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
 use base_flow::{Bill, Contract, Endpoints, Fib, FlowId};
+use base_rpc::Refusal;
 use rbuf_channel::Wait;
 use rbuf_shm::monotonic_ns;
 use stack_layer::{Control, Layer as _};
@@ -30,6 +32,7 @@ use self::doors::Doors;
 use self::hops::Hops;
 use self::troubles::{PATH_NS, Troubles};
 use crate::options::first;
+use crate::tcp::last_words::Errand;
 use crate::{Error, Host, Options};
 
 /// A UDP socket with its own stack, its own buffers and its own contract.
@@ -54,6 +57,13 @@ struct Inner {
     moved: Condvar,
     /// Whether a thread sends what waits.
     has_courier: AtomicBool,
+    /// Whether a thread turns the flows to whom the socket is connected; the number of the connection to which they
+    /// are turned, or could not be, and why not.
+    has_turner: AtomicBool,
+    turned: AtomicU64,
+    refused: Mutex<Option<(u64, Refusal)>>,
+    /// The end of the process waits for what is held.
+    errand: Mutex<Option<Errand>>,
     troubles: Mutex<Troubles>,
     /// Whether anything was ever said of a datagram.
     is_troubled: AtomicBool,
@@ -95,6 +105,10 @@ impl Udp {
             hops: Mutex::default(),
             moved: Condvar::new(),
             has_courier: AtomicBool::new(false),
+            has_turner: AtomicBool::new(false),
+            turned: AtomicU64::new(0),
+            refused: Mutex::default(),
+            errand: Mutex::default(),
             troubles: Mutex::default(),
             is_troubled: AtomicBool::new(false),
             wait: options.wait,
@@ -158,16 +172,29 @@ impl Udp {
 
     /// Connects the socket to `remote`, or to another one: from now on packets go there and come
     /// only from there. It is not waited for the host to say where it is, and for nothing if the socket does not
-    /// wait: the next call says what is wrong. A socket that was opened connected, as by [`Options::connect`], has
-    /// its flow with one host only, and must wait for the flow manager to change that.
+    /// wait: the next call says what is wrong. What the socket was told of others before, it still tells, as
+    /// a kernel's does.
+    ///
+    /// The flow manager and the driver hear of it in the background. Until they have, it is this side that
+    /// takes nothing from others; what it threw away stands in the flow's bill ([`DropReason::Stranger`](crate::DropReason)).
     ///
     /// # Errors
     ///
-    /// `NetworkUnreachable` or `HostUnreachable` if it is known that no way leads to there: the socket stays as it
-    /// was then. For a socket that was opened connected, `WouldBlock` if it does not wait, or what the flow manager
-    /// says.
+    /// `NetworkUnreachable` or `HostUnreachable` if it is known that no way leads to there, and what the flow manager
+    /// says, if the socket waits: it stays as it was then.
     pub fn connect(&self, remote: impl ToSocketAddrs) -> Result<(), Error> {
-        Inner::connect(&self.inner, first(remote)?)
+        Inner::turn_to(&self.inner, Some(first(remote)?))
+    }
+
+    /// Connects the socket to nobody: it receives from anyone and sends to anyone again, at the address and the port
+    /// that it was bound to, or had when it was opened. (A kernel's `connect` to `AF_UNSPEC`.)
+    ///
+    /// # Errors
+    ///
+    /// What the flow manager says, if the socket waits: another application may have got the port at another of our
+    /// addresses meanwhile.
+    pub fn disconnect(&self) -> Result<(), Error> {
+        Inner::turn_to(&self.inner, None)
     }
 
     /// Never wait: operations that would have to fail with `WouldBlock`.
@@ -189,8 +216,9 @@ impl Udp {
     /// path.
     pub fn payload_bytes_max(&self) -> usize {
         let doors = self.inner.doors();
-        let max = doors.all().iter().map(|door| door.desk().stack.payload_bytes_max()).min();
-        max.unwrap_or(0).min(self.inner.path_payload(doors.remote()))
+        let link = doors.all().iter().map(|door| door.payload_bytes_max()).min();
+        let path = doors.remote().map_or(usize::MAX, |to| self.inner.path_payload(to));
+        link.unwrap_or(0).min(path)
     }
 
     /// Largest IP packet that is thought to reach `destination`, in bytes: what the link carries, or less if a
@@ -305,7 +333,7 @@ impl Udp {
     /// As [`Self::recv_from`].
     pub fn datagram(&self) -> io::Result<Datagram<'_>> {
         let (door, packet) = self.inner.wait_on(Side::Receive, None, |door, desk| {
-            let packet = desk.receive_from(self.inner.doors().chosen())?;
+            let packet = desk.receive_from(self.inner.doors().remote(), &door.shared)?;
             Ok(packet.map(|packet| (Arc::clone(door), packet)))
         })?;
         Ok(Datagram::new(door, packet))

@@ -18,42 +18,123 @@ use crate::host::unexpected;
 
 /// How long a call that may wait waits to hear that no way leads to a host: the flow manager knows that at once.
 /// The neighbour is not waited for.
-const KNOWN_NS: u64 = 100_000_000;
+pub(super) const KNOWN_NS: u64 = 100_000_000;
 
 /// Payload of a datagram in a packet of `mtu` bytes.
 fn payload_bytes(mtu: u16) -> usize {
     usize::from(mtu).saturating_sub(IPV4_BYTES + UDP_BYTES)
 }
 
+/// How a datagram gets to a host.
+enum Passage {
+    /// By a flow that is with this host, and knows the next hop.
+    Direct(Arc<Door>),
+    /// Along the way that leads there.
+    Ways,
+    /// Not before the flows are turned.
+    Held,
+}
+
 impl Inner {
     pub(super) fn send(this: &Arc<Self>, payload: &[u8]) -> Result<usize, Error> {
-        match this.doors().chosen() {
-            Some(remote) => {
-                this.hear_troubles()?;
-                Self::send_along(this, payload, remote)
-            }
-            None => this.write(Self::connected_buffer(this)?, payload),
+        let remote = this.doors().remote().ok_or(SendError::NoDestination)?;
+        Self::send_along(this, payload, remote)
+    }
+
+    pub(super) fn send_to(
+        this: &Arc<Self>,
+        payload: &[u8],
+        to: SocketAddr,
+    ) -> Result<usize, Error> {
+        match this.doors().remote() {
+            Some(remote) if remote != to => Err(SendError::OtherDestination.into()),
+            _ => Self::send_along(this, payload, to),
         }
     }
 
-    pub(super) fn connected_buffer(this: &Arc<Self>) -> Result<SendBuffer<'_>, Error> {
-        let doors = this.doors();
-        let Some(to) = doors.chosen() else {
-            return this.buffer(doors.main(), Peer::Connected, doors.remote());
-        };
-        this.hear_troubles()?;
+    fn send_along(this: &Arc<Self>, payload: &[u8], to: SocketAddr) -> Result<usize, Error> {
         let deadline_ns = this.send_deadline_ns();
         loop {
-            if let Some((mac, link)) = Self::way(this, to, deadline_ns)? {
-                let peer = Peer::At { address: to, mac };
-                return this.buffer(doors.door_to(to, link)?, peer, Some(to));
+            let sent = match this.passage(to)? {
+                Passage::Direct(door) => {
+                    let buffer = this.buffer(&door, to, Peer::Connected, deadline_ns, true)?;
+                    this.write(buffer, payload)
+                }
+                Passage::Ways => Self::pass(this, payload, to, deadline_ns, true),
+                Passage::Held => {
+                    this.hear_troubles()?;
+                    this.fits(payload, to)?;
+                    if Self::hold(this, Waiting { to, payload: payload.to_vec() })? {
+                        return Ok(payload.len());
+                    }
+                    if monotonic_ns() >= deadline_ns {
+                        return Err(Error::WouldBlock);
+                    }
+                    this.await_room(deadline_ns);
+                    continue;
+                }
+            };
+            // If not, the flow was turned in the middle of it.
+            if sent? {
+                return Ok(payload.len());
             }
-            Self::call_courier(this)?;
-            let now_ns = monotonic_ns();
-            if now_ns >= deadline_ns {
+        }
+    }
+
+    /// How a datagram gets to a host now.
+    fn passage(self: &Arc<Self>, to: SocketAddr) -> Result<Passage, Error> {
+        if lock(&self.hops).is_holding() {
+            return Ok(Passage::Held);
+        }
+        if let Some(door) = self.direct(to) {
+            return Ok(Passage::Direct(door));
+        }
+        if self.admits(to) {
+            return Ok(Passage::Ways);
+        }
+        self.insist()?;
+        Ok(Passage::Held)
+    }
+
+    /// Whether there is a flow by which datagrams can be sent to a host now.
+    pub(super) fn admits(&self, to: SocketAddr) -> bool {
+        self.doors().all().iter().any(|door| door.desk().admits(to))
+    }
+
+    /// The door whose flow is with a host and knows the next hop, unless what waits for the way would be overtaken.
+    fn direct(&self, to: SocketAddr) -> Option<Arc<Door>> {
+        let doors = self.doors();
+        let is_direct = doors.main().desk().is_direct(to);
+        (is_direct && !lock(&self.hops).waits_for(to.ip())).then(|| Arc::clone(doors.main()))
+    }
+
+    pub(super) fn connected_buffer(this: &Arc<Self>) -> Result<SendBuffer<'_>, Error> {
+        let to = this.doors().remote().ok_or(SendError::NoDestination)?;
+        let deadline_ns = this.send_deadline_ns();
+        loop {
+            match this.passage(to)? {
+                Passage::Direct(door) => {
+                    return this.buffer(&door, to, Peer::Connected, deadline_ns, true);
+                }
+                Passage::Ways => {
+                    this.hear_troubles()?;
+                    if let Some((mac, link)) = Self::way(this, to, deadline_ns)? {
+                        let (doors, peer) = (this.doors(), Peer::At { address: to, mac });
+                        return this.buffer(doors.door_to(to, link)?, to, peer, deadline_ns, true);
+                    }
+                    Self::call_courier(this)?;
+                    this.await_move(deadline_ns);
+                }
+                Passage::Held => {
+                    this.hear_troubles()?;
+                    Self::call_turner(this)?;
+                    this.await_turned(deadline_ns);
+                    this.await_held(deadline_ns);
+                }
+            }
+            if monotonic_ns() >= deadline_ns {
                 return Err(Error::WouldBlock);
             }
-            this.await_move(deadline_ns);
         }
     }
 
@@ -88,45 +169,35 @@ impl Inner {
         }
     }
 
-    pub(super) fn send_to(
+    /// Sends to a host that a flow admits along the way that leads there, or lets the datagram wait for it; `false` if
+    /// no flow admits it any more.
+    pub(super) fn pass(
         this: &Arc<Self>,
         payload: &[u8],
         to: SocketAddr,
-    ) -> Result<usize, Error> {
-        let doors = this.doors();
-        if let Some(remote) = doors.remote() {
-            return if remote == to {
-                Self::send(this, payload)
-            } else {
-                Err(SendError::OtherDestination.into())
-            };
+        deadline_ns: u64,
+        is_call: bool,
+    ) -> Result<bool, Error> {
+        if is_call && this.doors().remote().is_some() {
+            this.hear_troubles()?;
         }
-        Self::send_along(this, payload, to)
-    }
-
-    /// Sends along the way that leads there, or lets the datagram wait for it.
-    fn send_along(this: &Arc<Self>, payload: &[u8], to: SocketAddr) -> Result<usize, Error> {
-        let (doors, deadline_ns) = (this.doors(), this.send_deadline_ns());
+        let doors = this.doors();
         loop {
             let mut hops = lock(&this.hops);
             match hops.look_up(to.ip(), monotonic_ns()) {
                 Look::Known((mac, link)) => {
                     drop(hops);
-                    let door = doors.door_to(to, link)?;
-                    let buffer = this.buffer(door, Peer::At { address: to, mac }, Some(to))?;
+                    let (door, peer) = (doors.door_to(to, link)?, Peer::At { address: to, mac });
+                    let buffer = this.buffer(door, to, peer, deadline_ns, is_call)?;
                     return this.write(buffer, payload);
                 }
                 Look::Asked => {
-                    let max = doors.all().iter().map(|door| door.payload_bytes_max()).min();
-                    let max = max.unwrap_or(0).min(this.path_payload(Some(to)));
-                    if payload.len() > max {
-                        return Err(SendError::TooLong { bytes: payload.len(), max }.into());
-                    }
-                    let waits = hops.wait(Waiting { to, payload: payload.to_vec() });
                     drop(hops);
-                    if waits {
+                    this.fits(payload, to)?;
+                    let datagram = Waiting { to, payload: payload.to_vec() };
+                    if lock(&this.hops).wait(datagram) {
                         Self::call_courier(this)?;
-                        return Ok(payload.len());
+                        return Ok(true);
                     }
                 }
                 Look::Refused(refusal) => return Err(refusal.into()),
@@ -145,6 +216,13 @@ impl Inner {
                 }
             }
         }
+    }
+
+    /// Whether a datagram that is to wait could be sent as it is.
+    fn fits(&self, payload: &[u8], to: SocketAddr) -> Result<(), Error> {
+        let max = self.doors().all().iter().map(|door| door.payload_bytes_max()).min();
+        let (bytes, max) = (payload.len(), max.unwrap_or(0).min(self.path_payload(to)));
+        if bytes > max { Err(SendError::TooLong { bytes, max }.into()) } else { Ok(()) }
     }
 
     /// Asks for the way to a host; whoever reads the answer heeds it, if that is not this thread.
@@ -224,40 +302,42 @@ impl Inner {
     }
 
     /// Most payload that the path to a host carries.
-    pub(super) fn path_payload(&self, to: Option<SocketAddr>) -> usize {
+    pub(super) fn path_payload(&self, to: SocketAddr) -> usize {
         if !self.is_troubled.load(Ordering::Acquire) {
             return usize::MAX;
         }
-        let troubles = lock(&self.troubles);
-        let path = to.and_then(|to| troubles.path(to.ip(), monotonic_ns()));
+        let path = lock(&self.troubles).path(to.ip(), monotonic_ns());
         path.map_or(usize::MAX, payload_bytes)
     }
 
+    /// A buffer for a datagram to a host; errors that the next call is to return are for `is_call` only.
     fn buffer(
         &self,
         door: &Arc<Door>,
+        to: SocketAddr,
         peer: Peer,
-        to: Option<SocketAddr>,
+        deadline_ns: u64,
+        is_call: bool,
     ) -> Result<SendBuffer<'_>, Error> {
-        let packet = self.wait_on(Side::Send, Some(door), |_, desk| desk.packet())?;
-        Ok(SendBuffer::new(Arc::clone(door), packet, peer, self.path_payload(to)))
+        let packet =
+            self.wait_until(Side::Send, Some(door), deadline_ns, is_call, |_, desk: &mut Desk| {
+                desk.packet()
+            })?;
+        Ok(SendBuffer::new(self, Arc::clone(door), packet, to, peer))
     }
 
-    /// As [`Self::buffer`], as long as that takes: for what was accepted.
+    /// As [`Self::buffer`], for what was accepted.
     pub(super) fn late_buffer(
         &self,
         door: &Arc<Door>,
+        to: SocketAddr,
         peer: Peer,
         deadline_ns: u64,
     ) -> Result<SendBuffer<'_>, Error> {
-        let packet =
-            self.wait_until(Side::Send, Some(door), deadline_ns, |_, desk: &mut Desk| {
-                desk.packet()
-            })?;
-        Ok(SendBuffer::new(Arc::clone(door), packet, peer, usize::MAX))
+        self.buffer(door, to, peer, deadline_ns, false)
     }
 
-    fn write(&self, mut buffer: SendBuffer<'_>, payload: &[u8]) -> Result<usize, Error> {
+    fn write(&self, mut buffer: SendBuffer<'_>, payload: &[u8]) -> Result<bool, Error> {
         if payload.len() > buffer.room() {
             // The link may carry more by now.
             self.host.hear_notices();
@@ -267,7 +347,6 @@ impl Inner {
         if !buffer.write(payload) {
             return Err(SendError::TooLong { bytes: payload.len(), max }.into());
         }
-        buffer.leave()?;
-        Ok(payload.len())
+        buffer.leave()
     }
 }

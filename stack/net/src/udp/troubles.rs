@@ -98,11 +98,6 @@ impl Troubles {
         let (mtu, until_ns) = self.paths.get(&to)?;
         (now_ns < *until_ns).then_some(*mtu)
     }
-
-    /// The socket is connected to somebody else.
-    pub(super) fn forget_error(&mut self) {
-        self.pending = None;
-    }
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! Looking, and sleeping between looks, at one door or at all.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -33,15 +32,17 @@ impl Inner {
                 Side::Receive => &self.read_timeout_ns,
             })
         };
-        self.wait_until(side, only, deadline_ns, look)
+        self.wait_until(side, only, deadline_ns, true, look)
     }
 
-    /// As [`Self::wait_on`], until `deadline_ns`; 0 looks once.
+    /// As [`Self::wait_on`], until `deadline_ns`; 0 looks once. Errors that the next call is to return are for `is_call`
+    /// only.
     pub(super) fn wait_until<T>(
         &self,
         side: Side,
         only: Option<&Arc<Door>>,
         deadline_ns: u64,
+        is_call: bool,
         mut look: impl FnMut(&Arc<Door>, &mut Desk) -> Result<Option<T>, Error>,
     ) -> Result<T, Error> {
         let mut looks = Looks::new(self.wait);
@@ -59,18 +60,18 @@ impl Inner {
                     heard => heard?,
                 }
                 if side == Side::Send {
-                    self.take_controls(&mut desk, all.remote())?;
-                    self.tell()?;
+                    self.take_controls(&mut desk)?;
+                    self.tell_if(is_call)?;
                 }
                 if let Some(found) = look(door, &mut desk)? {
                     self.turn.store(at + 1, Ordering::Relaxed);
                     return Ok(found);
                 }
-                self.take_controls(&mut desk, all.remote())?;
+                self.take_controls(&mut desk)?;
                 // What was looked through may be what the driver waits for.
                 desk.kick(&door.shared);
             }
-            self.tell()?;
+            self.tell_if(is_call)?;
             if deadline_ns == 0 {
                 return Err(Error::WouldBlock);
             }
@@ -137,13 +138,14 @@ impl Inner {
     }
 
     /// Takes what control messages say from a door, at most a datagram's worth of work for each.
-    fn take_controls(&self, desk: &mut Desk, remote: Option<SocketAddr>) -> Result<(), Error> {
+    pub(super) fn take_controls(&self, desk: &mut Desk) -> Result<(), Error> {
         while let Some(control) = desk.control()? {
             let (mtu, to) = (desk.fib().mtu, control.to.ip());
             // One about a datagram to somebody else, from before, is no error of a connected socket.
-            let is_connected = remote == Some(control.to);
-            let news = lock(&self.troubles).hear(control, is_connected, mtu, monotonic_ns());
+            let is_connected = self.doors().remote() == Some(control.to);
+            // Before anybody can have heard of it from elsewhere.
             self.is_troubled.store(true, Ordering::Release);
+            let news = lock(&self.troubles).hear(control, is_connected, mtu, monotonic_ns());
             if let Some(path_mtu) = news {
                 desk.flow.shared.tell_path(to, path_mtu);
             }
@@ -160,7 +162,7 @@ impl Inner {
                 Err(Error::Lost(_)) if self.leave(door) => continue,
                 heard => heard?,
             }
-            self.take_controls(&mut desk, doors.remote())?;
+            self.take_controls(&mut desk)?;
         }
         Ok(())
     }
@@ -168,12 +170,12 @@ impl Inner {
     /// As [`Self::hear_controls`], and tells the error of a connected socket.
     pub(super) fn hear_troubles(&self) -> Result<(), Error> {
         self.hear_controls()?;
-        self.tell()
+        self.tell_if(true)
     }
 
     /// The error that was not told yet, if there is one.
-    fn tell(&self) -> Result<(), Error> {
-        if !self.is_troubled.load(Ordering::Acquire) {
+    fn tell_if(&self, is_call: bool) -> Result<(), Error> {
+        if !is_call || !self.is_troubled.load(Ordering::Acquire) {
             return Ok(());
         }
         lock(&self.troubles).take_error().map_or(Ok(()), Err)

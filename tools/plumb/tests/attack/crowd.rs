@@ -45,7 +45,8 @@ fn ask_without_end(port: u16) {
         local: Sap::new(OURS.into(), port),
         remote: Some(Sap::new(THEIRS.into(), 7000)),
     };
-    let request = encode(&Call { tag: 1, request: Request::Attach { flow, endpoints } });
+    let request =
+        encode(&Call { tag: 1, request: Request::Attach { flow, endpoints, waits: true } });
     say("ready");
     eventually("it is to begin", || beginning().exists());
     connection.set_nonblocking().unwrap();
