@@ -117,3 +117,71 @@ impl Departed {
         self.queue.first().map(|(due_ns, _)| (*due_ns).max(self.next_ns))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use base_flow::{Sap, Transport};
+
+    use super::*;
+
+    const LINK: LinkId = LinkId(0);
+    const MAC: Mac = Mac([2; 6]);
+
+    fn ends(port: u16) -> Endpoints {
+        let local = Sap::new([10, 0, 0, 1].into(), port);
+        let remote = Some(Sap::new([10, 0, 0, 2].into(), 80));
+        Endpoints { transport: Transport::Tcp, local, remote }
+    }
+
+    fn key(port: u16) -> Ends {
+        (ends(port).local, ends(port).remote.unwrap())
+    }
+
+    /// Who is asked until nobody is any more, and when.
+    fn asked(departed: &mut Departed, from_ns: u64) -> Vec<(u64, Ends)> {
+        let (mut all, mut now_ns) = (Vec::new(), from_ns);
+        while let Some(at_ns) = departed.next_deadline() {
+            now_ns = now_ns.max(at_ns);
+            all.extend(departed.tick(now_ns).into_iter().map(|(_, _, ends)| (now_ns, ends)));
+        }
+        all
+    }
+
+    #[test]
+    fn a_connection_is_answered_eight_times_and_only_while_it_is_asked() {
+        let mut departed = Departed::default();
+        departed.add(ends(1), LINK, MAC);
+        let answered = (0..20).filter(|_| departed.answers(key(1))).count();
+        assert_eq!(answered, 8);
+        assert!(!departed.answers(key(2)), "a stranger");
+        departed.add(ends(3), LINK, MAC);
+        assert!(departed.answers(key(3)));
+        departed.forget(key(3));
+        assert!(!departed.answers(key(3)));
+    }
+
+    #[test]
+    fn nobody_is_asked_before_the_driver_can_have_forgotten_the_flow() {
+        let mut departed = Departed::default();
+        departed.add(ends(1), LINK, MAC);
+        let now_ns = 7_000_000_000;
+        assert_eq!(departed.tick(now_ns), [], "the clock begins");
+        let at: Vec<u64> = asked(&mut departed, now_ns).iter().map(|(at, _)| at - now_ns).collect();
+        assert_eq!(at, [20_000_000, 100_000_000, 300_000_000, 800_000_000]);
+    }
+
+    #[test]
+    fn who_dies_twice_is_asked_no_more_often_and_of_too_many_some_are_not() {
+        let mut departed = Departed::default();
+        for port in 0..ASKING_MAX as u16 + 7 {
+            departed.add(ends(port), LINK, MAC);
+        }
+        departed.tick(1_000_000_000);
+        departed.add(ends(0), LINK, MAC);
+        let all = asked(&mut departed, 1_000_000_000);
+        let of = |port| all.iter().filter(|(_, ends)| *ends == key(port)).count();
+        assert_eq!((of(0), of(ASKING_MAX as u16 - 1), of(ASKING_MAX as u16)), (4, 4, 0));
+        assert_eq!(all.len(), 4 * ASKING_MAX);
+        assert!(departed.gone.is_empty());
+    }
+}

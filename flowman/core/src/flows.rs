@@ -243,3 +243,23 @@ impl Flows {
         self.places.iter().skip(from as usize).filter_map(|(_, flow)| flow.as_ref())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_table_has_room_again_when_a_place_is_given_back_and_not_before() {
+        let mut flows = Flows::default();
+        let add = |flows: &mut Flows| flows.add(None, 0, LinkId(0), Contract::BEST_EFFORT);
+        let first = add(&mut flows).unwrap();
+        let added = std::iter::from_fn(|| add(&mut flows)).count();
+        assert_eq!((added + 1, flows.len()), (FLOWS_MAX, FLOWS_MAX));
+        flows.retire(first).unwrap();
+        assert_eq!((add(&mut flows), flows.len()), (None, FLOWS_MAX - 1), "its place is kept");
+        flows.give_place(first);
+        let next = add(&mut flows).unwrap();
+        assert_eq!((next.index, next == first), (first.index, false));
+        assert!(flows.get(first).is_none() && flows.get(next).is_some());
+    }
+}

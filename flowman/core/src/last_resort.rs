@@ -220,6 +220,59 @@ mod tests {
         }
     }
 
+    /// An echo request after `change`, with the checksum of its header made right again.
+    fn changed(change: impl FnOnce(&mut [u8])) -> Vec<u8> {
+        let mut frame = Vec::new();
+        to_us().icmpv4_echo_request(77, 5).write(&mut frame, b"some data").unwrap();
+        change(&mut frame);
+        frame[24..26].fill(0);
+        let sum = checksum::finish(checksum::sum(&frame[14..34])).to_be_bytes();
+        frame[24..26].copy_from_slice(&sum);
+        frame
+    }
+
+    #[test]
+    fn a_packet_with_anything_about_it_that_cannot_be_is_answered_by_nobody() {
+        assert!(reply_to(&changed(|_| ())).is_some(), "but for that");
+        type Change = fn(&mut [u8]);
+        let wrong: [(&str, Change); 11] = [
+            ("sent to a group's station", |frame| frame[0] |= 1),
+            ("sent by a group's station", |frame| frame[6] |= 1),
+            ("another version", |frame| frame[14] = 0x55),
+            ("a header that is too short", |frame| frame[14] = 0x44),
+            ("the last fragment of several", |frame| frame[21] = 1),
+            ("the first fragment of several", |frame| frame[20] = 0x20),
+            ("from nobody", |frame| frame[26..30].fill(0)),
+            ("from a group", |frame| frame[26] = 224),
+            ("from everybody", |frame| frame[26..30].fill(255)),
+            ("from a host to itself", |frame| frame[26] = 127),
+            ("damaged on its way", |frame| *frame.last_mut().unwrap() ^= 1),
+        ];
+        for (what, change) in wrong {
+            assert_eq!(reply_to(&changed(change)), None, "{what}");
+        }
+        let mut frame = changed(|_| ());
+        frame[24] ^= 1;
+        assert_eq!(reply_to(&frame), None, "a damaged header");
+    }
+
+    #[test]
+    fn what_cannot_be_delivered_comes_back_with_its_head_and_the_reason() {
+        let mut frame = Vec::new();
+        to_us().udp(9, 10).write(&mut frame, &[7; 100]).unwrap();
+        let datagram = reply_to(&frame);
+        let Some(Answer::Unreachable(reply)) = &datagram else { panic!("{datagram:?}") };
+        // RFC 1122 §3.2.2: the header and eight bytes; RFC 792: code 3 is the port.
+        assert_eq!((reply[34], reply[35], &reply[42..]), (3, 3, &frame[14..42]));
+        frame[23] = 132;
+        frame[24..26].fill(0);
+        let sum = checksum::finish(checksum::sum(&frame[14..34])).to_be_bytes();
+        frame[24..26].copy_from_slice(&sum);
+        let packet = reply_to(&frame);
+        let Some(Answer::Unreachable(reply)) = &packet else { panic!("{packet:?}") };
+        assert_eq!((reply[34], reply[35]), (3, 2), "code 2 is the protocol");
+    }
+
     #[test]
     fn an_echo_comes_back_with_its_data_and_a_good_checksum() {
         let mut frame = Vec::new();

@@ -285,7 +285,6 @@ impl Entry {
                 }
                 Lookup::Known(mac)
             }
-            (NeighbourState::Incomplete, _) => Lookup::Asked,
             _ if self.due.is_some() => Lookup::Asked,
             _ if age < FAILED_NS => Lookup::Failed,
             _ => {
@@ -311,8 +310,8 @@ impl Entry {
                 events.push(Event::Found(place, mac));
             }
             Some(old) if old == mac => self.confirm(mac, now),
-            // The old station was asked before all were, and was silent.
-            Some(_) if self.tries > 1 && solicited && self.may_move(now) => {
+            // The old station was asked before all were, and was silent: longer after it moved than [`MOVE_NS`].
+            Some(_) if self.tries > 1 && solicited => {
                 self.move_to(mac, now);
                 events.push(Event::Moved(place, mac));
             }
@@ -326,13 +325,6 @@ impl Entry {
                     events.push(Event::Ask(place, Some(old)));
                 }
             },
-        }
-    }
-
-    const fn may_move(&self, now: u64) -> bool {
-        match self.moved_at {
-            Some(at) => now.saturating_sub(at) >= MOVE_NS,
-            None => true,
         }
     }
 
@@ -500,6 +492,58 @@ mod tests {
             moves += happened.iter().filter(|(_, event)| matches!(event, Event::Moved(..))).count();
         }
         assert!((5..=10).contains(&moves), "{moves} moves in ten seconds");
+    }
+
+    #[test]
+    fn a_flow_that_begins_to_use_an_old_entry_has_it_asked_for_at_once() {
+        let mut cache = Neighbours::default();
+        heard(&mut cache, MAC, true, 0);
+        assert_eq!(pass(&mut cache, 100 * S), []);
+        cache.used(place(), FLOW, true);
+        let due = cache.next_deadline().unwrap();
+        assert!(due <= 100 * S, "{due}");
+        let mut events = Vec::new();
+        cache.tick(100 * S, &mut events);
+        assert_eq!(events, [Event::Ask(place(), Some(MAC))]);
+    }
+
+    #[test]
+    fn a_station_that_was_only_just_asked_is_given_time_to_answer() {
+        let (mut cache, mut events) = (Neighbours::default(), Vec::new());
+        heard(&mut cache, MAC, true, 0);
+        pass(&mut cache, 40 * S);
+        assert_eq!(cache.look_up(place(), 40 * S, &mut events), Lookup::Known(MAC));
+        assert_eq!(events, [Event::Ask(place(), Some(MAC))]);
+        let hasty = heard(&mut cache, OTHER, true, 40 * S + 1);
+        assert!(!hasty.contains(&Event::Moved(place(), OTHER)), "{hasty:?}");
+        assert_eq!(heard(&mut cache, MAC, true, 40 * S + 2), []);
+        assert_eq!(cache.look_up(place(), 41 * S, &mut events), Lookup::Known(MAC));
+    }
+
+    #[test]
+    fn what_is_claimed_of_a_neighbour_ages_nothing_that_is_known_of_it() {
+        let mut cache = Neighbours::default();
+        heard(&mut cache, MAC, true, 0);
+        cache.used(place(), FLOW, true);
+        assert_eq!(heard(&mut cache, OTHER, false, S), [Event::Ask(place(), Some(MAC))]);
+        let doubts = pass(&mut cache, S + DOUBT_NS / 2);
+        assert_eq!(doubts, [(S + DOUBT_NS / 2, Event::Ask(place(), Some(MAC)))]);
+        let (_, mac, state, _) = cache.iter(2 * S).next().unwrap();
+        assert_eq!((mac, state), (Some(MAC), NeighbourState::Reachable));
+    }
+
+    #[test]
+    fn a_station_can_be_replaced_in_silence_again_and_again() {
+        let mut cache = Neighbours::default();
+        heard(&mut cache, MAC, true, 0);
+        cache.used(place(), FLOW, true);
+        for round in 1..4u64 {
+            // It was asked where it is, and then all were.
+            let now = 30 * S * round + S / 2 + round * S;
+            pass(&mut cache, now);
+            let mac = if round % 2 == 1 { OTHER } else { MAC };
+            assert_eq!(heard(&mut cache, mac, true, now), [Event::Moved(place(), mac)], "{round}");
+        }
     }
 
     #[test]

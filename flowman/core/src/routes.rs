@@ -95,4 +95,16 @@ mod tests {
             assert_eq!(find("0.0.0.0"), None);
         }
     }
+
+    #[test]
+    fn nobody_is_reached_by_the_addresses_that_never_leave_a_host() {
+        let mut routes = Routes::default();
+        for prefix in ["0.0.0.0/0", "::/0"] {
+            routes.add(Route { prefix: prefix.parse().unwrap(), gateway: None, link: LinkId(0) });
+        }
+        let reached = |to: &&str| routes.find(to.parse().unwrap()).is_some();
+        let all = ["127.0.0.1", "127.255.0.9", "0.0.0.0", "0.1.2.3", "::1", "::"];
+        assert_eq!(all.iter().find(|to| reached(to)), None);
+        assert!(["1.0.0.0", "128.0.0.1", "::2", "fd00::1"].iter().all(reached));
+    }
 }

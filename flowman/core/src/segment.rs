@@ -142,3 +142,46 @@ impl Words {
         Some(station.frame(to, EtherType::IPV4, &[ip.as_bytes(), tcp.as_bytes(), &options]))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A segment's header with these flags and options.
+    fn header(flags: u8, options: &[u8]) -> Vec<u8> {
+        let mut bytes = vec![0; TCP_BYTES];
+        bytes[13] = flags;
+        bytes.extend(options);
+        bytes
+    }
+
+    fn segment(header: &[u8]) -> Segment<'_> {
+        let (tcp, _) = Tcp::split(header).unwrap();
+        Segment { tcp, header, data_bytes: 0 }
+    }
+
+    #[test]
+    fn a_clock_is_found_behind_any_other_options_and_not_behind_what_is_none() {
+        let clock = [8, 10, 0x12, 0x34, 0x56, 0x78, 0, 0, 0, 0];
+        for before in [&[][..], &[1], &[1, 1], &[2, 4, 5, 0xb4], &[254, 2, 3, 3, 7]] {
+            let bytes = header(tcp_flag::SYN, &[before, &clock].concat());
+            assert_eq!(segment(&bytes).clock(), Some(0x1234_5678), "{before:?}");
+        }
+        // The end of the list, lengths that no option has, and an option that is longer than the header.
+        for before in [&[0][..], &[0, 2], &[3, 0], &[3, 1], &[2, 40]] {
+            let bytes = header(tcp_flag::SYN, &[before, &clock].concat());
+            assert_eq!(segment(&bytes).clock(), None, "{before:?}");
+        }
+        assert_eq!(segment(&header(tcp_flag::SYN, &clock[..6])).clock(), Some(0x1234_5678));
+        assert_eq!(segment(&header(tcp_flag::SYN, &clock[..5])).clock(), None);
+    }
+
+    #[test]
+    fn a_syn_opens_a_connection_unless_it_is_anything_else_too() {
+        use tcp_flag::{ACK, FIN, RST, SYN};
+        assert!(segment(&header(SYN, &[])).opens());
+        for flags in [0, ACK, RST, FIN, SYN | ACK, SYN | RST, SYN | FIN, SYN | ACK | RST | FIN] {
+            assert!(!segment(&header(flags, &[])).opens(), "{flags:#x}");
+        }
+    }
+}

@@ -251,3 +251,103 @@ impl TimeWaits {
 pub(crate) const fn endpoints((local, remote): Ends) -> Endpoints {
     Endpoints { transport: Transport::Tcp, local, remote: Some(remote) }
 }
+
+#[cfg(test)]
+mod tests {
+    use base_wire::{Header, TCP_BYTES, Tcp};
+
+    use super::*;
+
+    const LINK: LinkId = LinkId(0);
+    const FLOW: FlowId = FlowId { index: 3, generation: 1 };
+    const WHAT: TimeWait = TimeWait { sequence: 1000, acknowledgment: 5000, clocks: None };
+
+    fn ends(number: u32) -> Endpoints {
+        let local = Sap::new([10, 0, 0, 1].into(), 80);
+        let remote = Sap::new(std::net::Ipv4Addr::from_bits(0x0a00_0002 + number).into(), 4000);
+        Endpoints { transport: Transport::Tcp, local, remote: Some(remote) }
+    }
+
+    fn key(number: u32) -> Ends {
+        (ends(number).local, ends(number).remote.unwrap())
+    }
+
+    fn add(waits: &mut TimeWaits, number: u32, uid: u32) -> bool {
+        waits.add(ends(number), LINK, (uid, FLOW), Some(WHAT))
+    }
+
+    /// What becomes of a segment at `sequence` with so much data.
+    fn hear(waits: &mut TimeWaits, now_ns: u64, flags: u8, sequence: u32, data: usize) -> Verdict {
+        let mut header = [0; TCP_BYTES];
+        header[4..8].copy_from_slice(&sequence.to_be_bytes());
+        header[12] = 5 << 4;
+        header[13] = flags;
+        let (tcp, _) = Tcp::split(&header).unwrap();
+        let segment = Segment { tcp, header: &header, data_bytes: data };
+        waits.on_segment(now_ns, key(0), Some(&segment))
+    }
+
+    #[test]
+    fn a_user_leaves_so_many_ends_and_others_theirs_and_each_once() {
+        let mut waits = TimeWaits::default();
+        let left = (0..USER_MAX as u32 + 7).filter(|&number| add(&mut waits, number, 1)).count();
+        assert_eq!(left, USER_MAX);
+        assert!(!add(&mut waits, 0, 2), "another user, and the same ends");
+        assert!(add(&mut waits, 1 << 20, 2));
+        // What is forgotten makes room for as much, however often.
+        for round in 0..3 {
+            for number in 0..2 {
+                assert_eq!(waits.remove(key(100 * round + number)), Some(LINK));
+            }
+            let base = (1 << 21) + 100 * round;
+            let more = (base..base + 5).filter(|&number| add(&mut waits, number, 1)).count();
+            assert_eq!(more, 2, "{round}");
+        }
+        // All users together.
+        let more = (0..HELD_MAX as u32).filter(|&at| add(&mut waits, (1 << 22) + at, 3 + at % 9));
+        assert_eq!(more.count() + USER_MAX + 1, HELD_MAX);
+    }
+
+    #[test]
+    fn ends_are_those_of_the_flow_that_left_them() {
+        let mut waits = TimeWaits::default();
+        assert!(add(&mut waits, 0, 1));
+        let next = FlowId { generation: 2, ..FLOW };
+        assert!(waits.is_of(FLOW, key(0)) && !waits.is_of(next, key(0)));
+        assert!(!waits.is_of(FLOW, key(1)));
+    }
+
+    #[test]
+    fn of_what_comes_to_ends_that_wait_only_an_acknowledgment_in_its_place_is_not_answered() {
+        use tcp_flag::{ACK, FIN, SYN};
+        let mut waits = TimeWaits::default();
+        add(&mut waits, 0, 1);
+        assert_eq!(hear(&mut waits, 0, ACK, 5000, 0), Verdict::Silence);
+        for (flags, sequence, data) in [
+            (ACK, 5001, 0),
+            (ACK, 4999, 0),
+            (ACK, 5000, 1),
+            (ACK | FIN, 5000, 0),
+            // At the very number where the old one ended it is not newer.
+            (SYN, 5000, 0),
+            (SYN, 4999, 0),
+            (SYN | FIN, 5000, 0),
+        ] {
+            let verdict = hear(&mut waits, 0, flags, sequence, data);
+            assert!(
+                matches!(verdict, Verdict::Acknowledge(_)),
+                "{flags:#x} {sequence} {verdict:?}"
+            );
+        }
+        assert!(matches!(hear(&mut waits, 0, SYN, 5001, 0), Verdict::Reopens(_)));
+    }
+
+    #[test]
+    fn copies_of_a_syn_wait_for_the_listener_as_long_as_it_may_answer() {
+        let mut waits = TimeWaits::default();
+        add(&mut waits, 0, 1);
+        assert!(matches!(hear(&mut waits, 0, tcp_flag::SYN, 6000, 0), Verdict::Reopens(_)));
+        assert_eq!(hear(&mut waits, CALL_NS - 1, tcp_flag::SYN, 6000, 0), Verdict::Silence);
+        assert_eq!(hear(&mut waits, CALL_NS, tcp_flag::SYN, 6000, 0), Verdict::Free);
+    }
+}

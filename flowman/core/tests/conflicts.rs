@@ -80,6 +80,30 @@ fn an_address_is_probed_for_as_the_rfc_says_and_then_announced_twice() {
 }
 
 #[test]
+fn hosts_that_are_switched_on_together_do_not_probe_together() {
+    let (mut first, mut pauses) = (Vec::new(), Vec::new());
+    for host in 0..16 {
+        let mut script = Script::keyed(host, 1_000);
+        let begun = script.now;
+        let at: Vec<u64> = sent(&mut script, 20 * S).iter().map(|(at, _)| *at).collect();
+        assert_eq!(at.len(), 5);
+        assert!((begun..=begun + S).contains(&at[0]), "PROBE_WAIT");
+        first.push((at[0] - begun) / (S / 8));
+        for pause in [at[1] - at[0], at[2] - at[1]] {
+            assert!((S..=2 * S).contains(&pause), "PROBE_MIN and PROBE_MAX: {pause} ns");
+            pauses.push((pause - S) / (S / 8));
+        }
+        assert_eq!([at[3] - at[2], at[4] - at[3]], [2 * S; 2]);
+    }
+    // In eighths of a second.
+    for places in [&mut first, &mut pauses] {
+        places.sort_unstable();
+        places.dedup();
+        assert!(places.len() >= 4, "{places:?}");
+    }
+}
+
+#[test]
 fn an_address_in_use_is_refused_with_the_station_that_has_it() {
     for (claim, does) in [
         (Arp::reply(PEER, OURS, US, Ipv4Addr::UNSPECIFIED), "has it"),
@@ -96,6 +120,7 @@ fn an_address_in_use_is_refused_with_the_station_that_has_it() {
         }
         assert_eq!(sent(&mut script, 60 * S), [], "nothing is sent any more");
         assert_eq!(hello(&mut script).1, Some(0), "and no link is there");
+        assert_eq!(script.manager.status().conflicts, 1);
         assert_eq!(script.manager.driver_joined(facts()), Ok(LINK), "another driver may try again");
     }
 }

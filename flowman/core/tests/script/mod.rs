@@ -74,7 +74,7 @@ pub fn facts() -> LinkFacts {
         vlan: None,
         rate: Rate::mbit(100),
         frame_cost_ns: 0,
-        tardiness_ns: 1,
+        tardiness_ns: 1_700,
     }
 }
 
@@ -114,6 +114,16 @@ impl Script {
     /// One that probes for its address, with this PROBE_WAIT.
     pub fn probing(policy: Policy, probe_wait_ms: u32) -> Self {
         let mut script = Self::configured(policy, probe_wait_ms);
+        script.drain();
+        script
+    }
+
+    /// As [`Self::probing`], one of many hosts, each with a key of its own.
+    pub fn keyed(host: u8, probe_wait_ms: u32) -> Self {
+        let mut script = Self::configured(Policy::default(), probe_wait_ms);
+        let config = Config { links: vec![lan(probe_wait_ms)], ..Config::default() };
+        script.manager = FlowManager::new(config, [host; 16]);
+        assert_eq!(script.manager.driver_joined(facts()), Ok(LINK));
         script.drain();
         script
     }
