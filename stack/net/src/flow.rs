@@ -89,8 +89,23 @@ pub(crate) struct Reopened {
     pub(crate) above: u32,
 }
 
-/// As many wait to be looked at, more than a driver lets through at once; who is one too many asks again.
-const REOPENED_MAX: usize = 4096;
+/// Those that wait to be looked at.
+#[derive(Debug, Default)]
+struct Calls(Vec<Reopened>);
+
+impl Calls {
+    /// More than a driver lets through at once; who is one too many asks again.
+    const MAX: usize = 4096;
+
+    /// Whether there is room for another.
+    fn add(&mut self, call: Reopened) -> bool {
+        let has_room = self.0.len() < Self::MAX;
+        if has_room {
+            self.0.push(call);
+        }
+        has_room
+    }
+}
 
 /// What of it is new to whoever works on the flow.
 #[derive(Debug)]
@@ -110,7 +125,7 @@ struct Latest {
     is_fib_new: bool,
     contract: Contract,
     is_contract_new: bool,
-    reopened: Vec<Reopened>,
+    calls: Calls,
     tardiness_ns: u64,
     time_wait: Option<TimeWait>,
 }
@@ -255,7 +270,7 @@ impl Prepared {
             is_fib_new: false,
             contract,
             is_contract_new: false,
-            reopened: Vec::new(),
+            calls: Calls::default(),
             tardiness_ns,
             time_wait: None,
         };
@@ -599,10 +614,11 @@ impl Shared {
             }
             News::Lost(reason) => drop(latest.lost.get_or_insert(reason)),
             News::Orphaned => latest.is_orphaned = true,
-            News::Reopened(syn) if latest.reopened.len() < REOPENED_MAX => {
-                latest.reopened.push(syn);
+            News::Reopened(call) => {
+                if !latest.calls.add(call) {
+                    return;
+                }
             }
-            News::Reopened(_) => return,
             // Nobody waits for this.
             News::Contract(contract) => {
                 drop(latest);
@@ -651,7 +667,7 @@ impl Shared {
         let is_contract_new = std::mem::take(&mut latest.is_contract_new);
         let contract = is_contract_new.then_some(latest.contract);
         let fib = std::mem::take(&mut latest.is_fib_new).then_some(latest.fib);
-        let reopened = std::mem::take(&mut latest.reopened);
+        let reopened = std::mem::take(&mut latest.calls).0;
         let is_orphaned = latest.is_orphaned;
         Ok(Some(Changes { fib, contract, reopened, is_orphaned }))
     }
@@ -701,4 +717,19 @@ impl Drop for Flow {
             self.shared.host.close_later(request, &self.shared.domain, self.shared.layout);
         }
     }
+}
+
+#[test]
+fn as_many_who_call_wait_to_be_looked_at_as_a_driver_lets_through_at_once_and_no_more() {
+    let call = |port: u16| Reopened {
+        remote: ([10, 77, 0, 2], port).into(),
+        station: Mac([2; 6]),
+        header: vec![0; 40],
+        above: port.into(),
+    };
+    let mut calls = Calls::default();
+    let waiting = (1..=u16::MAX).take_while(|&port| calls.add(call(port))).count();
+    // The flow manager has the driver let through 2,048 at once.
+    assert!((2_048..=8_192).contains(&waiting), "{waiting}");
+    assert!(calls.0.iter().map(|call| call.above).eq(1..=waiting as u32), "in order");
 }

@@ -491,8 +491,9 @@ fn syns_sent_again() -> u64 {
 fn who_calls_while_a_server_does_not_run_need_not_call_twice() {
     /// Fewer than the buffers of the flow that takes what is for connections that are over.
     const CALLERS: u16 = 240;
-    /// Who has not been answered by then calls again, whoever is to blame.
+    /// Nothing but a timer takes so long where somebody else is answered within [`SOMEBODY`].
     const AGAIN: Duration = Duration::from_millis(900);
+    const SOMEBODY: Duration = Duration::from_millis(300);
     in_lab("who_calls_while_a_server_does_not_run_need_not_call_twice", &RATE, || {
         rbuf_shm::raise_descriptor_limit();
         let host = host();
@@ -510,7 +511,7 @@ fn who_calls_while_a_server_does_not_run_need_not_call_twice() {
         };
         let at_rest = host.query_status().unwrap().flows;
         // All at once, so that all of them are there when the server runs again; and then each is answered. How
-        // long they waited at least.
+        // long the first of them waited, and the last.
         let call = |first: u16| {
             let before = received();
             kill_process(pid, Signal::STOP).unwrap();
@@ -521,10 +522,14 @@ fn who_calls_while_a_server_does_not_run_need_not_call_twice() {
             // What came to the flow manager is with the server, or on its way, when it has answered so often.
             (0..20).for_each(|_| assert!(host.query_status().is_ok()));
             kill_process(pid, Signal::CONT).unwrap();
-            for caller in &callers {
-                poll(&mut [PollFd::new(caller, PollFlags::OUT)], None).unwrap();
+            let mut watched: Vec<_> =
+                callers.iter().map(|caller| PollFd::new(caller, PollFlags::OUT)).collect();
+            poll(&mut watched, None).unwrap();
+            let first = begun.elapsed();
+            for one in watched {
+                poll(&mut [one], None).unwrap();
             }
-            let waited = begun.elapsed();
+            let last = begun.elapsed();
             for mut caller in callers {
                 caller.set_nonblocking(false).unwrap();
                 caller.set_read_timeout(SOON).unwrap();
@@ -534,20 +539,31 @@ fn who_calls_while_a_server_does_not_run_need_not_call_twice() {
                 assert!(answer.starts_with(b"HTTP/1.1 200"));
             }
             eventually("all is closed", || host.query_status().unwrap().flows == at_rest);
-            waited
+            (first, last)
         };
         // From ports that nobody has called from, and from those of connections that the server has closed. On a
-        // machine that takes too long for that, it says nothing that somebody called twice.
-        let said = (20_000..).step_by(CALLERS.into()).take(20).find_map(|first| {
+        // machine that answers nobody in time it says nothing how long the others waited.
+        let (mut right, mut wrong) = (0, 0);
+        for first in (20_000..).step_by(CALLERS.into()).take(20) {
             let before = on_peer(syns_sent_again);
             let waited = [call(first), call(first)];
             let again = on_peer(syns_sent_again) - before;
-            println!("{again} called twice after {waited:?}");
-            (again == 0 || waited.iter().all(|waited| *waited < AGAIN)).then_some(again)
-        });
+            println!("{again} called twice; the first and the last waited {waited:?}");
+            if again == 0 && waited.iter().all(|(_, last)| *last < AGAIN) {
+                right += 1;
+            } else if waited.iter().all(|(first, _)| *first < SOMEBODY) {
+                wrong += 1;
+            }
+            if right == 3 || wrong == 2 {
+                break;
+            }
+        }
         server.kill().unwrap();
         server.wait().unwrap();
-        assert_eq!(said, Some(0), "called twice");
+        assert!(
+            right == 3 && wrong < 2,
+            "{right} times all were answered at once, {wrong} times not"
+        );
     });
 }
 
