@@ -13,7 +13,7 @@
 //! # What an account earns
 //!
 //! [`POOL_PPB`] of the thread's time, less what guaranteed flows have a claim to, in equal parts for the users that were active
-//! lately, no more than [`USER_PPB_MAX`] each; of it equal parts for the user's domains that were active
+//! lately, no more than [`USER_PPB_MAX`] each, or [`SOLE_POOL_PPB`] for a user whose domains are all there are; of it equal parts for the user's domains that were active
 //! lately. Then, whoever else is active, for each guaranteed flow the time of an event and a wake-up
 //! ([`NOTICE_NS`]) for as many of the shortest frames as its contract admits: so a guaranteed flow that
 //! keeps to its contract never waits for its account. Sending itself is never stopped by an account, since the scheduler was
@@ -36,8 +36,10 @@ use base_wire::FRAME_BYTES_MIN;
 const POOL_PPB: u64 = 500_000_000;
 /// What accounts share at least, however much is guaranteed.
 const POOL_PPB_MIN: u64 = 50_000_000;
-/// Most that the domains of a user share.
+/// Most that the domains of a user share, beside others'.
 const USER_PPB_MAX: u64 = 250_000_000;
+/// What accounts share where there is one user only: the rest is for strangers and the flow manager.
+const SOLE_POOL_PPB: u64 = 900_000_000;
 /// What a user earns for domains that leave having spent what they began with: who comes back again and again finds
 /// his debts.
 const JOIN_PPB: u64 = 100_000_000;
@@ -51,7 +53,7 @@ const NOTICE_NS: u64 = 2_000;
 const HEARD_NS: u64 = 2_000;
 /// Who was active in this window or the one before is active.
 const WINDOW_NS: u64 = 10_000_000;
-/// Driver time that counts as paid to the scheduler with each frame, with the event and the wake-up that go with it:
+/// Driver time that counts as paid to the scheduler with each frame, also of those that the link cuts from one packet, with the event and the wake-up that go with it:
 /// whatever the line, a sender whose frames the scheduler let pass is not stopped by its account.
 const SENT_NS: u64 = 2_000;
 /// How much of that is kept until the next round, for the events of the next frames.
@@ -254,6 +256,8 @@ pub(crate) struct Accounts {
     users: Vec<User>,
     /// Users that were active.
     active: Lately,
+    /// Users that have domains.
+    present: u32,
     /// Part of the thread that guaranteed flows have a claim to.
     reserved_ppb: u64,
     /// Part of the line's time that is the driver's time, of the shortest frames.
@@ -271,6 +275,7 @@ impl Accounts {
         Self {
             users: Vec::new(),
             active: Lately::default(),
+            present: 0,
             reserved_ppb: 0,
             notice_ppb: part(NOTICE_NS),
             frame_ppb: part(frame_cost_ns),
@@ -323,6 +328,7 @@ impl Accounts {
         }
         (user.uid, user.receive_ppb) = (uid, receive_ppb);
         user.domains += 1;
+        self.present += u32::from(uid.is_some() && user.domains == 1);
         let mut account = Account {
             user: index as u32,
             left: 0,
@@ -343,6 +349,7 @@ impl Accounts {
     pub(crate) fn close(&mut self, account: &Account) {
         let user = &mut self.users[account.user as usize];
         user.domains -= 1;
+        self.present -= u32::from(user.uid.is_some() && user.domains == 0);
         user.joins.pay(self.now_ns, (account.begun - account.left).max(0));
     }
 
@@ -400,10 +407,14 @@ impl Accounts {
     /// What an account earns at present.
     fn income_ppb(&mut self, account: &Account) -> u64 {
         let window = self.window();
-        let pool = POOL_PPB.saturating_sub(self.reserved_ppb).max(POOL_PPB_MIN);
+        let (pool, max) = match self.present {
+            ..=1 => (SOLE_POOL_PPB, SOLE_POOL_PPB),
+            _ => (POOL_PPB, USER_PPB_MAX),
+        };
+        let pool = pool.saturating_sub(self.reserved_ppb).max(POOL_PPB_MIN);
         let users = self.active.number(window).max(1);
         let domains = self.users[account.user as usize].active.number(window).max(1);
-        (pool / users).min(USER_PPB_MAX) / domains + account.reserve_ppb
+        (pool / users).min(max) / domains + account.reserve_ppb
     }
 
     fn earn(&mut self, account: &mut Account) -> i64 {
@@ -437,10 +448,10 @@ impl Accounts {
         account.earned_at.saturating_add((missing * 1_000_000_000).div_ceil(income))
     }
 
-    /// The scheduler was paid for a frame of the domain.
-    pub(crate) fn sent(&self, account: &mut Account) {
+    /// The scheduler was paid for so many frames of the domain.
+    pub(crate) fn sent(&self, account: &mut Account, frames: u64) {
         self.turn(account);
-        account.sent_ns += SENT_NS;
+        account.sent_ns += frames * SENT_NS;
     }
 
     /// Forgets what the domain has sent before the last round.

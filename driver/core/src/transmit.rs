@@ -188,7 +188,7 @@ impl<L: Link, A: Arenas, W: Words, S: Scheduler> Driver<L, A, W, S> {
         let cost = if sent { cut.cost_ns(&line) } else { line.cost_ns(FRAME_BYTES_MIN) };
         self.bills.note(index, flow.domain, Side::Tx, 0);
         if let Some(Some(domain)) = self.domains.get_mut(flow.domain as usize) {
-            self.accounts.sent(&mut domain.account);
+            self.accounts.sent(&mut domain.account, cut.frames());
         }
         if sent {
             self.bills.add(index, bill_word::TX_FRAMES, cut.frames());

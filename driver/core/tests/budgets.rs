@@ -129,6 +129,7 @@ fn who_rings_for_nothing_pays_and_is_not_heard_until_he_can() {
 #[test]
 fn who_is_woken_all_the_time_waits_when_he_cannot_pay_and_misses_nothing() {
     let mut rig = Rig::new();
+    rig.idle_neighbour();
     let mut sleeper = rig.app(4000, Contract::BEST_EFFORT);
     sleeper.offer(30);
     let mut frames = 0;

@@ -245,6 +245,7 @@ fn no_more_events_are_read_in_a_round_than_the_limit_and_the_next_round_goes_on_
 #[test]
 fn the_flow_manager_hears_once_of_who_has_no_time_left_and_until_when() {
     let mut rig = Rig::new();
+    rig.idle_neighbour();
     let app = rig.app(4000, Contract::BEST_EFFORT);
     let payer = rig.driver.payer(app.domain).unwrap();
     assert_eq!(payer, Payer { domain: app.domain, uid: Some(1000) });
@@ -272,6 +273,7 @@ fn the_flow_manager_hears_once_of_who_has_no_time_left_and_until_when() {
 #[test]
 fn who_leaves_with_a_debt_is_named_as_a_user_before_he_joins_again() {
     let mut rig = Rig::new();
+    rig.idle_neighbour();
     let app = rig.app(4000, Contract::BEST_EFFORT);
     let payer = rig.driver.payer(app.domain);
     let mut used = rig.used + 1_300_000;

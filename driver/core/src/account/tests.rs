@@ -62,8 +62,11 @@ fn the_deepest_debt_is_paid_and_the_savings_are_made_in_twice_the_time_they_take
     assert_eq!(budget.left, 500_000);
 }
 
+/// Accounts of a driver that has another user, who does nothing.
 fn accounts() -> Accounts {
-    Accounts::new(Rate::mbit(100), 1_000)
+    let mut accounts = Accounts::new(Rate::mbit(100), 1_000);
+    accounts.open(Some(u32::MAX), 1);
+    accounts
 }
 
 #[test]
@@ -72,7 +75,7 @@ fn who_was_active_counts_in_that_window_and_the_next_and_no_longer() {
     let mut open: Vec<Account> = (0..4).map(|uid| accounts.open(Some(uid), 1)).collect();
     for account in &mut open {
         // Paid for already: nobody is active by that.
-        accounts.sent(account);
+        accounts.sent(account, 1);
         accounts.pay(account, SENT_NS);
     }
     assert_eq!(accounts.income_ppb(&open[0]), 250_000_000);
@@ -98,7 +101,7 @@ fn the_flow_manager_pays_nothing_and_receives_whatever_its_flows_may() {
 
 #[test]
 fn a_user_has_one_budget_for_all_its_domains_until_it_is_another_user_or_another_rate() {
-    let mut accounts = accounts();
+    let mut accounts = Accounts::new(Rate::mbit(100), 1_000);
     const RATE: u32 = 100_000_000;
     let owes = |accounts: &Accounts, account: &Account| {
         accounts.users[account.user as usize].receive.left < 0
@@ -148,7 +151,7 @@ fn an_account_is_shut_when_it_is_empty_until_half_is_saved_but_for_what_was_sent
     accounts.at(2 * MS);
     assert!(!accounts.is_open(&mut account) && !accounts.is_open(&mut account));
     assert_eq!(account.left, 500_000);
-    accounts.sent(&mut account);
+    accounts.sent(&mut account, 1);
     assert!(accounts.is_open(&mut account), "what the scheduler was paid for");
     accounts.pay(&mut account, SENT_NS);
     assert!(!accounts.is_open(&mut account));
@@ -165,7 +168,7 @@ fn whoever_joins_again_and_again_brings_no_new_savings_and_finds_its_debts() {
     for now in (0..1000 * MS).step_by(20_000) {
         accounts.at(now);
         if accounts.user_spent(1).is_some()
-            || accounts.users.first().is_some_and(|user| user.told_until > now)
+            || accounts.users.iter().any(|user| user.uid == Some(1) && user.told_until > now)
         {
             continue;
         }
@@ -212,7 +215,7 @@ fn spent(domains: &[usize]) -> Vec<u64> {
 #[test]
 fn users_share_whatever_the_number_of_their_domains() {
     let near = |spent: u64, ms: u64| spent.abs_diff(ms * MS) < ms * MS / 15;
-    assert!(near(spent(&[1])[0], 250), "nobody gets more than a quarter");
+    assert!(near(spent(&[1])[0], 900), "there is nobody else");
     let two = spent(&[1, 100]);
     assert!(near(two[0], 250) && near(two[1], 250), "{two:?}");
     let many = spent(&[1, 50, 3, 1, 1]);
@@ -247,16 +250,16 @@ fn what_the_scheduler_was_paid_for_is_not_paid_twice_nor_kept_for_long() {
     let mut accounts = Accounts::new(Rate::mbit(100), 1_000);
     let mut account = accounts.open(Some(1), 1);
     let full = account.left;
-    accounts.sent(&mut account);
+    accounts.sent(&mut account, 1);
     accounts.pay(&mut account, 1_500);
     accounts.next_round();
     accounts.pay(&mut account, 1_000);
     assert_eq!(account.left, full - 500, "the event of the next frame is paid too");
-    (0..1000).for_each(|_| accounts.sent(&mut account));
+    (0..1000).for_each(|_| accounts.sent(&mut account, 1));
     accounts.next_round();
     accounts.pay(&mut account, SENT_NS_KEPT);
     assert_eq!(account.left, full - 500);
-    accounts.sent(&mut account);
+    accounts.sent(&mut account, 1);
     accounts.next_round();
     accounts.next_round();
     accounts.pay(&mut account, 1_000);
@@ -305,4 +308,33 @@ fn flooded_flows_take_together_what_one_may_and_leave_the_others_their_part() {
     }
     assert!(taken > 150 * MS && taken < 205 * MS, "{taken}");
     assert_eq!(lost, 0, "who is not flooded loses nothing");
+}
+
+#[test]
+fn a_user_who_is_alone_has_all_but_what_strangers_need_and_a_part_as_soon_as_others_come() {
+    let mut accounts = Accounts::new(Rate::mbit(100), 1_000);
+    let flow_manager = accounts.open(None, 0);
+    let first = accounts.open(Some(7), 1);
+    let second = accounts.open(Some(7), 1);
+    assert_eq!(accounts.income_ppb(&first), 900_000_000);
+    let other = accounts.open(Some(8), 1);
+    assert_eq!(accounts.income_ppb(&first), 250_000_000);
+    accounts.close(&other);
+    assert_eq!(accounts.income_ppb(&second), 900_000_000);
+    [first, second].iter().for_each(|account| accounts.close(account));
+    let next = accounts.open(Some(9), 1);
+    assert_eq!(accounts.income_ppb(&next), 900_000_000);
+    accounts.close(&flow_manager);
+}
+
+#[test]
+fn frames_that_the_link_cuts_from_one_packet_are_paid_for_as_if_they_were_sent_one_by_one() {
+    let mut accounts = accounts();
+    let mut account = accounts.open(Some(1), 1);
+    let before = account.left;
+    accounts.sent(&mut account, 45);
+    accounts.pay(&mut account, 45 * SENT_NS);
+    assert_eq!(account.left, before);
+    accounts.pay(&mut account, 1);
+    assert_eq!(account.left, before - 1);
 }

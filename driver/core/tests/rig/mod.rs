@@ -104,6 +104,14 @@ impl Rig {
         App::new(flow, domain, arenas, &layout)
     }
 
+    /// An application of another user, which does nothing.
+    pub fn idle_neighbour(&mut self) -> App {
+        let uid = std::mem::replace(&mut self.uid, u32::MAX - 1);
+        let app = self.bare(Contract::BEST_EFFORT);
+        self.uid = uid;
+        app
+    }
+
     /// Where the one flow of an application lies.
     pub fn layout(&self) -> FlowLayout {
         FlowLayout {
