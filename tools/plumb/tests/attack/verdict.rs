@@ -73,14 +73,13 @@ pub fn judge(pairs: &[Pair], strict: bool, also: impl Fn(Got, Got) -> bool) -> O
     if whole.clone().filter(agrees).any(Pair::is_fair) {
         return Some(Verdict::Fair);
     }
-    if whole.clone().count() >= ATTEMPTS {
-        return Some(Verdict::Unfair);
-    }
-    if pairs.len() < PAIRS_MAX {
+    let (whole, all) = (whole.count(), pairs.len());
+    if whole < ATTEMPTS && all < PAIRS_MAX {
         return None;
     }
-    // A few that were whole among many that were not say little of the machine.
-    let wide = !strict && pairs.iter().filter(agrees).any(|pair| pair.is_within(OVERLOADED));
+    // Where a third of the control runs was not what it should be, those that were say little of the machine.
+    let overloaded = !strict && (all - whole) * 3 >= all;
+    let wide = overloaded && pairs.iter().filter(agrees).any(|pair| pair.is_within(OVERLOADED));
     Some(if wide { Verdict::FairForAnOverloadedMachine } else { Verdict::Unfair })
 }
 
@@ -123,6 +122,10 @@ fn a_control_run_that_is_not_whole_is_no_attempt_and_the_last_word_has_wider_ban
     assert_eq!(verdict(starved, starved, PAIRS_MAX), overloaded);
     let pairs = [Pair { control: starved, attacked: starved }; PAIRS_MAX];
     assert_eq!(judge(&pairs, true, |_, _| true), Some(Verdict::Unfair));
+    let (kept, lost) = (Pair { control: whole(), attacked: starved }, pairs[0]);
+    let mixed = |whole, not| [vec![kept; whole], vec![lost; not]].concat();
+    assert_eq!(judge(&mixed(ATTEMPTS, 3), false, |_, _| true), overloaded);
+    assert_eq!(judge(&mixed(ATTEMPTS, 2), false, |_, _| true), Some(Verdict::Unfair));
     let worse = Got { frames: starved.frames * 8 / 10, ..starved };
     assert_eq!(verdict(starved, worse, PAIRS_MAX), Some(Verdict::Unfair));
 }
