@@ -22,9 +22,9 @@
 //! Linux 5.19. Who lacks them sends by the socket.
 
 use std::io;
-use std::os::fd::{AsRawFd, OwnedFd};
 use std::ptr::NonNull;
 
+use driver_bpf::{Map, Program};
 use driver_filter::Checked;
 use rbuf_channel::Data;
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
@@ -60,7 +60,7 @@ pub(crate) enum Obstacle {
 pub(crate) struct Bulk {
     base: NonNull<u8>,
     shape: program::Shape,
-    program: OwnedFd,
+    program: Program,
 }
 
 // SAFETY: the memory is of this process and the program; it has no affinity to a thread.
@@ -82,20 +82,20 @@ impl Bulk {
     /// `EPERM` without the rights; others where the kernel knows less.
     pub(crate) fn open(index: u32, frame_bytes: usize) -> io::Result<Self> {
         let shape = program::Shape { slots: SLOTS, frame_bytes };
-        let map = program::memory(shape.bytes())?;
+        let map = Map::one_value(shape.bytes())?;
         let rights = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a fresh mapping at an address of the kernel's choice touches nothing that exists.
         let base = unsafe {
             mmap(std::ptr::null_mut(), shape.bytes(), rights, MapFlags::SHARED, &map, 0)
         }?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        let program = program::load(&shape, map.as_raw_fd(), index);
+        let program = Program::sched_cls(&program::program(&shape, &map, index));
         let mut bulk = match program {
             Ok(program) => Self { base, shape, program },
             Err(error) => {
                 // SAFETY: mapped above and known to nobody.
                 let _ = unsafe { munmap(base.as_ptr().cast(), shape.bytes()) };
-                return Err(error);
+                return Err(io::Error::other(error));
             }
         };
         bulk.run(0, 0)?;
@@ -132,7 +132,7 @@ impl Bulk {
         let memory = &mut self.memory()[orders];
         memory[..4].copy_from_slice(&to_first);
         memory[4..].copy_from_slice(&to_count);
-        program::run(&self.program)
+        Ok(self.program.test_run(&program::packet())?.retval)
     }
 }
 

@@ -15,7 +15,7 @@ use driver_link::{Arrival, Checksum};
 use rustix::mm::{MapFlags, ProtFlags, mmap, munmap};
 
 use crate::socket::set_option;
-use crate::vnet::{HEADER_BYTES, Header};
+use crate::vnet::{HEADER_BYTES, VirtioNetHdr};
 
 /// What the kernel puts in front of a frame in its slot, at most: its own header, the address of the sender, and
 /// what is to be done to the frame.
@@ -152,19 +152,19 @@ impl Ring {
                 let at = slot.wrapping_add(start - HEADER_BYTES);
                 std::slice::from_raw_parts(at, HEADER_BYTES + length)
             };
-            let (todo, frame) = bytes.split_at(HEADER_BYTES);
-            let todo = Header::read(todo);
+            let (vnet_hdr, frame) = bytes.split_at(HEADER_BYTES);
+            let vnet_hdr = VirtioNetHdr::read(vnet_hdr);
             let arrival = Arrival {
                 missing: header.tp_len.saturating_sub(header.tp_snaplen),
                 frame,
                 vlan: (flags & libc::TP_STATUS_VLAN_VALID != 0).then_some(header.tp_vlan_tci),
-                checksum: match todo.checksum() {
+                checksum: match vnet_hdr.checksum() {
                     Checksum::Unverified if flags & libc::TP_STATUS_CSUM_VALID != 0 => {
                         Checksum::Verified
                     }
                     checksum => checksum,
                 },
-                merged: todo.merged(),
+                merged: vnet_hdr.merged(),
             };
             count = arrival.frames();
             sink(arrival, stamp_ns(&header));

@@ -11,7 +11,7 @@ use driver_filter::{Checked, HEADER_BYTES_MAX};
 use rbuf_channel::{Data, Hold, PAIRS_MAX};
 
 use crate::bulk::{Bulk, Obstacle, SLOTS, WORTH};
-use crate::vnet::{HEADER_BYTES, Header};
+use crate::vnet::{HEADER_BYTES, VirtioNetHdr};
 
 /// Frames in a batch.
 pub(crate) const BATCH: usize = SLOTS;
@@ -48,7 +48,7 @@ pub(crate) struct Batch {
     in_slots: u64,
     /// Whether running the program was refused.
     bulk_failed: bool,
-    todos: Box<[Header; BATCH]>,
+    vnet_hdrs: Box<[VirtioNetHdr; BATCH]>,
     headers: Box<[[u8; HEADER_BYTES_MAX]; BATCH]>,
     pieces: Box<[[libc::iovec; PIECES]; BATCH]>,
     messages: Box<[libc::mmsghdr; BATCH]>,
@@ -77,7 +77,7 @@ impl Batch {
             bulk,
             in_slots: 0,
             bulk_failed: false,
-            todos: Box::new([Header::default(); BATCH]),
+            vnet_hdrs: Box::new([VirtioNetHdr::default(); BATCH]),
             headers: Box::new([[0; HEADER_BYTES_MAX]; BATCH]),
             pieces: Box::new([[EMPTY_PIECE; PIECES]; BATCH]),
             messages: Box::new([message; BATCH]),
@@ -114,9 +114,9 @@ impl Batch {
         let pieces = &mut self.pieces[index];
         let mut count = 0;
         if self.told {
-            self.todos[index] = Header::of(frame);
+            self.vnet_hdrs[index] = VirtioNetHdr::of(frame);
             pieces[0] = libc::iovec {
-                iov_base: (&raw mut self.todos[index]).cast(),
+                iov_base: (&raw mut self.vnet_hdrs[index]).cast(),
                 iov_len: HEADER_BYTES,
             };
             count = 1;

@@ -13,7 +13,7 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg};
 use crate::bulk::Bulk;
 use crate::ring::{Ring, Shape};
 use crate::send::Batch;
-use crate::vnet::Header;
+use crate::vnet::VirtioNetHdr;
 
 /// Slots of the receive ring: what arrives while the driver is kept from the processor waits there.
 /// 2.7 ms of the smallest frames at a gigabit, 24 ms at what a kernel can send to itself.
@@ -283,9 +283,9 @@ impl PacketLink {
     ///
     /// Such as `EAGAIN`, if there is no room, and `EINVAL`, if what is said of the frame makes no sense.
     pub fn forward(&self, arrival: &Arrival<'_>) -> io::Result<()> {
-        let todo = Header::again(arrival).to_bytes();
-        let todo = if self.batch.is_told() { &todo[..] } else { &[] };
-        let pieces = [io::IoSlice::new(todo), io::IoSlice::new(arrival.frame)];
+        let vnet_hdr = VirtioNetHdr::again(arrival).to_bytes();
+        let vnet_hdr = if self.batch.is_told() { &vnet_hdr[..] } else { &[] };
+        let pieces = [io::IoSlice::new(vnet_hdr), io::IoSlice::new(arrival.frame)];
         let flags = SendFlags::DONTWAIT;
         sendmsg(&self.sender, &pieces, &mut SendAncillaryBuffer::default(), flags)?;
         Ok(())

@@ -7,7 +7,7 @@ use std::process::{Command, ExitCode};
 use anyhow::{Context, Result};
 
 /// Crates that may hold `unsafe`.
-const UNSAFE: [&str; 3] = ["rbuf/shm", "driver/link-packet", "tools/packetdrill"];
+const UNSAFE: [&str; 4] = ["rbuf/shm", "driver/bpf", "driver/link-packet", "tools/packetdrill"];
 
 /// Lines after which a file is two.
 const LINES_MAX: usize = 900;
