@@ -8,10 +8,12 @@
 //! ```
 
 use std::io::{self, Write};
+use std::time::Duration;
 
-use plumb_net::layer::{Ether, Incoming, Layer, Outgoing, SendError, Udp};
-use plumb_net::{Endpoints, Fib, Host, Options, Sap, Transport};
-use rbuf_channel::{Buffer, Fault};
+use plumb_net::layer::{
+    Buffer, Device, Ether, Fault, Incoming, Ip4, Layer, Outgoing, Protocol, SendError, Udp,
+};
+use plumb_net::{Endpoints, Fib, Flow, Host, Options, Sap, Transport};
 
 /// Puts a number of eight bytes in front of every packet.
 struct Numbered<L> {
@@ -25,6 +27,11 @@ const NUMBER_BYTES: usize = 8;
 
 impl<L: Layer> Layer for Numbered<L> {
     type Area = L::Area;
+    type Words = L::Words;
+
+    fn device(&mut self) -> &mut Device<L::Words, L::Area> {
+        self.lower.device()
+    }
 
     fn head_room(&self) -> usize {
         self.lower.head_room() + NUMBER_BYTES
@@ -84,10 +91,11 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         host.open(&Options::new(), endpoints)
     };
     let (mut a, mut b) = (open(9001, 9002)?, open(9002, 9001)?);
-    let stack = |flow: &mut plumb_net::Flow| -> Result<_, Box<dyn std::error::Error>> {
+    let stack = |flow: &mut Flow| -> Result<_, Box<dyn std::error::Error>> {
         let fib = *flow.fib();
         let device = flow.take_device().ok_or("no device")?;
-        let lower = Udp::new(Ether::new(device, &fib), &fib).ok_or("not IPv4")?;
+        let network = Ip4::new(Ether::new(device, &fib), &fib, Protocol::UDP)?;
+        let lower = Udp::new(network, &fib);
         Ok(Numbered { lower, next: 0, expected: 0, gaps: 0 })
     };
     let (mut sender, mut receiver) = (stack(&mut a)?, stack(&mut b)?);
@@ -102,19 +110,17 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         sender.send(packet)?;
     }
-    a.kick(sender.lower.lower().lower().lower());
+    a.kick(sender.device());
 
-    let until = rbuf_shm::monotonic_ns() + 1_000_000_000;
     let mut received = 0;
-    while received < 20 && rbuf_shm::monotonic_ns() < until {
+    while received < 20 {
         match receiver.receive()? {
             Some(packet) => {
                 received += 1;
                 receiver.give_back(packet)?;
             }
-            None => {
-                b.wait(receiver.lower.lower().lower().lower(), until)?;
-            }
+            None if b.wait(receiver.device(), Duration::from_secs(1))? => {}
+            None => break,
         }
     }
     writeln!(output, "{received} received, {} missing", receiver.gaps)?;

@@ -4,6 +4,8 @@ use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use zerocopy::FromZeros;
+
 use crate::AtomicU8;
 use crate::data::{Data, Hold};
 use crate::sync::AtomicU64;
@@ -42,15 +44,17 @@ impl Deref for HeapWords {
 /// A data area on the heap; clones share it.
 #[derive(Debug, Clone)]
 pub struct HeapData {
-    cells: Arc<[AtomicU8]>,
+    cells: Arc<Box<[AtomicU8]>>,
     start: u32,
     bytes: u32,
 }
 
 impl HeapData {
-    /// `bytes` zero bytes.
+    /// `bytes` zero bytes; those that nobody writes take no memory.
     pub fn new(bytes: u32) -> Self {
-        Self { cells: (0..bytes).map(|_| AtomicU8::new(0)).collect(), start: 0, bytes }
+        // Only a length that no address space holds can be refused.
+        let cells = <[AtomicU8]>::new_box_zeroed_with_elems(bytes as usize).unwrap_or_default();
+        Self { cells: Arc::new(cells), start: 0, bytes }
     }
 
     /// The `bytes` from `start` on, or `None` if they are not all inside.

@@ -1,13 +1,8 @@
-//! Control messages about packets that a flow sent (RFC 792): what routers, and the peer's host, say.
+//! Control messages about packets that a flow sent (RFC 792): word of routers, and of the peer's host.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
-use base_wire::{ControlError, Header, Icmp, Ipv4, Protocol};
-use rbuf_channel::Data;
-
-use crate::Layer;
-use crate::ip4::Ip4;
-use crate::packet::Incoming;
+use base_wire::ControlError;
 
 /// A control message about a packet that this flow can have sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,40 +10,32 @@ pub struct Control {
     /// To whom the packet was.
     pub to: SocketAddr,
     /// Who says so.
-    pub from: std::net::IpAddr,
+    pub from: IpAddr,
     /// What became of it.
     pub error: ControlError,
 }
 
-/// What a control message quotes of a packet of ours.
-pub(crate) struct Quote {
-    pub(crate) icmp: Icmp,
-    pub(crate) to: SocketAddr,
-    /// Bytes of the IP packet.
-    pub(crate) packet_bytes: u16,
+/// A control message, and what it quotes of a packet of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Quote {
+    /// What became of the packet.
+    pub error: ControlError,
+    /// The host it was for.
+    pub to: IpAddr,
+    /// Its length in bytes, and how many of them its transport header and payload were.
+    pub packet_bytes: u16,
+    /// See [`Self::packet_bytes`].
+    pub payload_bytes: u16,
     /// The first bytes of its transport header (RFC 792).
-    pub(crate) transport: [u8; 8],
+    pub transport: [u8; 8],
 }
 
-/// Reads a control message; `None` if it is damaged, or does not quote a packet that this flow, between these
-/// ports, can have sent.
-pub(crate) fn read<L: Layer, D: Data>(
-    packet: &Incoming<D>,
-    lower: &Ip4<L>,
-    protocol: Protocol,
-    (local, remote): (u16, Option<u16>),
-) -> Option<Quote> {
-    let (icmp, quote) = Icmp::split(packet.head()).filter(|_| packet.verify(0))?;
-    let (ip, _) = Ipv4::split(quote)?;
-    let transport = *quote.get(ip.header_bytes()..)?.first_chunk::<8>()?;
-    let [a, b, c, d, ..] = transport;
-    let (source, destination) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-    let ours = ip.source() == lower.source()
-        && ip.protocol == protocol
-        && lower.remote().is_none_or(|remote| remote == ip.destination())
-        && source == local
-        && remote.is_none_or(|port| port == destination);
-    let to = SocketAddr::new(ip.destination().into(), destination);
-    let packet_bytes = ip.total_bytes.get();
-    ours.then_some(Quote { icmp: *icmp, to, packet_bytes, transport })
+impl Quote {
+    /// To whom the packet was, if it left from port `local`, and for `remote` if there is such a port.
+    pub(crate) fn is_between(&self, local: u16, remote: Option<u16>) -> Option<SocketAddr> {
+        let [a, b, c, d, ..] = self.transport;
+        let (source, destination) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
+        let ours = source == local && remote.is_none_or(|port| port == destination);
+        ours.then(|| SocketAddr::new(self.to, destination))
+    }
 }

@@ -193,6 +193,11 @@ impl<W: Words, D: Data> Device<W, D> {
 
 impl<W: Words, D: Data> Layer for Device<W, D> {
     type Area = D;
+    type Words = W;
+
+    fn device(&mut self) -> &mut Self {
+        self
+    }
 
     fn head_room(&self) -> usize {
         0

@@ -7,7 +7,7 @@ use zerocopy::IntoBytes;
 use zerocopy::byteorder::network_endian::U16;
 
 use crate::packet::{Incoming, Outgoing};
-use crate::{Layer, Peer, SendError};
+use crate::{Device, Layer, Peer, SendError};
 
 /// Ethernet II headers for one flow, with the tag of the link's VLAN if it has one.
 #[derive(Debug)]
@@ -37,15 +37,15 @@ impl<L> Ether<L> {
     const fn header_bytes(&self) -> usize {
         ETHERNET_BYTES + if self.vlan.is_some() { VLAN_TAG_BYTES } else { 0 }
     }
-
-    /// What is below.
-    pub const fn lower(&mut self) -> &mut L {
-        &mut self.lower
-    }
 }
 
 impl<L: Layer> Layer for Ether<L> {
     type Area = L::Area;
+    type Words = L::Words;
+
+    fn device(&mut self) -> &mut Device<L::Words, L::Area> {
+        self.lower.device()
+    }
 
     fn head_room(&self) -> usize {
         self.lower.head_room() + self.header_bytes()
@@ -109,13 +109,13 @@ impl<L: Layer> Layer for Ether<L> {
 
 fn strip<D: rbuf_channel::Data>(packet: &mut Incoming<D>, expected: EtherType) -> Option<()> {
     let (ethernet, rest) = Ethernet::split(packet.head())?;
-    let station = ethernet.source;
+    let mac = ethernet.source;
     let (ether_type, bytes) = if ethernet.ether_type == EtherType::VLAN {
         let (tag, _) = VlanTag::split(rest)?;
         (tag.ether_type, ETHERNET_BYTES + VLAN_TAG_BYTES)
     } else {
         (ethernet.ether_type, ETHERNET_BYTES)
     };
-    packet.station = station;
+    packet.mac = mac;
     (ether_type == expected && packet.strip(bytes)).then_some(())
 }

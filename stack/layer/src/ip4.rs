@@ -3,13 +3,22 @@
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use base_flow::Fib;
-use base_wire::{Header, IPV4_BYTES, Ipv4, Protocol, checksum};
+use base_wire::{ControlError, Header, IPV4_BYTES, Icmp, Ipv4, Protocol, checksum};
 use rbuf_channel::{Buffer, Data, Fault};
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::network_endian::U16;
 
+use crate::control::Quote;
 use crate::packet::{Incoming, Outgoing};
-use crate::{Layer, Peer, SendError};
+use crate::{Device, Layer, Network, Peer, SendError};
+
+/// A flow that is not IPv4, and so cannot have this layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{address} is no IPv4 address; there is no other network layer yet")]
+pub struct NotIpv4 {
+    /// The end that is of another family.
+    pub address: IpAddr,
+}
 
 /// IPv4 headers for one flow. No options and no fragments: packets have the "don't fragment" bit, and
 /// what arrives in fragments does not get past the driver.
@@ -19,10 +28,10 @@ pub struct Ip4<L> {
     header: Ipv4,
     remote: Option<Ipv4Addr>,
     source: Ipv4Addr,
-    /// Longest packet that the link cuts; 0 if it cuts none.
-    unit_bytes: u16,
-    /// Most frames that it is cut into: a unit of many short ones would keep the wire for longer.
-    unit_frames: u16,
+    /// Longest packet that the link segments, in bytes; 0 if it segments none.
+    gso_max_size: u16,
+    /// Most frames that it is segmented into: many short ones would keep the wire for longer.
+    gso_max_segs: u16,
     /// Service class, in the upper six bits.
     service: u8,
     id: u16,
@@ -30,76 +39,39 @@ pub struct Ip4<L> {
 }
 
 impl<L: Layer> Ip4<L> {
-    /// Packets of `protocol` as `fib` says, over `lower`; `None` if the flow is not IPv4.
-    pub fn new(lower: L, fib: &Fib, protocol: Protocol) -> Option<Self> {
+    /// Packets of `protocol` as `fib` says, over `lower`.
+    ///
+    /// # Errors
+    ///
+    /// [`NotIpv4`] if one of the flow's ends is not.
+    pub fn new(lower: L, fib: &Fib, protocol: Protocol) -> Result<Self, NotIpv4> {
         let (source, remote) = addresses(fib)?;
         let header = Ipv4::new(source, remote.unwrap_or(Ipv4Addr::UNSPECIFIED), protocol, 0);
-        let unit_bytes = unit_bytes(fib);
-        Some(Self {
+        let gso_max_size = gso_max_size(fib);
+        Ok(Self {
             lower,
             header,
             remote,
             source,
-            unit_bytes,
-            unit_frames: unit_bytes / fib.mtu.max(1),
+            gso_max_size,
+            gso_max_segs: gso_max_size / fib.mtu.max(1),
             service: 0,
             id: 0,
             damaged: 0,
         })
     }
 
-    pub(crate) fn set_endpoints(&mut self, fib: &Fib) -> bool {
-        let Some((source, remote)) = addresses(fib) else { return false };
-        (self.source, self.remote) = (source, remote);
-        true
-    }
-
-    /// What is below.
-    pub const fn lower(&mut self) -> &mut L {
-        &mut self.lower
-    }
-
-    /// Our address.
-    pub const fn source(&self) -> Ipv4Addr {
-        self.source
-    }
-
-    /// Where packets go; `None` if the flow is not connected.
-    pub const fn remote(&self) -> Option<Ipv4Addr> {
-        self.remote
-    }
-
-    /// How many routers a packet may pass (RFC 9293 MUST-49).
-    pub const fn set_ttl(&mut self, ttl: u8) {
-        self.header.ttl = ttl;
-    }
-
-    /// The service class of what is sent (RFC 2474, RFC 9293 MUST-48): 0 to 63.
-    pub const fn set_service(&mut self, class: u8) {
-        self.service = class << 2;
-    }
-
-    /// Longest packet that the link cuts, in bytes; 0 if it cuts none.
-    pub const fn unit_bytes(&self) -> u16 {
-        self.unit_bytes
-    }
-
-    /// Most frames that the link cuts a packet into, however short they are; 0 if it cuts none.
-    pub const fn unit_frames(&self) -> u16 {
-        self.unit_frames
-    }
-
     /// The header of a packet.
     fn header<D: Data>(&self, packet: &Outgoing<D>) -> Result<Ipv4, SendError> {
         let max = match packet.cut {
             0 => self.payload_bytes_max(),
-            _ => usize::from(self.unit_bytes).saturating_sub(IPV4_BYTES),
+            _ => self.gso_payload_max().into(),
         };
         let bytes = packet.packet_bytes();
         if bytes > max || packet.head_room() < self.head_room() {
             return Err(SendError::TooLong { bytes, max });
         }
-        let destination = self.destination(&packet.hop)?;
+        let destination = self.address_of(&packet.hop)?;
         let mut header = Ipv4::new(self.source, destination, self.header.protocol, bytes as u16);
         // Of packets that are never cut it means nothing (RFC 6864 §4.1); one count for all peers would tell
         // each how many others there are.
@@ -110,8 +82,7 @@ impl<L: Layer> Ip4<L> {
         Ok(header)
     }
 
-    /// Where this packet goes.
-    pub(crate) fn destination(&self, hop: &Peer) -> Result<Ipv4Addr, SendError> {
+    fn address_of(&self, hop: &Peer) -> Result<Ipv4Addr, SendError> {
         match (hop, self.remote) {
             (Peer::Connected, Some(remote)) => Ok(remote),
             (Peer::Connected, None) => Err(SendError::NoDestination),
@@ -124,8 +95,73 @@ impl<L: Layer> Ip4<L> {
     }
 }
 
+impl<L: Layer> Network for Ip4<L> {
+    type Error = NotIpv4;
+
+    fn protocol(&self) -> Protocol {
+        self.header.protocol
+    }
+
+    fn source(&self) -> IpAddr {
+        self.source.into()
+    }
+
+    fn remote(&self) -> Option<IpAddr> {
+        self.remote.map(IpAddr::V4)
+    }
+
+    fn destination(&self, peer: &Peer) -> Result<IpAddr, SendError> {
+        self.address_of(peer).map(IpAddr::V4)
+    }
+
+    fn set_endpoints(&mut self, fib: &Fib) -> Result<(), NotIpv4> {
+        (self.source, self.remote) = addresses(fib)?;
+        Ok(())
+    }
+
+    fn set_ttl(&mut self, ttl: u8) {
+        self.header.ttl = ttl;
+    }
+
+    fn set_service(&mut self, class: u8) {
+        self.service = class << 2;
+    }
+
+    fn gso_payload_max(&self) -> u16 {
+        self.gso_max_size.saturating_sub(IPV4_BYTES as u16)
+    }
+
+    fn gso_max_segs(&self) -> u16 {
+        self.gso_max_segs
+    }
+
+    fn control(&self, packet: &Incoming<L::Area>) -> Option<Quote> {
+        let (icmp, quote) = Icmp::split(packet.head()).filter(|_| packet.verify(0))?;
+        let (ip, _) = Ipv4::split(quote)?;
+        let header_bytes = ip.header_bytes();
+        let transport = *quote.get(header_bytes..)?.first_chunk()?;
+        let ours = ip.source() == self.source
+            && ip.protocol == self.header.protocol
+            && self.remote.is_none_or(|remote| remote == ip.destination());
+        let error = ControlError::from_icmp_v4(icmp.kind, icmp.code, icmp.sequence.get());
+        let packet_bytes = ip.total_bytes.get();
+        Some(Quote {
+            error: error.filter(|_| ours)?,
+            to: ip.destination().into(),
+            packet_bytes,
+            payload_bytes: packet_bytes.saturating_sub(header_bytes as u16),
+            transport,
+        })
+    }
+}
+
 impl<L: Layer> Layer for Ip4<L> {
     type Area = L::Area;
+    type Words = L::Words;
+
+    fn device(&mut self) -> &mut Device<L::Words, L::Area> {
+        self.lower.device()
+    }
 
     fn head_room(&self) -> usize {
         self.lower.head_room() + IPV4_BYTES
@@ -173,8 +209,8 @@ impl<L: Layer> Layer for Ip4<L> {
     }
 
     fn reorganise(&mut self, fib: &Fib) {
-        self.unit_bytes = unit_bytes(fib);
-        self.unit_frames = self.unit_bytes / fib.mtu.max(1);
+        self.gso_max_size = gso_max_size(fib);
+        self.gso_max_segs = self.gso_max_size / fib.mtu.max(1);
         self.lower.reorganise(fib);
     }
 
@@ -183,20 +219,20 @@ impl<L: Layer> Layer for Ip4<L> {
     }
 }
 
-/// Longest packet that the link cuts. What goes to this host itself meets no link.
-fn unit_bytes(fib: &Fib) -> u16 {
+/// Longest packet that the link segments. What goes to this host itself meets no link.
+fn gso_max_size(fib: &Fib) -> u16 {
     let own = fib.next_hop_mac == Some(fib.source_mac);
     if own || fib.unit_bytes <= fib.mtu { 0 } else { fib.unit_bytes }
 }
 
-/// Our address and the remote one, if the flow is IPv4.
-fn addresses(fib: &Fib) -> Option<(Ipv4Addr, Option<Ipv4Addr>)> {
-    let IpAddr::V4(source) = fib.source else { return None };
-    match fib.endpoints.remote.map(|remote| remote.address) {
-        Some(IpAddr::V4(remote)) => Some((source, Some(remote))),
-        Some(IpAddr::V6(_)) => None,
-        None => Some((source, None)),
-    }
+/// Our address and the remote one.
+fn addresses(fib: &Fib) -> Result<(Ipv4Addr, Option<Ipv4Addr>), NotIpv4> {
+    let v4 = |address| match address {
+        IpAddr::V4(address) => Ok(address),
+        IpAddr::V6(_) => Err(NotIpv4 { address }),
+    };
+    let remote = fib.endpoints.remote.map(|remote| v4(remote.address)).transpose()?;
+    Ok((v4(fib.source)?, remote))
 }
 
 /// Checks and strips a header; what is left is exactly the payload, without Ethernet's padding: of

@@ -5,6 +5,8 @@
 //! layers compose freely, by types (`Udp<Ip4<Ether<Device<…>>>>`) or behind `Box<dyn Layer>`, and no
 //! protection domain is crossed between them: they are procedure calls.
 //!
+//! Transports ([`Udp`], [`Tcp`]) stand over any [`Network`], which today is [`Ip4`].
+//!
 //! * **Sending.** A packet starts as payload, written once, straight into the flow's data area, with
 //!   room in front for the headers of all layers: [`Layer::head_room`], summed when the composition
 //!   is built. Each layer puts its header in front of what it is given.
@@ -21,26 +23,35 @@ mod control;
 mod device;
 mod ether;
 mod ip4;
+mod network;
 mod packet;
 mod tcp;
 mod udp;
 
-pub use base_wire::ControlError;
-pub use control::Control;
+pub use base_wire::{ControlError, Protocol};
+pub use control::{Control, Quote};
 pub use device::Device;
 pub use ether::Ether;
-pub use ip4::Ip4;
+pub use ip4::{Ip4, NotIpv4};
+pub use network::Network;
 pub use packet::{HEAD_BYTES_MAX, Incoming, Outgoing};
 pub use tcp::{Arrived, Received, Tcp};
 pub use udp::{Peer, Udp};
 
+pub use rbuf_channel::{Buffer, Fault};
+
 use base_flow::Fib;
-use rbuf_channel::{Buffer, Data, Fault};
+use rbuf_channel::{Data, Words};
 
 /// A layer, or the device at the bottom.
 pub trait Layer {
     /// The data area packets are in.
     type Area: Data;
+    /// The counts of the flow's channels.
+    type Words: Words;
+
+    /// The flow's channels, at the bottom.
+    fn device(&mut self) -> &mut Device<Self::Words, Self::Area>;
 
     /// Header bytes of this layer and all below it.
     fn head_room(&self) -> usize;

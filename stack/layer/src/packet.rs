@@ -159,8 +159,8 @@ pub struct Incoming<D> {
     pending: Option<u64>,
     /// Who sent it.
     pub(crate) from: Option<core::net::SocketAddr>,
-    /// The station it came from.
-    pub(crate) station: Mac,
+    /// The MAC address it came from.
+    pub(crate) mac: Mac,
     /// Whether it is a control message about a packet of this flow.
     pub(crate) control: bool,
     /// Service class and congestion field of the IP header.
@@ -186,7 +186,7 @@ impl<D: Data> Incoming<D> {
             vouched,
             pending: None,
             from: None,
-            station: Mac([0; 6]),
+            mac: Mac([0; 6]),
             control: false,
             tos: 0,
             pseudo: 0,
@@ -232,9 +232,9 @@ impl<D: Data> Incoming<D> {
         self.from
     }
 
-    /// The station on the link that it came from.
-    pub const fn station(&self) -> Mac {
-        self.station
+    /// The MAC address on the link that it came from.
+    pub const fn mac(&self) -> Mac {
+        self.mac
     }
 
     /// Whether what is left is a control message (RFC 792) about a packet of this flow, instead of what

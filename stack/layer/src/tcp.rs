@@ -4,22 +4,20 @@
 //! where the application put them ([`Outgoing::attach`]). On the way in, the checksum is verified
 //! when a segment arrives, for an acknowledgment is a promise to keep it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use base_flow::Fib;
-use base_wire::{IPV4_BYTES, Mac, Protocol, checksum, pseudo_header};
+use base_wire::{Mac, Protocol, checksum, pseudo_header};
 use rbuf_channel::{Buffer, Data, Fault, Pair};
 use stack_tcp::{Ecn, HEADER_BYTES_MAX, RouterError, Segment};
 
-use crate::control;
-use crate::ip4::Ip4;
 use crate::packet::{Incoming, Outgoing};
-use crate::{Layer, Peer, SendError};
+use crate::{Device, Network, Peer, SendError};
 
 /// TCP headers for one flow.
 #[derive(Debug)]
-pub struct Tcp<L> {
-    lower: Ip4<L>,
+pub struct Tcp<N> {
+    lower: N,
     local_port: u16,
     remote_port: Option<u16>,
     damaged: u64,
@@ -48,28 +46,32 @@ pub struct Received {
     pub segment: Segment,
     /// Who sent it.
     pub from: SocketAddr,
-    /// The station it came from: the way back.
-    pub station: Mac,
+    /// The MAC address it came from: the way back.
+    pub mac: Mac,
     /// The buffer it is in, to be given back with [`Tcp::release`].
     pub buffer: Buffer,
     /// Where its payload is in the data area.
     pub payload: Pair,
 }
 
-impl<L: Layer> Tcp<L> {
-    /// Segments as `fib` says, over `lower`; `None` if the flow is not IPv4.
-    pub fn new(lower: L, fib: &Fib) -> Option<Self> {
-        Some(Self {
-            lower: Ip4::new(lower, fib, Protocol::TCP)?,
-            local_port: fib.endpoints.local.port,
-            remote_port: fib.endpoints.remote.map(|remote| remote.port),
-            damaged: 0,
-        })
+impl<N: Network> Tcp<N> {
+    /// Segments as `fib` says, over `lower`, whose packets are TCP's.
+    pub const fn new(lower: N, fib: &Fib) -> Self {
+        let remote_port = match fib.endpoints.remote {
+            Some(remote) => Some(remote.port),
+            None => None,
+        };
+        Self { lower, local_port: fib.endpoints.local.port, remote_port, damaged: 0 }
     }
 
-    /// What is below.
-    pub const fn lower(&mut self) -> &mut Ip4<L> {
+    /// The network layer, which has the options of packets.
+    pub const fn network(&mut self) -> &mut N {
         &mut self.lower
+    }
+
+    /// The flow's channels, at the bottom.
+    pub fn device(&mut self) -> &mut Device<N::Words, N::Area> {
+        self.lower.device()
     }
 
     /// Takes over how packets are to be formatted from now on.
@@ -82,14 +84,14 @@ impl<L: Layer> Tcp<L> {
         self.damaged + self.lower.damaged()
     }
 
-    /// Most payload of a segment that the link cuts; 0 if it cuts none.
-    pub const fn unit_payload_max(&self) -> u32 {
-        (self.lower.unit_bytes() as u32).saturating_sub((IPV4_BYTES + HEADER_BYTES_MAX) as u32)
+    /// Most payload of what the link cuts into segments; 0 if it cuts nothing.
+    pub fn gso_payload_max(&self) -> u32 {
+        u32::from(self.lower.gso_payload_max()).saturating_sub(HEADER_BYTES_MAX as u32)
     }
 
-    /// Most frames that the link cuts a segment into.
-    pub const fn unit_frames(&self) -> u16 {
-        self.lower.unit_frames()
+    /// Most segments that it cuts at a time.
+    pub fn gso_max_segs(&self) -> u16 {
+        self.lower.gso_max_segs()
     }
 
     /// Sends a segment whose payload lies in `parts` of the data area, and returns its buffer; `None`
@@ -121,7 +123,7 @@ impl<L: Layer> Tcp<L> {
     /// RFC 9293 MUST-2: with the checksum over pseudo header, header and payload.
     fn write(
         &self,
-        packet: &mut Outgoing<L::Area>,
+        packet: &mut Outgoing<N::Area>,
         segment: &Segment,
         to: Peer,
         parts: [Pair; 2],
@@ -129,7 +131,7 @@ impl<L: Layer> Tcp<L> {
         packet.set_destination(to);
         packet.set_tos(segment.ecn.bits());
         packet.attach(parts);
-        let remote = self.lower.destination(&to)?;
+        let destination = self.lower.destination(&to)?;
         let port = match (to, self.remote_port) {
             (Peer::At { address, .. }, _) => address.port(),
             (Peer::Connected, Some(port)) => port,
@@ -138,8 +140,8 @@ impl<L: Layer> Tcp<L> {
         let mut header = [0; HEADER_BYTES_MAX];
         let header_bytes = segment.write((self.local_port, port), &mut header);
         let bytes = header_bytes + packet.packet_bytes();
-        let (source, destination) = (IpAddr::V4(self.lower.source()), IpAddr::V4(remote));
-        let pseudo = pseudo_header(source, destination, Protocol::TCP, bytes as u32).unwrap_or(0);
+        let pseudo = pseudo_header(self.lower.source(), destination, Protocol::TCP, bytes as u32)
+            .unwrap_or(0);
         let sum = match packet.cut {
             0 => checksum::finish(pseudo + checksum::sum(&header[..header_bytes]) + packet.sum()),
             // Whoever cuts adds the rest to this, for each frame.
@@ -167,9 +169,9 @@ impl<L: Layer> Tcp<L> {
                 continue;
             }
             if let Some((segment, from)) = strip(&mut packet, self.local_port, self.remote_port) {
-                let station = packet.station();
+                let mac = packet.mac();
                 let (buffer, payload) = packet.detach();
-                let received = Received { segment, from, station, buffer, payload };
+                let received = Received { segment, from, mac, buffer, payload };
                 return Ok(Some(Arrived::Segment(received)));
             }
             self.damaged += 1;
@@ -179,12 +181,11 @@ impl<L: Layer> Tcp<L> {
     }
 
     /// Reads a control message (RFC 792): it quotes the head of a packet that we sent.
-    fn read_control(&self, packet: &Incoming<L::Area>) -> Option<(SocketAddr, u32, RouterError)> {
-        let ports = (self.local_port, self.remote_port);
-        let quote = control::read(packet, &self.lower, Protocol::TCP, ports)?;
-        let (icmp, [_, _, _, _, sequence @ ..]) = (quote.icmp, quote.transport);
-        let error = RouterError::from_icmp_v4(icmp.kind, icmp.code, icmp.sequence.get())?;
-        Some((quote.to, u32::from_be_bytes(sequence), error))
+    fn read_control(&self, packet: &Incoming<N::Area>) -> Option<(SocketAddr, u32, RouterError)> {
+        let quote = self.lower.control(packet)?;
+        let to = quote.is_between(self.local_port, self.remote_port)?;
+        let [_, _, _, _, sequence @ ..] = quote.transport;
+        Some((to, u32::from_be_bytes(sequence), quote.error.into()))
     }
 
     /// Gives the buffer of a received packet back.

@@ -3,27 +3,24 @@
 //! Control messages about datagrams of the flow are kept for whoever asks (RFC 1122 §4.1.3.3).
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use base_flow::Fib;
-use base_wire::{
-    ControlError, Header, IPV4_BYTES, Mac, Protocol, UDP_BYTES, checksum, pseudo_header,
-};
+use base_wire::{ControlError, Header, Mac, Protocol, UDP_BYTES, checksum, pseudo_header};
 use rbuf_channel::{Buffer, Data, Fault};
 use zerocopy::IntoBytes;
 use zerocopy::byteorder::network_endian::U16;
 
-use crate::control::{self, Control};
-use crate::ip4::Ip4;
+use crate::control::Control;
 use crate::packet::{Incoming, Outgoing};
-use crate::{Layer, SendError};
+use crate::{Device, Layer, Network, SendError};
 
 /// Where a packet goes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Peer {
     /// To whom the flow is connected.
     Connected,
-    /// There, over this station.
+    /// There, over this MAC address.
     At {
         /// The final destination.
         address: SocketAddr,
@@ -34,8 +31,8 @@ pub enum Peer {
 
 /// UDP headers for one flow, with checksums in both directions.
 #[derive(Debug)]
-pub struct Udp<L> {
-    lower: Ip4<L>,
+pub struct Udp<N> {
+    lower: N,
     local_port: u16,
     remote_port: Option<u16>,
     controls: VecDeque<Control>,
@@ -45,25 +42,37 @@ pub struct Udp<L> {
 /// Control messages that are kept; of more, the oldest are forgotten.
 const CONTROLS_MAX: usize = 16;
 
-impl<L: Layer> Udp<L> {
-    /// Datagrams as `fib` says, over `lower`; `None` if the flow is not IPv4.
-    pub fn new(lower: L, fib: &Fib) -> Option<Self> {
-        Some(Self {
-            lower: Ip4::new(lower, fib, Protocol::UDP)?,
+impl<N: Network> Udp<N> {
+    /// Datagrams as `fib` says, over `lower`, whose packets are UDP's.
+    pub const fn new(lower: N, fib: &Fib) -> Self {
+        Self {
+            lower,
             local_port: fib.endpoints.local.port,
-            remote_port: fib.endpoints.remote.map(|remote| remote.port),
+            remote_port: match fib.endpoints.remote {
+                Some(remote) => Some(remote.port),
+                None => None,
+            },
             controls: VecDeque::new(),
             damaged: 0,
-        })
+        }
     }
 
-    /// Takes other ends over: what a socket's `connect` does. `false` if they are not IPv4.
-    pub fn set_endpoints(&mut self, fib: &Fib) -> bool {
+    /// The network layer, which has the options of packets.
+    pub const fn network(&mut self) -> &mut N {
+        &mut self.lower
+    }
+
+    /// Takes other ends over: what a socket's `connect` does.
+    ///
+    /// # Errors
+    ///
+    /// If they are of another family than the network layer; the old ones stay then.
+    pub fn set_endpoints(&mut self, fib: &Fib) -> Result<(), N::Error> {
+        self.lower.set_endpoints(fib)?;
         self.local_port = fib.endpoints.local.port;
         self.remote_port = fib.endpoints.remote.map(|remote| remote.port);
-        let set = self.lower.set_endpoints(fib);
         self.reorganise(fib);
-        set
+        Ok(())
     }
 
     /// The oldest control message about a datagram of this flow that was received and not taken.
@@ -72,25 +81,18 @@ impl<L: Layer> Udp<L> {
     }
 
     /// Keeps what a control message says; `false` if it is damaged, or about nothing that was sent here.
-    fn hear_control(&mut self, packet: &Incoming<L::Area>) -> bool {
-        let ports = (self.local_port, self.remote_port);
-        let Some(quote) = control::read(packet, &self.lower, Protocol::UDP, ports) else {
-            return false;
-        };
+    fn hear_control(&mut self, packet: &Incoming<N::Area>) -> bool {
+        let Some(quote) = self.lower.control(packet) else { return false };
+        let Some(to) = quote.is_between(self.local_port, self.remote_port) else { return false };
         // A datagram that was sent says of itself how long it is.
         let [_, _, _, _, a, b, ..] = quote.transport;
-        let udp_bytes = usize::from(u16::from_be_bytes([a, b]));
-        let icmp = quote.icmp;
-        let error = ControlError::from_icmp_v4(icmp.kind, icmp.code, icmp.sequence.get());
-        let (Some(error), true) = (
-            error,
-            udp_bytes >= UDP_BYTES && udp_bytes + IPV4_BYTES == usize::from(quote.packet_bytes),
-        ) else {
+        let udp_bytes = u16::from_be_bytes([a, b]);
+        if usize::from(udp_bytes) < UDP_BYTES || udp_bytes != quote.payload_bytes {
             return false;
-        };
+        }
         // A path carries less than what was too large for it, and a router that does not say how much is
         // an old one: nothing is known but that (RFC 1191 §5).
-        let error = match error {
+        let error = match quote.error {
             ControlError::TooLarge { mtu } if mtu >= quote.packet_bytes => return false,
             error => error,
         };
@@ -98,17 +100,10 @@ impl<L: Layer> Udp<L> {
         if self.controls.len() == CONTROLS_MAX {
             self.controls.pop_front();
         }
-        self.controls.push_back(Control { to: quote.to, from: from.ip(), error });
+        self.controls.push_back(Control { to, from: from.ip(), error });
         true
     }
 
-    /// What is below.
-    pub const fn lower(&mut self) -> &mut Ip4<L> {
-        &mut self.lower
-    }
-}
-
-impl<L: Layer> Udp<L> {
     /// The header of a packet, its checksum over the payload included.
     fn header<D: Data>(&self, packet: &Outgoing<D>) -> Result<base_wire::Udp, SendError> {
         let (payload, max) = (packet.packet_bytes(), self.payload_bytes_max());
@@ -130,7 +125,7 @@ impl<L: Layer> Udp<L> {
             bytes: U16::new(bytes),
             checksum: U16::ZERO,
         };
-        let (source, destination) = (IpAddr::V4(self.lower.source()), IpAddr::V4(destination));
+        let source = self.lower.source();
         let pseudo = pseudo_header(source, destination, Protocol::UDP, bytes.into()).unwrap_or(0);
         let sum = checksum::finish(pseudo + checksum::sum(header.as_bytes()) + packet.sum());
         // 0 would mean "no checksum"; all ones is the same number.
@@ -139,8 +134,13 @@ impl<L: Layer> Udp<L> {
     }
 }
 
-impl<L: Layer> Layer for Udp<L> {
-    type Area = L::Area;
+impl<N: Network> Layer for Udp<N> {
+    type Area = N::Area;
+    type Words = N::Words;
+
+    fn device(&mut self) -> &mut Device<N::Words, N::Area> {
+        self.lower.device()
+    }
 
     fn head_room(&self) -> usize {
         self.lower.head_room() + UDP_BYTES
@@ -150,15 +150,15 @@ impl<L: Layer> Layer for Udp<L> {
         self.lower.payload_bytes_max() - UDP_BYTES
     }
 
-    fn packet(&mut self) -> Result<Option<Outgoing<L::Area>>, Fault> {
+    fn packet(&mut self) -> Result<Option<Outgoing<N::Area>>, Fault> {
         self.lower.packet()
     }
 
-    fn discard(&mut self, packet: Outgoing<L::Area>) -> Result<(), Fault> {
+    fn discard(&mut self, packet: Outgoing<N::Area>) -> Result<(), Fault> {
         self.lower.discard(packet)
     }
 
-    fn send(&mut self, mut packet: Outgoing<L::Area>) -> Result<(), SendError> {
+    fn send(&mut self, mut packet: Outgoing<N::Area>) -> Result<(), SendError> {
         match self.header(&packet) {
             Ok(header) => {
                 packet.push_header(header.as_bytes());
@@ -171,7 +171,7 @@ impl<L: Layer> Layer for Udp<L> {
         }
     }
 
-    fn receive(&mut self) -> Result<Option<Incoming<L::Area>>, Fault> {
+    fn receive(&mut self) -> Result<Option<Incoming<N::Area>>, Fault> {
         while let Some(mut packet) = self.lower.receive()? {
             if packet.is_control() {
                 self.damaged += u64::from(!self.hear_control(&packet));

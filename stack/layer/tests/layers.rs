@@ -4,12 +4,13 @@
 use std::net::SocketAddr;
 
 use base_flow::{Endpoints, Fib, FlowId, Sap, Transport};
-use base_wire::Mac;
+use base_wire::{Mac, Protocol};
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use rbuf_channel::{Data, End, HeapData, HeapWords, IoRec, block_words, flag};
 use stack_layer::{
-    Control, ControlError, Device, Ether, HEAD_BYTES_MAX, Layer, Outgoing, Peer, SendError, Udp,
+    Control, ControlError, Device, Ether, HEAD_BYTES_MAX, Ip4, Layer, Network as _, Outgoing, Peer,
+    SendError, Udp,
 };
 
 mod wire;
@@ -19,7 +20,7 @@ use wire::{OURS, PEER, THEIRS, US, icmp_error};
 const MTU: u16 = 1500;
 const BUFFERS: u32 = 4;
 
-type Stack = Udp<Ether<Device<HeapWords, HeapData>>>;
+type Stack = Udp<Ip4<Ether<Device<HeapWords, HeapData>>>>;
 
 /// A stack, and the driver's side of its channels.
 struct Two {
@@ -57,7 +58,8 @@ fn two(fib: &Fib) -> Two {
     let ((tx, tx_peer), (rx, rx_peer)) = (pair(), pair());
     let (tx_data, rx_data) = (HeapData::new(bytes), HeapData::new(bytes));
     let device = Device::new((tx, rx), (tx_data.clone(), rx_data.clone()), MTU).unwrap();
-    let stack = Udp::new(Ether::new(device, fib), fib).unwrap();
+    let network = Ip4::new(Ether::new(device, fib), fib, Protocol::UDP).unwrap();
+    let stack = Udp::new(network, fib);
     Two { stack, tx: tx_peer, rx: rx_peer, tx_data, rx_data }
 }
 
@@ -246,7 +248,7 @@ fn buffers_run_out_and_come_back() {
 fn a_driver_that_returns_what_it_was_not_given_is_at_fault() {
     let mut two = two(&fib(true, None));
     assert!(two.tx.put(&IoRec::single(3, rbuf_channel::Pair { offset: 0, len: 64 })).unwrap());
-    let device = two.stack.lower().lower().lower();
+    let device = two.stack.device();
     assert!(device.reap().is_err());
 }
 
@@ -280,16 +282,16 @@ fn packets_are_as_large_as_the_link_carries_now_and_never_larger_than_their_buff
 #[test]
 fn reading_posts_nothing_to_a_driver_that_waits_for_something_to_send() {
     let mut two = two(&fib(true, None));
-    two.stack.lower().lower().lower().notice();
+    two.stack.device().notice();
     two.tx.arm().unwrap();
     assert!(two.deliver(&incoming(b"hello"), 0));
     let packet = two.stack.receive().unwrap().unwrap();
     two.stack.give_back(packet).unwrap();
-    let notices = two.stack.lower().lower().lower().notice();
+    let notices = two.stack.device().notice();
     assert!(notices.iter().all(|notice| !notice.post), "{notices:?}");
     let packet = two.packet(b"x");
     assert!(two.stack.send(packet).is_ok());
-    assert!(two.stack.lower().lower().lower().notice()[0].post, "now there is something");
+    assert!(two.stack.device().notice()[0].post, "now there is something");
 }
 
 /// An ICMP error that quotes the head of `datagram`, an Ethernet frame of ours, after `change`.
@@ -473,7 +475,7 @@ fn a_packet_takes_as_much_as_there_is_room_for_and_no_more() {
 fn a_device_counts_its_buffers_and_what_the_driver_refused() {
     let mut two = two(&fib(true, None));
     let device = |two: &mut Two| {
-        let device = two.stack.lower().lower().lower();
+        let device = two.stack.device();
         device.reap().unwrap();
         (device.send_buffers(), device.receive_buffers(), device.rejected())
     };
@@ -500,18 +502,18 @@ fn a_connected_flow_may_be_told_where_it_is_and_takes_other_ends_over() {
         two.stack.send(packet).map(|()| two.sent())
     };
     let there = SocketAddr::from((THEIRS, 5000));
-    two.stack.lower().set_service(46);
+    two.stack.network().set_service(46);
     // The class of the flow is the packet's, too: said twice.
     assert_eq!(send(&mut two, there, 46 << 2 | 1).unwrap()[15], 46 << 2 | 1);
     let elsewhere = SocketAddr::from((OURS, 5000));
     assert_eq!(send(&mut two, elsewhere, 0), Err(SendError::OtherDestination));
     let mut other = fib(true, None);
     other.endpoints.remote = Some(Sap::new(OURS.into(), 5000));
-    assert!(two.stack.set_endpoints(&other));
+    two.stack.set_endpoints(&other).unwrap();
     assert_eq!(send(&mut two, there, 0), Err(SendError::OtherDestination));
     assert_eq!(send(&mut two, elsewhere, 0).unwrap()[30..34], OURS.octets());
     let sixth = std::net::Ipv6Addr::LOCALHOST.into();
-    assert!(!two.stack.set_endpoints(&Fib { source: sixth, ..fib(true, None) }));
+    two.stack.set_endpoints(&Fib { source: sixth, ..fib(true, None) }).unwrap_err();
 }
 
 /// What comes of packets that have just enough room for headers, too little, as much payload as there may be, and more.
@@ -537,7 +539,7 @@ fn at_the_bounds(layer: &mut impl Layer) {
 #[test]
 fn a_layer_refuses_what_it_has_no_room_for_and_nothing_else() {
     at_the_bounds(&mut two(&fib(true, None)).stack);
-    at_the_bounds(two(&fib(true, None)).stack.lower());
+    at_the_bounds(two(&fib(true, None)).stack.network());
 }
 
 #[test]
@@ -546,9 +548,9 @@ fn an_empty_datagram_is_received_and_shows_where_it_came_from() {
         let mut two = two(&fib(connected, None));
         assert!(two.deliver(&incoming(b""), flag::CHECKSUM_UNVERIFIED));
         let packet = two.stack.receive().unwrap().unwrap();
-        assert_eq!((packet.len(), packet.station()), (0, PEER));
+        assert_eq!((packet.len(), packet.mac()), (0, PEER));
         assert_eq!(packet.from(), Some((THEIRS, 5000).into()));
-        assert_eq!(two.stack.lower().remote(), connected.then_some(THEIRS));
+        assert_eq!(two.stack.network().remote(), connected.then_some(THEIRS.into()));
     }
 }
 
@@ -592,16 +594,16 @@ fn the_link_cuts_what_is_longer_than_its_frames_and_nothing_for_this_host_itself
         next_hop_mac: Some(next_hop),
         ..fib(true, None)
     };
-    for (fib, bytes, frames) in [
+    for (fib, payload, segs) in [
         (cut(1399, PEER), 0, 0),
         (cut(1400, PEER), 0, 0),
-        (cut(1401, PEER), 1401, 1),
-        (cut(64_000, PEER), 64_000, 45),
+        (cut(1401, PEER), 1381, 1),
+        (cut(64_000, PEER), 63_980, 45),
         (cut(64_000, US), 0, 0),
     ] {
         two.stack.reorganise(&fib);
-        let ip = two.stack.lower();
-        assert_eq!((ip.unit_bytes(), ip.unit_frames()), (bytes, frames), "{fib:?}");
+        let ip = two.stack.network();
+        assert_eq!((ip.gso_payload_max(), ip.gso_max_segs()), (payload, segs), "{fib:?}");
     }
 }
 
@@ -610,6 +612,6 @@ fn channels_that_are_given_up_hold_nothing_for_whoever_has_them_next() {
     let mut two = two(&fib(true, None));
     let packet = two.packet(b"x");
     two.stack.send(packet).unwrap();
-    two.stack.lower().lower().lower().retire();
+    two.stack.device().retire();
     assert!(two.tx.take().unwrap().is_none() && two.rx.take().unwrap().is_none());
 }

@@ -7,7 +7,7 @@ use base_wire::{Protocol, checksum, pseudo_header};
 use etherparse::{PacketBuilder, SlicedPacket, TransportSlice};
 use proptest::prelude::*;
 use rbuf_channel::{Data, End, HeapData, HeapWords, Pair, block_words};
-use stack_layer::{Arrived, Device, Ether, HEAD_BYTES_MAX, Peer, Tcp};
+use stack_layer::{Arrived, Device, Ether, HEAD_BYTES_MAX, Ip4, Network as _, Peer, Tcp};
 use stack_tcp::{Ecn, Error, Options, RouterError, Segment, Timestamps};
 
 mod wire;
@@ -18,7 +18,7 @@ const HEADERS: u16 = 4;
 const RING: u32 = 3000;
 
 struct Two {
-    stack: Tcp<Ether<Device<HeapWords, HeapData>>>,
+    stack: Tcp<Ip4<Ether<Device<HeapWords, HeapData>>>>,
     tx: End<HeapWords>,
     rx: End<HeapWords>,
     tx_data: HeapData,
@@ -60,7 +60,8 @@ fn two_with(remote: Option<Sap>) -> Two {
     let areas = (tx_data.clone(), rx_data.clone());
     let mut device = Device::with_headers((tx, rx), areas, 1500, HEADERS);
     device.offer_buffers(4).unwrap();
-    let stack = Tcp::new(Ether::new(device, &fib), &fib).unwrap();
+    let network = Ip4::new(Ether::new(device, &fib), &fib, Protocol::TCP).unwrap();
+    let stack = Tcp::new(network, &fib);
     Two { stack, tx: tx_peer, rx: rx_peer, tx_data, rx_data }
 }
 
@@ -256,8 +257,8 @@ fn ip_options_of_any_length_keep_no_segment_away() {
 fn every_segment_has_the_time_to_live_and_the_service_class_that_were_chosen() {
     // RFC 9293 MUST-48, MUST-49.
     let mut two = two();
-    two.stack.lower().set_ttl(5);
-    two.stack.lower().set_service(46);
+    two.stack.network().set_ttl(5);
+    two.stack.network().set_service(46);
     let none = [Pair { offset: 0, len: 0 }; 2];
     for ecn in [Ecn::NotCapable, Ecn::Capable] {
         let segment = Segment { flags: 0x10, ecn, ..Segment::default() };
@@ -273,17 +274,17 @@ fn every_segment_has_the_time_to_live_and_the_service_class_that_were_chosen() {
 #[test]
 fn of_a_segment_that_the_link_cuts_the_checksum_is_that_of_what_all_frames_have_in_common() {
     let mut two = two();
-    let device = two.stack.lower().lower().lower();
+    let device = two.stack.device();
     assert_eq!(device.send_buffers(), (HEADERS.into(), HEADERS.into()));
     let base = u32::from(HEADERS) * HEAD_BYTES_MAX as u32;
     let parts = [Pair { offset: base, len: 2000 }, Pair { offset: 0, len: 0 }];
     let segment = Segment { flags: 0x10, payload_bytes: 2000, ..Segment::default() };
     assert!(two.stack.send(&segment, Peer::Connected, parts, 0).is_err(), "it is one frame");
     let fib = Fib { unit_bytes: 60_000, ..fib(Some(Sap::new(THEIRS.into(), 5000))) };
-    assert_eq!((two.stack.unit_payload_max(), two.stack.unit_frames()), (0, 0));
+    assert_eq!((two.stack.gso_payload_max(), two.stack.gso_max_segs()), (0, 0));
     two.stack.reorganise(&fib);
     let headers = 20 + stack_tcp::HEADER_BYTES_MAX as u32;
-    assert_eq!((two.stack.unit_payload_max(), two.stack.unit_frames()), (60_000 - headers, 40));
+    assert_eq!((two.stack.gso_payload_max(), two.stack.gso_max_segs()), (60_000 - headers, 40));
     assert!(two.stack.send(&segment, Peer::Connected, parts, 1000).unwrap().is_some());
     let frame = two.sent();
     let bytes = (frame.len() - 34) as u32;

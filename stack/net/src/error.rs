@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use base_rpc::{DecodeError, Refusal};
 use rbuf_channel::Fault;
 use rbuf_domain::DomainError;
-use stack_layer::{ControlError, SendError};
+use stack_layer::{ControlError, NotIpv4, SendError};
+use stack_socket::FlowEnd;
 
 /// Why something was not done.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +49,9 @@ pub enum Error {
     /// The packet was not sent.
     #[error(transparent)]
     Send(#[from] SendError),
+    /// The flow's addresses are of a family without a layer.
+    #[error(transparent)]
+    Family(#[from] NotIpv4),
     /// An address could not be understood.
     #[error("{0}")]
     Address(String),
@@ -61,38 +65,39 @@ pub enum Error {
     WouldBlock,
 }
 
-/// Why a flow is of no use any more: an error that is told more than once, and stays what it was.
-#[derive(Debug, Clone)]
-pub(crate) enum Ending {
-    Lost(String),
-    Fault(Fault),
-    FlowManagerGone,
-}
-
-impl From<&Error> for Ending {
+impl From<&Error> for FlowEnd {
     fn from(error: &Error) -> Self {
         match error {
             Error::Lost(reason) => Self::Lost(reason.clone()),
             Error::Fault(fault) => Self::Fault(*fault),
+            Error::Send(error) => Self::Send(*error),
             Error::FlowManagerGone => Self::FlowManagerGone,
             other => Self::Lost(other.to_string()),
         }
     }
 }
 
-impl From<Ending> for Error {
-    fn from(ending: Ending) -> Self {
-        match ending {
-            Ending::Lost(reason) => Self::Lost(reason),
-            Ending::Fault(fault) => Self::Fault(fault),
-            Ending::FlowManagerGone => Self::FlowManagerGone,
+impl From<FlowEnd> for Error {
+    fn from(end: FlowEnd) -> Self {
+        match end {
+            FlowEnd::Lost(reason) => Self::Lost(reason),
+            FlowEnd::Fault(fault) => Self::Fault(fault),
+            FlowEnd::Send(error) => Self::Send(error),
+            FlowEnd::FlowManagerGone => Self::FlowManagerGone,
         }
     }
 }
 
-impl From<Ending> for io::Error {
-    fn from(ending: Ending) -> Self {
-        Error::from(ending).into()
+/// How a program is told why a call of a TCP socket failed.
+pub(crate) fn io_error(error: stack_socket::Error) -> io::Error {
+    use stack_socket::Error as Call;
+    match error {
+        Call::WouldBlock => io::ErrorKind::WouldBlock.into(),
+        Call::NotConnected => io::ErrorKind::NotConnected.into(),
+        Call::BrokenPipe => io::ErrorKind::BrokenPipe.into(),
+        Call::Connection(error) => connection_error(error),
+        Call::Flow(end) => Error::from(end).into(),
+        error => io::Error::other(error),
     }
 }
 
@@ -151,7 +156,7 @@ impl From<Error> for io::Error {
                 _ => io::ErrorKind::Other,
             },
             Error::Send(SendError::NoDestination) => io::ErrorKind::NotConnected,
-            Error::Send(_) | Error::Address(_) => io::ErrorKind::InvalidInput,
+            Error::Send(_) | Error::Address(_) | Error::Family(_) => io::ErrorKind::InvalidInput,
             Error::Memory(_) => io::ErrorKind::OutOfMemory,
             Error::Thread(source) => source.kind(),
             Error::TimedOut => io::ErrorKind::TimedOut,
@@ -160,6 +165,30 @@ impl From<Error> for io::Error {
         };
         Self::new(kind, error)
     }
+}
+
+/// An error as a program is told it: what control messages said, as of a datagram.
+fn connection_error(error: stack_tcp::Error) -> io::Error {
+    use stack_layer::ControlError as Said;
+    use stack_tcp::Error as Tcp;
+    let said = |said, error| match kind_of(said) {
+        Ok(kind) => io::Error::new(kind, error),
+        Err(errno) => errno.into(),
+    };
+    let kind = match error {
+        Tcp::Refused => return said(Said::PortUnreachable, error),
+        Tcp::Reset => io::ErrorKind::ConnectionReset,
+        Tcp::TimedOut => io::ErrorKind::TimedOut,
+        Tcp::NetUnreachable => return said(Said::NetworkUnreachable, error),
+        Tcp::HostUnreachable => return said(Said::HostUnreachable, error),
+        Tcp::HostUnknown => return said(Said::HostUnknown, error),
+        Tcp::HostIsolated => return said(Said::HostIsolated, error),
+        Tcp::ProtocolUnreachable => return said(Said::ProtocolUnreachable, error),
+        Tcp::SourceRoute => return said(Said::SourceRouteFailed, error),
+        Tcp::Header => return said(Said::ParameterProblem, error),
+        Tcp::Aborted => io::ErrorKind::ConnectionAborted,
+    };
+    io::Error::new(kind, error)
 }
 
 #[cfg(test)]
@@ -214,10 +243,10 @@ mod tests {
             };
             let of_datagram = ControlError::from_icmp_v4(kind, code, 1400).unwrap();
             assert!(is_linuxs(Error::Control(of_datagram).into()), "{kind} {code}: {of_datagram}");
-            match RouterError::from_icmp_v4(kind, code, 1400).unwrap() {
+            match RouterError::from(of_datagram) {
                 RouterError::TooBig(mtu) => assert_eq!((errno, mtu), (Errno::MSGSIZE, 1400)),
                 RouterError::Undelivered(why) => {
-                    assert!(is_linuxs(crate::tcp::io_error(why)), "{kind} {code}: {why}");
+                    assert!(is_linuxs(connection_error(why)), "{kind} {code}: {why}");
                 }
             }
         }

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use base_flow::{Bill, Contract, Endpoints, Fib, FlowId, Rate};
 use base_rpc::{FlowLayout, Refusal, Reply, Request, TimeWait};
@@ -402,13 +403,14 @@ impl Flow {
         self.shared.kick(device);
     }
 
-    /// Sleeps until a packet has arrived on `device` or the monotonic clock shows `until_ns`; `false`
-    /// if it did. Call-backs of the flow manager are heard meanwhile.
+    /// Sleeps until a packet has arrived on `device`, for `timeout` at most; `false` if none has. Call-backs of the flow manager are heard meanwhile.
     ///
     /// # Errors
     ///
     /// [`Error::Lost`] if the flow was closed by the driver or the flow manager.
-    pub fn wait(&self, device: &mut FlowDevice, until_ns: u64) -> Result<bool, Error> {
+    pub fn wait(&self, device: &mut FlowDevice, timeout: Duration) -> Result<bool, Error> {
+        let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX);
+        let until_ns = monotonic_ns().saturating_add(timeout_ns);
         self.shared.kick(device);
         loop {
             let call = self.shared.calls();

@@ -8,6 +8,7 @@ use base_flow::{Contract, Endpoints, Sap, Transport};
 use rbuf_channel::Wait;
 use rbuf_domain::Shape;
 use stack_layer::{Device, HEAD_BYTES_MAX};
+use stack_socket::receive_buffers;
 use stack_tcp::Algorithm;
 
 use crate::tcp::FIRST_RECEIVE_BYTES;
@@ -188,7 +189,7 @@ impl Options {
     pub(crate) fn stream_shape(&self, mtu: u16, headers: u16, roomy: bool) -> Shape {
         let headers = u32::from(headers);
         let needed = match self.receive_buffers {
-            None if roomy => stream_buffers(mtu, self.receive_bytes.into()),
+            None if roomy => receive_buffers(mtu, self.receive_bytes.into()),
             _ => self.first_buffers(mtu),
         };
         Shape {
@@ -203,7 +204,7 @@ impl Options {
     pub(crate) fn first_buffers(&self, mtu: u16) -> usize {
         let window = self.receive_bytes.min(FIRST_RECEIVE_BYTES);
         self.receive_buffers
-            .map_or_else(|| stream_buffers(mtu, window.into()), |some| some as usize)
+            .map_or_else(|| receive_buffers(mtu, window.into()), |some| some as usize)
     }
 
     /// Opens a flow between `endpoints`.
@@ -314,20 +315,6 @@ impl Options {
 
 /// Datagrams that can have arrived, unless somebody says otherwise.
 const DATAGRAMS: u32 = 128;
-
-/// Buffers of a stream beyond those that its window fills.
-const SPARE_BUFFERS: u64 = 64;
-
-/// Receive buffers of a stream whose window is `window` bytes: segments of two thirds of a packet fill it,
-/// and some are with the driver.
-pub(crate) const fn stream_buffers(mtu: u16, window: u64) -> usize {
-    let needed = SPARE_BUFFERS + window * 3 / 2 / (mtu as u64 + 1);
-    if needed > Options::BUFFERS_MAX as u64 {
-        Options::BUFFERS_MAX as usize
-    } else {
-        needed as usize
-    }
-}
 
 const fn buffer_bytes(mtu: u16) -> u32 {
     Device::<rbuf_shm::ShmWords, rbuf_shm::ShmData>::buffer_bytes(mtu)

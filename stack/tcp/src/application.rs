@@ -26,14 +26,11 @@ pub enum RouterError {
     TooBig(u16),
 }
 
-impl RouterError {
-    /// What an IPv4 control message says (MUST-54, MUST-55), each code as Linux reads it; `mtu` is what it
-    /// carries where a fragmentation-needed message has the next hop's. `None` for what is no error, or is
-    /// ignored.
-    pub const fn from_icmp_v4(kind: u8, code: u8, mtu: u16) -> Option<Self> {
-        let Some(said) = ControlError::from_icmp_v4(kind, code, mtu) else { return None };
+impl From<ControlError> for RouterError {
+    /// A control message as a connection reads it (MUST-54, MUST-55), each code as Linux does.
+    fn from(said: ControlError) -> Self {
         let why = match said {
-            ControlError::TooLarge { mtu } => return Some(Self::TooBig(mtu)),
+            ControlError::TooLarge { mtu } => return Self::TooBig(mtu),
             ControlError::ProtocolUnreachable => Error::ProtocolUnreachable,
             ControlError::PortUnreachable => Error::Refused,
             ControlError::SourceRouteFailed => Error::SourceRoute,
@@ -47,7 +44,7 @@ impl RouterError {
             | ControlError::TimeExceeded => Error::HostUnreachable,
             ControlError::ParameterProblem => Error::Header,
         };
-        Some(Self::Undelivered(why))
+        Self::Undelivered(why)
     }
 }
 
@@ -230,6 +227,11 @@ impl Connection {
     /// How much one [`Transmit`](crate::Transmit) may carry.
     pub const fn set_super_segment_bytes(&mut self, bytes: u32) {
         self.config.super_segment_bytes = bytes;
+    }
+
+    /// How much one [`Transmit`](crate::Transmit) may carry; 0 for one segment.
+    pub const fn super_segment_bytes(&self) -> u32 {
+        self.config.super_segment_bytes
     }
 
     /// Of all that [`Self::poll_transmit`] returned, what has a number up to this one has left the

@@ -1,6 +1,6 @@
 //! Rules of the RFCs, one each, on two connections in virtual time.
 
-use base_wire::tcp_flag;
+use base_wire::{ControlError, tcp_flag};
 use stack_tcp::{
     Arrival, Config, Connection, Error, Identity, Keepalive, RouterError, Segment, State, Transmit,
 };
@@ -255,7 +255,7 @@ fn whatever_a_router_says_of_our_syn_ends_the_attempt_with_the_kernels_error() {
         (12, 0, Error::Header),
     ];
     for (kind, code, error) in all {
-        let said = RouterError::from_icmp_v4(kind, code, 0).unwrap();
+        let said = RouterError::from(ControlError::from_icmp_v4(kind, code, 0).unwrap());
         let mut attempt = Connection::connect(MS, Config::default(), identity(7));
         let syn = sent(&mut attempt, MS)[0].segment;
         // About nothing that was sent: anybody could say it.
@@ -276,7 +276,7 @@ fn whatever_a_router_says_of_our_syn_ends_the_attempt_with_the_kernels_error() {
         assert_eq!((open.state(), open.soft_error()), (State::Established, Some(error)));
     }
     for ignored in [(3, 16), (4, 0), (5, 0), (0, 0), (8, 0)] {
-        assert_eq!(RouterError::from_icmp_v4(ignored.0, ignored.1, 0), None);
+        assert_eq!(ControlError::from_icmp_v4(ignored.0, ignored.1, 0), None);
     }
 }
 

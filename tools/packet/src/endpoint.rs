@@ -1,68 +1,69 @@
-//! One connection of a host: the engine, its buffers, and what the application was told.
+//! One connection of a host: its socket, and the driver's side of its flow.
 
-use std::net::Ipv4Addr;
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{Ipv4Addr, Shutdown};
 
-use stack_tcp::{Connection, ReceiveRing, Segment, SendRing, State, Stream, Transmit, WriteError};
+use rbuf_channel::{HeapData, HeapWords};
+use stack_socket::{Readiness, TcpSocket};
+use stack_tcp::Connection;
+use tools_sim::tcp::{HeapFlow, HeapFlowOptions, RawPacket};
 
 use crate::errno::Errno;
 use crate::option::Choices;
-
-/// What a connection or a listener is ready for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Readiness {
-    /// A read, or an accept, gives something, the end, or an error.
-    pub readable: bool,
-    /// A write takes something, or gives an error.
-    pub writable: bool,
-    /// There is an error that was not told.
-    pub error: bool,
-    /// Both directions are over.
-    pub hung_up: bool,
-    /// The peer sends no more.
-    pub peer_done: bool,
-}
 
 /// A connection.
 #[derive(Debug)]
 pub(crate) struct Endpoint {
     pub(crate) local: (Ipv4Addr, u16),
     pub(crate) remote: (Ipv4Addr, u16),
-    pub(crate) stream: Stream<SendRing, ReceiveRing>,
-    pub(crate) type_of_service: u8,
-    /// The error was told to the application, which it is once.
-    told: bool,
-    /// Whether the application reads no more.
-    deaf: bool,
+    pub(crate) socket: TcpSocket<HeapWords, HeapData>,
+    flow: HeapFlow,
     /// When it was opened, if it ever was.
     opened_ns: Option<u64>,
 }
 
+/// What the flow of a socket with these choices is like.
+pub(crate) fn flow_options(
+    local: (Ipv4Addr, u16),
+    remote: Option<(Ipv4Addr, u16)>,
+    choices: &Choices,
+) -> HeapFlowOptions {
+    let config = &choices.settings.config;
+    let whole = choices.settings.whole_segments;
+    HeapFlowOptions {
+        local,
+        remote,
+        mtu: config.mtu,
+        gso_max_size: if whole { u16::MAX } else { config.mtu },
+        packet_max: u16::MAX,
+        send_bytes: choices.settings.send_bytes,
+        receive_bytes: config.receive_bytes,
+        receive_bytes_max: config.receive_bytes_max,
+    }
+}
+
 impl Endpoint {
     pub(crate) fn new(
-        local: (Ipv4Addr, u16),
-        remote: (Ipv4Addr, u16),
+        now_ns: u64,
+        (local, remote): ((Ipv4Addr, u16), (Ipv4Addr, u16)),
         connection: Connection,
         choices: &Choices,
     ) -> Self {
-        let config = &choices.settings.config;
-        let send = SendRing::new(choices.settings.send_bytes as usize);
-        let receive =
-            ReceiveRing::new(config.receive_bytes as usize, config.receive_bytes_max as usize);
-        let mut stream = Stream::new(connection, send, receive);
-        choices.apply(&mut stream.connection);
-        Self {
-            local,
-            remote,
-            stream,
-            type_of_service: choices.type_of_service,
-            told: false,
-            deaf: false,
-            opened_ns: None,
-        }
+        let (flow, stack, memory) = HeapFlow::new(&flow_options(local, Some(remote), choices));
+        let socket = TcpSocket::new(now_ns, stack, memory, flow.fib(), connection);
+        let mut endpoint = Self { local, remote, socket, flow, opened_ns: None };
+        endpoint.apply(choices);
+        endpoint
     }
 
-    pub(crate) fn connection(&self) -> &Connection {
-        &self.stream.connection
+    /// Makes all choices that a connection can still take.
+    pub(crate) fn apply(&mut self, choices: &Choices) {
+        choices.apply(self.socket.connection_mut());
+        self.socket.set_service(choices.type_of_service >> 2);
+    }
+
+    pub(crate) const fn connection(&self) -> &Connection {
+        self.socket.connection()
     }
 
     /// When it was opened; 0 if it never was.
@@ -72,92 +73,77 @@ impl Endpoint {
 
     /// Whether nothing can come of it any more.
     pub(crate) fn is_over(&self) -> bool {
-        self.connection().state() == State::Closed
+        self.connection().state() == stack_tcp::State::Closed || !self.socket.has_flow()
     }
 
-    /// A segment arrived; if it opens a new connection, at which number.
-    pub(crate) fn on_segment(
+    /// A packet arrives in the flow.
+    pub(crate) fn arrive(&mut self, now_ns: u64, packet: &[u8], has_listener: bool) {
+        // One that there is no buffer for is lost, as anywhere.
+        let _ = self.flow.deliver(packet);
+        self.socket.receive(now_ns, has_listener);
+        self.note_opened(now_ns);
+    }
+
+    /// A segment that arrived before there was a flow.
+    pub(crate) fn take_copied(
         &mut self,
         now_ns: u64,
-        segment: &Segment,
+        segment: &stack_tcp::Segment,
         payload: &[u8],
-    ) -> Option<u32> {
-        let reopens = self.stream.on_segment(now_ns, segment, payload).reopens;
+    ) {
+        self.socket.take_copied(now_ns, segment, payload);
+        self.note_opened(now_ns);
+    }
+
+    fn note_opened(&mut self, now_ns: u64) {
         if self.connection().is_open() {
             self.opened_ns.get_or_insert(now_ns);
         }
-        reopens
     }
 
-    /// Payload of what is to be sent, as it lies in the send buffer.
-    pub(crate) fn payload(&self, transmit: &Transmit) -> [&[u8]; 2] {
-        match transmit.segment.payload_bytes as usize {
-            0 => [&[]; 2],
-            bytes => self.stream.send.parts(transmit.offset, bytes),
+    /// Sends what there is to send now, as packets.
+    pub(crate) fn transmit(&mut self, now_ns: u64, out: &mut Vec<RawPacket>) {
+        loop {
+            let before = out.len();
+            self.socket.transmit(now_ns);
+            while let Ok(Some(packet)) = self.flow.take() {
+                out.push(packet);
+            }
+            self.socket.reap(now_ns);
+            if out.len() == before {
+                return;
+            }
         }
-    }
-
-    /// That it ended is nobody's fault.
-    pub(crate) const fn forgive(&mut self) {
-        self.told = true;
     }
 
     /// The error of the connection, once.
     pub(crate) fn error(&mut self) -> Option<Errno> {
-        let error = self.connection().error().filter(|_| !self.told)?;
-        self.told = true;
-        Some(error.into())
+        self.socket.check().err().map(Errno::from)
     }
 
     pub(crate) fn read(&mut self, now_ns: u64, out: &mut [u8], peek: bool) -> Result<usize, Errno> {
-        let bytes = match peek {
-            true => self.stream.peek(out),
-            false => self.stream.read(now_ns, out),
+        let is_empty = out.is_empty();
+        let result = match peek {
+            true => self.socket.peek(out),
+            false => self.socket.read(now_ns, &mut [IoSliceMut::new(out)]),
         };
-        if bytes > 0 || self.deaf {
-            return Ok(bytes);
-        }
-        if let Some(error) = self.error() {
-            return Err(error);
-        }
-        let connection = self.connection();
-        if connection.is_at_end() || connection.state() == State::Closed && self.opened_ns.is_some()
-        {
-            return Ok(0);
-        }
-        match connection.state() {
-            State::Closed => Err(Errno::NotConnected),
-            _ if out.is_empty() => Ok(0),
-            _ => Err(Errno::Again),
+        match result.map_err(Errno::from) {
+            Err(Errno::Again) if is_empty => Ok(0),
+            result => result,
         }
     }
 
     pub(crate) fn write(&mut self, bytes: &[u8], follows: bool) -> Result<usize, Errno> {
-        if let Some(error) = self.error() {
-            return Err(error);
-        }
-        if !self.connection().is_open() && self.connection().state() != State::Closed {
-            return Err(Errno::Again);
-        }
-        match self.stream.write(bytes, follows) {
-            Ok(0) if !bytes.is_empty() => Err(Errno::Again),
-            Ok(taken) => Ok(taken),
-            Err(WriteError::ShutDown | WriteError::Ended) => Err(Errno::Pipe),
-        }
+        Ok(self.socket.write(&[IoSlice::new(bytes)], follows)?)
     }
 
     /// Whether a connection that was begun is open, and if not, why.
     pub(crate) fn opened(&mut self) -> Result<(), Errno> {
-        if let Some(error) = self.error() {
-            return Err(error);
-        }
-        match self.connection().state() {
-            State::SynSent | State::SynReceived if !self.connection().is_open() => {
-                Err(Errno::InProgress)
-            }
-            State::Closed => Err(Errno::ConnectionAborted),
-            _ => Ok(()),
-        }
+        self.socket.opened().map_err(|error| match error.into() {
+            Errno::Again => Errno::InProgress,
+            Errno::NotConnected => Errno::ConnectionAborted,
+            error => error,
+        })
     }
 
     pub(crate) fn shut_down(
@@ -166,27 +152,15 @@ impl Endpoint {
         reading: bool,
         writing: bool,
     ) -> Result<(), Errno> {
-        let state = self.connection().state();
-        if matches!(state, State::Closed) {
-            return Err(Errno::NotConnected);
-        }
-        self.deaf |= reading;
-        if writing {
-            self.stream.connection.shut_down(now_ns);
-        }
-        Ok(())
+        let how = match (reading, writing) {
+            (true, true) => Shutdown::Both,
+            (true, false) => Shutdown::Read,
+            _ => Shutdown::Write,
+        };
+        Ok(self.socket.shut_down(now_ns, how)?)
     }
 
     pub(crate) fn readiness(&self) -> Readiness {
-        let connection = self.connection();
-        let peer_done = connection.is_finished() || connection.state() == State::Closed;
-        let done = !connection.state().can_send();
-        Readiness {
-            readable: self.stream.is_readable() || self.deaf,
-            writable: self.stream.is_writable(),
-            error: connection.error().is_some() && !self.told,
-            hung_up: connection.state() == State::Closed || peer_done && done,
-            peer_done,
-        }
+        self.socket.readiness()
     }
 }

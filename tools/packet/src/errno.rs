@@ -47,6 +47,20 @@ errno! {
     ETIMEDOUT TimedOut "the peer does not answer";
 }
 
+impl From<stack_socket::Error> for Errno {
+    fn from(error: stack_socket::Error) -> Self {
+        use stack_socket::Error;
+        match error {
+            Error::WouldBlock => Self::Again,
+            Error::NotConnected => Self::NotConnected,
+            Error::BrokenPipe => Self::Pipe,
+            Error::Connection(error) => error.into(),
+            // The driver of these flows does not lie.
+            _ => Self::Protocol,
+        }
+    }
+}
+
 impl From<stack_tcp::Error> for Errno {
     fn from(error: stack_tcp::Error) -> Self {
         use stack_tcp::Error;

@@ -6,13 +6,13 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4};
 
-use base_wire::{Header, ICMP_BYTES, Icmp, Ipv4, Protocol};
-use stack_tcp::{
-    Connection, FastCache, Listener, Opening, RouterError, Secret, Segment, State, reset_for,
-};
-use tools_sim::tcp::{packet, unwrap};
+use base_wire::{Header, Icmp, Ipv4, Protocol};
+use rbuf_channel::{HeapData, HeapWords};
+use stack_socket::{AcceptQueue, ListenSocket, Readiness};
+use stack_tcp::{Connection, FastCache, Listener, Opening, Secret, Segment, State, reset_for};
+use tools_sim::tcp::{HeapFlow, packet, unwrap};
 
-use crate::endpoint::{Endpoint, Readiness};
+use crate::endpoint::{Endpoint, flow_options};
 use crate::errno::Errno;
 use crate::info::Information;
 use crate::option::{Choices, SocketOption};
@@ -81,24 +81,34 @@ enum Role {
     Connects(Box<Endpoint>),
 }
 
-impl Socket {
-    /// Its connection in TIME-WAIT between these ends gives way to a new one.
-    fn forget(&mut self, local: (Ipv4Addr, u16), remote: (Ipv4Addr, u16), now_ns: u64) {
-        if let Role::Connects(endpoint) = &mut self.role
-            && (endpoint.local, endpoint.remote) == (local, remote)
-        {
-            endpoint.stream.connection.abort(now_ns);
-            endpoint.forgive();
+#[derive(Debug)]
+struct Listening {
+    socket: ListenSocket<HeapWords, HeapData, Endpoint, ()>,
+    flow: HeapFlow,
+    backlog: usize,
+}
+
+impl Listening {
+    /// A packet arrives; handshakes that it completes have flows at once.
+    fn arrive(&mut self, now_ns: u64, packet: &[u8], local: (Ipv4Addr, u16), choices: &Choices) {
+        let _ = self.flow.deliver(packet);
+        self.socket.receive(now_ns, usize::MAX);
+        while let Some(complete) = self.socket.pop_complete() {
+            let SocketAddr::V4(to) = complete.remote else { continue };
+            let (connection, slot) = complete.into_parts();
+            let ends = (local, (*to.ip(), to.port()));
+            let mut endpoint = Endpoint::new(now_ns, ends, connection, choices);
+            for (segment, payload) in self.socket.joined(to.into(), ()) {
+                endpoint.take_copied(now_ns, &segment, &payload);
+            }
+            let _ = self.socket.push_ready(endpoint, slot);
         }
     }
 }
 
-#[derive(Debug)]
-struct Listening {
-    listener: Listener<Ipv4Addr>,
-    /// Open connections that the application has not taken.
-    open: VecDeque<Endpoint>,
-    backlog: usize,
+/// Backlog of Linux: one more than was asked for.
+const fn accept_queue(backlog: usize) -> usize {
+    backlog.saturating_add(1)
 }
 
 /// First of the ports that are given to sockets without one.
@@ -199,7 +209,10 @@ impl Host {
         let socket = self.get(fd)?;
         let local = socket.local.ok_or(Errno::Invalid)?;
         match &mut socket.role {
-            Role::Listens(listening) => listening.backlog = backlog,
+            Role::Listens(listening) => {
+                listening.backlog = backlog;
+                listening.socket.set_backlog(accept_queue(backlog));
+            }
             Role::Connects(_) | Role::Waits(_) => return Err(Errno::Invalid),
             role @ Role::None => {
                 let config = socket.choices.settings.config.clone();
@@ -207,8 +220,13 @@ impl Host {
                 let key = socket.choices.settings.fast_open.key;
                 listener.set_fast_open(socket.choices.fast_opening(backlog), key);
                 listener.set_defer_ns(socket.choices.defer_ns);
-                let open = VecDeque::new();
-                *role = Role::Listens(Box::new(Listening { listener, open, backlog }));
+                let (flow, stack, memory) =
+                    HeapFlow::new(&flow_options(local, None, &socket.choices));
+                let queue = AcceptQueue::new(accept_queue(backlog));
+                let config = socket.choices.settings.config.clone();
+                let mut listen = ListenSocket::new(stack, memory.rx, listener, config, &queue);
+                listen.set_service(socket.choices.type_of_service >> 2);
+                *role = Role::Listens(Box::new(Listening { socket: listen, flow, backlog }));
             }
         }
         Ok(())
@@ -222,7 +240,7 @@ impl Host {
     pub fn accept(&mut self, fd: Fd) -> Result<(Fd, (Ipv4Addr, u16)), Errno> {
         let socket = self.get(fd)?;
         let Role::Listens(listening) = &mut socket.role else { return Err(Errno::Invalid) };
-        let endpoint = listening.open.pop_front().ok_or(Errno::Again)?;
+        let endpoint = listening.socket.accept().ok_or(Errno::Again)?;
         let (choices, remote) = (socket.choices.clone(), endpoint.remote);
         let local = Some(endpoint.local);
         let role = Role::Connects(Box::new(endpoint));
@@ -297,7 +315,7 @@ impl Host {
         if let Some((opening, mss)) = opening {
             connection.open_fast(opening, mss);
         }
-        let endpoint = Endpoint::new(local, remote, connection, &socket.choices);
+        let endpoint = Endpoint::new(now_ns, (local, remote), connection, &socket.choices);
         socket.role = Role::Connects(Box::new(endpoint));
         Ok(())
     }
@@ -352,12 +370,10 @@ impl Host {
         self.begin(fd, remote, opening)?;
         let endpoint = self.endpoint(fd, Errno::Pipe)?;
         let room = usize::try_from(endpoint.connection().fast_room()).unwrap_or(usize::MAX);
-        let taken = endpoint
-            .stream
-            .write(&bytes[..bytes.len().min(room)], false)
-            .map_err(|_| Errno::Pipe)?;
+        let taken =
+            endpoint.socket.put_on_syn(&bytes[..bytes.len().min(room)]).map_err(|_| Errno::Pipe)?;
         if waits && taken < bytes.len() {
-            endpoint.stream.connection.expect_more();
+            endpoint.socket.connection_mut().expect_more();
         }
         self.transmit();
         if taken > 0 { Ok(taken) } else { Err(Errno::InProgress) }
@@ -407,7 +423,7 @@ impl Host {
         let endpoint = self.endpoint(fd, Errno::Pipe)?;
         let result = endpoint.write(bytes, false);
         if result == Ok(bytes.len()) {
-            endpoint.stream.connection.end_record();
+            endpoint.socket.connection_mut().end_record();
         }
         self.transmit();
         result
@@ -422,7 +438,7 @@ impl Host {
         let endpoint = self.endpoint(fd, Errno::Pipe)?;
         let result = endpoint.write(bytes, false);
         if result.is_ok() {
-            endpoint.stream.connection.mark_urgent();
+            endpoint.socket.connection_mut().mark_urgent();
         }
         self.transmit();
         result
@@ -460,16 +476,12 @@ impl Host {
         match socket.role {
             Role::None | Role::Waits(_) => {}
             Role::Connects(mut endpoint) => {
-                let connection = &mut endpoint.stream.connection;
-                match socket.choices.linger_s {
-                    Some(0) => connection.abort(now_ns),
-                    _ => connection.close(now_ns),
-                }
+                endpoint.socket.close(now_ns, socket.choices.linger_s == Some(0));
                 self.orphans.push(*endpoint);
             }
-            Role::Listens(listening) => {
-                for mut endpoint in listening.open {
-                    endpoint.stream.connection.abort(now_ns);
+            Role::Listens(mut listening) => {
+                for mut endpoint in listening.socket.close().1 {
+                    endpoint.socket.close(now_ns, true);
                     self.orphans.push(endpoint);
                 }
             }
@@ -488,18 +500,19 @@ impl Host {
         socket.choices.set(option);
         match &mut socket.role {
             Role::Connects(endpoint) => {
-                socket.choices.apply(&mut endpoint.stream.connection);
+                endpoint.apply(&socket.choices);
                 if option == SocketOption::NoDelay(true) {
                     // As Linux has it: stronger than a cork, once.
-                    endpoint.stream.connection.flush();
+                    endpoint.socket.connection_mut().flush();
                 }
-                endpoint.type_of_service = socket.choices.type_of_service;
             }
             Role::Listens(listening) => {
-                listening.listener.set_config(socket.choices.settings.config.clone());
-                listening.listener.set_defer_ns(socket.choices.defer_ns);
                 let opening = socket.choices.fast_opening(listening.backlog);
-                listening.listener.set_fast_open(opening, socket.choices.settings.fast_open.key);
+                listening.socket.set_config(socket.choices.settings.config.clone());
+                listening.socket.set_service(socket.choices.type_of_service >> 2);
+                let listener = listening.socket.listener_mut();
+                listener.set_defer_ns(socket.choices.defer_ns);
+                listener.set_fast_open(opening, socket.choices.settings.fast_open.key);
             }
             Role::None | Role::Waits(_) => {}
         }
@@ -570,11 +583,9 @@ impl Host {
     pub fn readiness(&mut self, fd: Fd) -> Result<Readiness, Errno> {
         Ok(match &self.get(fd)?.role {
             Role::Connects(endpoint) => endpoint.readiness(),
-            Role::Listens(listening) => {
-                Readiness { readable: !listening.open.is_empty(), ..Readiness::default() }
-            }
-            Role::Waits(_) => Readiness { writable: true, ..Readiness::default() },
-            Role::None => Readiness { writable: true, hung_up: true, ..Readiness::default() },
+            Role::Listens(listening) => listening.socket.readiness(),
+            Role::Waits(_) => Readiness::OUT,
+            Role::None => Readiness::OUT | Readiness::HUP,
         })
     }
 
@@ -597,10 +608,10 @@ impl Host {
     /// When something happens by itself.
     pub fn next_deadline(&self) -> Option<u64> {
         let listening = self.sockets.values().filter_map(|socket| match &socket.role {
-            Role::Listens(listening) => listening.listener.next_deadline(),
+            Role::Listens(listening) => listening.socket.next_deadline(self.now_ns),
             _ => None,
         });
-        let endpoints = self.endpoints().filter_map(|end| end.connection().next_deadline());
+        let endpoints = self.endpoints().filter_map(|end| end.socket.next_deadline(self.now_ns));
         listening.chain(endpoints).min()
     }
 
@@ -608,7 +619,7 @@ impl Host {
         let held = self.sockets.values().flat_map(|socket| {
             let (one, several) = match &socket.role {
                 Role::Connects(endpoint) => (Some(&**endpoint), None),
-                Role::Listens(listening) => (None, Some(&listening.open)),
+                Role::Listens(listening) => (None, Some(listening.socket.ready())),
                 Role::None | Role::Waits(_) => (None, None),
             };
             one.into_iter().chain(several.into_iter().flatten())
@@ -620,7 +631,7 @@ impl Host {
         let held = self.sockets.values_mut().flat_map(|socket| {
             let (one, several) = match &mut socket.role {
                 Role::Connects(endpoint) => (Some(&mut **endpoint), None),
-                Role::Listens(listening) => (None, Some(&mut listening.open)),
+                Role::Listens(listening) => (None, Some(listening.socket.ready_mut())),
                 Role::None | Role::Waits(_) => (None, None),
             };
             one.into_iter().chain(several.into_iter().flatten())
@@ -630,131 +641,87 @@ impl Host {
 
     /// A packet arrives, from the IP header on. One that is damaged is forgotten.
     pub fn arrive(&mut self, bytes: &[u8]) {
-        if let Some((ports, segment, payload)) = unwrap(bytes)
+        if let Some((ports, segment, _)) = unwrap(bytes)
             && let Some((ip, _)) = Ipv4::split(bytes)
         {
             let ends = ((ip.destination(), ports.1), (ip.source(), ports.0));
-            self.on_segment(ends, &segment, payload);
+            self.on_segment(ends, &segment, bytes);
         } else {
             self.on_control(bytes);
         }
         self.transmit();
     }
 
-    fn on_segment(
-        &mut self,
-        (local, remote): ((Ipv4Addr, u16), (Ipv4Addr, u16)),
-        segment: &Segment,
-        payload: &[u8],
-    ) {
-        let now_ns = self.now_ns;
-        let endpoint = self
-            .endpoints_mut()
-            .find(|end| (end.local, end.remote) == (local, remote) && !end.is_over());
-        let mut above = None;
-        if let Some(endpoint) = endpoint {
-            above = endpoint.on_segment(now_ns, segment, payload);
-            if let Some(learned) = endpoint.stream.connection.take_learned() {
-                self.fast.learn(now_ns, remote.0.into(), &learned);
-            }
-            if above.is_none() {
-                return;
-            }
-        }
-        let listening = self.sockets.values_mut().find_map(|socket| match &mut socket.role {
+    fn listening(&mut self, local: (Ipv4Addr, u16)) -> Option<(&mut Listening, &Choices)> {
+        self.sockets.values_mut().find_map(|socket| match &mut socket.role {
             Role::Listens(listening) if socket.local == Some(local) => {
-                Some((listening, &socket.choices))
+                Some((&mut **listening, &socket.choices))
             }
             _ => None,
-        });
-        let Some((listening, choices)) = listening else {
-            if above.is_some() {
-                // Nobody listens: TIME-WAIT goes on.
-                return;
+        })
+    }
+
+    /// The flow of a connection, or of a listener; who is nobody's is reset.
+    fn on_segment(&mut self, ends: Ends, segment: &Segment, packet: &[u8]) {
+        let (now_ns, (local, remote)) = (self.now_ns, ends);
+        let has_listener = self
+            .listening(local)
+            .is_some_and(|(listening, _)| !listening.socket.is_full(now_ns, usize::MAX));
+        let endpoint =
+            self.endpoints_mut().find(|end| (end.local, end.remote) == ends && !end.is_over());
+        if let Some(endpoint) = endpoint {
+            endpoint.arrive(now_ns, packet, has_listener);
+            let (learned, reopen) =
+                (endpoint.socket.connection_mut().take_learned(), endpoint.socket.take_reopen());
+            if let Some(learned) = learned {
+                self.fast.learn(now_ns, remote.0.into(), &learned);
             }
-            if let Some(reset) = reset_for(segment) {
-                self.send(local, remote, 0, &reset, [&[]; 2]);
+            if let Some(request) = reopen
+                && let Some((listening, _)) = self.listening(local)
+            {
+                listening.socket.reopen(now_ns, &request, usize::MAX);
             }
-            return;
-        };
-        let full = listening.open.len() > listening.backlog;
-        let from = (address(remote), remote.0);
-        if let Some(number) = above {
-            if !full {
-                listening.listener.reopen(now_ns, from, segment, full, number);
-                self.orphans.retain(|end| (end.local, end.remote) != (local, remote));
-                for socket in self.sockets.values_mut() {
-                    socket.forget(local, remote, now_ns);
-                }
-            }
-            return;
-        }
-        if let Some(connection) = listening.listener.on_segment(now_ns, from, segment, full) {
-            let mut endpoint = Endpoint::new(local, remote, connection, choices);
-            endpoint.on_segment(now_ns, segment, payload);
-            listening.open.push_back(endpoint);
+            self.orphans.retain(|orphan| orphan.socket.has_flow());
+        } else if let Some((listening, choices)) = self.listening(local) {
+            let choices = choices.clone();
+            listening.arrive(now_ns, packet, local, &choices);
+        } else if let Some(reset) = reset_for(segment) {
+            self.send(local, remote, &reset);
         }
     }
 
     /// A control message (RFC 792) quotes what we sent.
     fn on_control(&mut self, bytes: &[u8]) {
-        let Some(((local, remote), sequence, error)) = control(bytes) else { return };
+        let Some((local, remote)) = quoted_ends(bytes) else { return };
         let now_ns = self.now_ns;
-        let endpoint = self.endpoints_mut().find(|end| (end.local, end.remote) == (local, remote));
-        if let Some(endpoint) = endpoint {
-            return endpoint.stream.connection.on_router_error(now_ns, sequence, error);
-        }
-        for socket in self.sockets.values_mut() {
-            if let Role::Listens(listening) = &mut socket.role
-                && socket.local == Some(local)
-            {
-                listening.listener.on_router_error(now_ns, address(remote), sequence, error);
-            }
+        let ends = (local, remote);
+        if let Some(endpoint) = self.endpoints_mut().find(|end| (end.local, end.remote) == ends) {
+            endpoint.arrive(now_ns, bytes, false);
+        } else if let Some((listening, choices)) = self.listening(local) {
+            let choices = choices.clone();
+            listening.arrive(now_ns, bytes, local, &choices);
         }
     }
 
     /// Sends what is to be sent now.
     fn transmit(&mut self) {
-        let (now_ns, whole) = (self.now_ns, self.settings.whole_segments);
+        let now_ns = self.now_ns;
         let mut out = Vec::new();
         for socket in self.sockets.values_mut() {
-            let (Role::Listens(listening), Some(local)) = (&mut socket.role, socket.local) else {
-                continue;
-            };
-            while let Some((to, ip, segment)) = listening.listener.poll_transmit(now_ns) {
-                let tos = socket.choices.type_of_service;
-                let bytes = packet((local.0, ip), (local.1, to.port()), &segment, &[]);
-                out.push(with_tos(bytes, tos));
+            let Role::Listens(listening) = &mut socket.role else { continue };
+            listening.socket.transmit(now_ns);
+            while let Ok(Some(packet)) = listening.flow.take() {
+                out.push(packet);
             }
         }
-        for endpoint in self.endpoints_mut() {
-            while let Some(transmit) = endpoint.stream.poll_transmit(now_ns) {
-                let frames = (!whole).then(|| transmit.frames()).into_iter().flatten();
-                for frame in whole.then_some(transmit).into_iter().chain(frames) {
-                    let bytes = packet(
-                        (endpoint.local.0, endpoint.remote.0),
-                        (endpoint.local.1, endpoint.remote.1),
-                        &frame.segment,
-                        &endpoint.payload(&frame),
-                    );
-                    out.push(with_tos(bytes, endpoint.type_of_service));
-                }
-            }
-        }
+        self.endpoints_mut().for_each(|endpoint| endpoint.transmit(now_ns, &mut out));
         self.sent.extend(out.into_iter().map(|packet| Sent { at_ns: now_ns, packet }));
         self.orphans.retain(|orphan| orphan.connection().state() != State::Closed);
     }
 
-    fn send(
-        &mut self,
-        local: (Ipv4Addr, u16),
-        remote: (Ipv4Addr, u16),
-        tos: u8,
-        segment: &Segment,
-        payload: [&[u8]; 2],
-    ) {
-        let bytes = packet((local.0, remote.0), (local.1, remote.1), segment, &payload);
-        self.sent.push_back(Sent { at_ns: self.now_ns, packet: with_tos(bytes, tos) });
+    fn send(&mut self, local: (Ipv4Addr, u16), remote: (Ipv4Addr, u16), segment: &Segment) {
+        let packet = packet((local.0, remote.0), (local.1, remote.1), segment, &[]);
+        self.sent.push_back(Sent { at_ns: self.now_ns, packet });
     }
 }
 
@@ -762,30 +729,14 @@ const fn address((ip, port): (Ipv4Addr, u16)) -> SocketAddr {
     SocketAddr::V4(SocketAddrV4::new(ip, port))
 }
 
-/// With a type of service beside the congestion bits.
-fn with_tos(mut bytes: Vec<u8>, tos: u8) -> Vec<u8> {
-    if tos != 0
-        && let Some((ip, payload)) = Ipv4::split(&bytes)
-    {
-        let mut ip = *ip;
-        ip.tos |= tos;
-        ip.fill_checksum();
-        bytes = [zerocopy::IntoBytes::as_bytes(&ip), payload].concat();
-    }
-    bytes
-}
-
 type Ends = ((Ipv4Addr, u16), (Ipv4Addr, u16));
 
-/// What a control message says, and of which segment of which connection.
-fn control(bytes: &[u8]) -> Option<(Ends, u32, RouterError)> {
+/// The ends of the connection, or of the attempt, whose segment a control message quotes.
+fn quoted_ends(bytes: &[u8]) -> Option<Ends> {
     let (ip, _) = Ipv4::split(bytes).filter(|(ip, _)| ip.protocol == Protocol::ICMP)?;
-    let (icmp, quote) = Icmp::split(bytes.get(ip.header_bytes()..)?)?;
+    let (_, quote) = Icmp::split(bytes.get(ip.header_bytes()..)?)?;
     let (quoted, _) = Ipv4::split(quote)?;
-    let head = quote.get(quoted.header_bytes()..)?.first_chunk::<ICMP_BYTES>()?;
-    let [a, b, c, d, sequence @ ..] = *head;
+    let [a, b, c, d] = *quote.get(quoted.header_bytes()..)?.first_chunk()?;
     let (source, destination) = (u16::from_be_bytes([a, b]), u16::from_be_bytes([c, d]));
-    let ends = ((quoted.source(), source), (quoted.destination(), destination));
-    let error = RouterError::from_icmp_v4(icmp.kind, icmp.code, icmp.sequence.get())?;
-    Some((ends, u32::from_be_bytes(sequence), error))
+    Some(((quoted.source(), source), (quoted.destination(), destination)))
 }

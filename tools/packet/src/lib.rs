@@ -7,7 +7,7 @@
 //!
 //! # Parts
 //!
-//! [`Host`] is a host with the engine in it, seen from both sides: sockets above, packets below. The
+//! [`Host`] is a host with the sockets of `stack-socket` in it, seen from both sides: sockets above, packets below. The
 //! [`Script`] is what a file says; [`play`] brings both together. Any other driver of a [`Host`], as the
 //! plug-in for packetdrill itself, needs no script.
 //!
@@ -36,7 +36,6 @@ mod play;
 mod script;
 mod settings;
 
-pub use endpoint::Readiness;
 pub use errno::Errno;
 pub use host::{Fd, Host, LOCAL, Progress, REMOTE, Sent};
 pub use info::Information;
@@ -45,6 +44,7 @@ pub use parse::ParseError;
 pub use play::{Failure, play};
 pub use script::Script;
 pub use settings::{FastSettings, Settings};
+pub use stack_socket::Readiness;
 
 /// The byte at `offset` of every stream that a script's application writes.
 pub const fn byte_at(offset: u64) -> u8 {

@@ -38,17 +38,21 @@ impl Watched {
     pub(crate) fn observe(&mut self, host: &mut Host, fd: Fd, at_us: i64) {
         let (Ok(mut ready), Ok(info)) = (host.readiness(fd), host.information(fd)) else { return };
         self.room.observe(info.snd_wnd, info.snd_mss);
-        ready.writable &= self.room.is_enough(host, fd);
+        let room = self.room.is_enough(host, fd);
+        if !room {
+            ready = ready.without(Readiness::OUT);
+        }
         if let Ok(progress) = host.progress(fd) {
             self.notices.observe(at_us, progress);
         }
         let now = (info.bytes_received, info.state, self.notices.count, ready);
         let (received, state, notices, before) = self.seen;
-        let input = received != now.0 || ready.readable && !before.readable;
-        self.happened.input += u64::from(input || ready.peer_done != before.peer_done);
+        let input = received != now.0 || ready.has(Readiness::IN) && !before.has(Readiness::IN);
+        let differ = |bit| ready.has(bit) != before.has(bit);
+        self.happened.input += u64::from(input || differ(Readiness::RDHUP));
         self.happened.other +=
-            u64::from(state != now.1 || notices != now.2 || ready.error != before.error);
-        if self.full && ready.writable {
+            u64::from(state != now.1 || notices != now.2 || differ(Readiness::ERR));
+        if self.full && ready.has(Readiness::OUT) {
             self.full = false;
             self.happened.output += 1;
         }
@@ -59,10 +63,10 @@ impl Watched {
     pub(crate) fn events(&self, host: &mut Host, fd: Fd) -> Result<i16, Errno> {
         let ready = host.readiness(fd)?;
         let bit = |on: bool, bit: i16| if on { bit } else { 0 };
-        Ok(bit(ready.error || !self.notices.is_empty(), libc::POLLERR)
-            | bit(ready.hung_up, libc::POLLHUP)
-            | bit(ready.readable, libc::POLLIN)
-            | bit(ready.writable && self.room.is_enough(host, fd), libc::POLLOUT)
-            | bit(ready.peer_done, libc::POLLRDHUP))
+        Ok(bit(ready.has(Readiness::ERR) || !self.notices.is_empty(), libc::POLLERR)
+            | bit(ready.has(Readiness::HUP), libc::POLLHUP)
+            | bit(ready.has(Readiness::IN), libc::POLLIN)
+            | bit(ready.has(Readiness::OUT) && self.room.is_enough(host, fd), libc::POLLOUT)
+            | bit(ready.has(Readiness::RDHUP), libc::POLLRDHUP))
     }
 }

@@ -15,7 +15,7 @@ use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
-use tools_packet::{Errno, Fd, Host, LOCAL, Sent, Settings, SocketOption};
+use tools_packet::{Errno, Fd, Host, LOCAL, Readiness, Sent, Settings, SocketOption};
 
 use crate::device;
 use crate::epoll::Epoll;
@@ -496,7 +496,7 @@ impl World {
             return None;
         }
         let (readable, _) = inner.host.queued(own).ok()?;
-        let ends = inner.host.readiness(own).is_ok_and(|ready| ready.peer_done);
+        let ends = inner.host.readiness(own).is_ok_and(|ready| ready.has(Readiness::RDHUP));
         Some(i32::try_from(readable).unwrap_or(i32::MAX).max(i32::from(ends)))
     }
 

@@ -121,8 +121,7 @@ impl Pinger {
         let mut flow = connection.open(&options, endpoints)?;
         let device = flow.take_device().context("a new flow has its device")?;
         let fib = *flow.fib();
-        let stack =
-            Ip4::new(Ether::new(device, &fib), &fib, Protocol::ICMP).context("the flow is IPv4")?;
+        let stack = Ip4::new(Ether::new(device, &fib), &fib, Protocol::ICMP)?;
         Ok(Self { identifier: fib.endpoints.local.port, flow, stack })
     }
 
@@ -144,7 +143,7 @@ impl Pinger {
         packet.write(&head);
         packet.write(&data);
         self.stack.send(packet)?;
-        self.flow.kick(self.stack.lower().lower());
+        self.flow.kick(self.stack.device());
         Ok(true)
     }
 
@@ -185,7 +184,8 @@ impl Pinger {
             if monotonic_ns() >= until_ns || asked.yet() {
                 return Ok(None);
             }
-            self.flow.wait(self.stack.lower().lower(), until_ns)?;
+            let left_ns = until_ns.saturating_sub(monotonic_ns());
+            self.flow.wait(self.stack.device(), Duration::from_nanos(left_ns))?;
         }
     }
 }

@@ -2,12 +2,13 @@
 
 use base_flow::{Fib, FlowId};
 use base_rpc::{DomainId, FlowLayout, Region};
+use base_wire::Protocol;
 use driver_core::{Arenas, HeapArenas};
 use rbuf_channel::{
     End, FifoWriter, HeapData, HeapWords, block_words, fifo_words, flow_block_bytes,
     rx_block_offset,
 };
-use stack_layer::{Device, Ether, Layer, Udp};
+use stack_layer::{Device, Ether, Ip4, Layer, Udp};
 
 /// Names an application of a world.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -17,7 +18,7 @@ pub struct AppId(pub(crate) usize);
 const WORDS: u32 = 512;
 const BUFFERS: u32 = 256;
 
-type Stack = Udp<Ether<Device<HeapWords, HeapData>>>;
+type Stack = Udp<Ip4<Ether<Device<HeapWords, HeapData>>>>;
 
 /// A datagram of a [`Stream`](crate::Stream), as the application that reads them one at a time saw it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,7 +82,8 @@ impl App {
             (arenas.tx_data(0, layout.tx_data.bytes)?, arenas.rx_data(0, layout.rx_data.bytes)?);
         let device = Device::new(ends, areas, fib.mtu).ok()?;
         let events = FifoWriter::new(arenas.control_out(0, fifo_words(1))?)?;
-        let stack = Udp::new(Ether::new(device, fib), fib)?;
+        let network = Ip4::new(Ether::new(device, fib), fib, Protocol::UDP).ok()?;
+        let stack = Udp::new(network, fib);
         Some(Self {
             flow: fib.flow,
             stack,
@@ -150,7 +152,7 @@ impl App {
     }
 
     fn kick(&mut self) {
-        let device = self.stack.lower().lower().lower();
+        let device = self.stack.device();
         let [tx, rx] = device.notice();
         if tx.post || rx.post {
             self.events.post(0);

@@ -1,23 +1,23 @@
 //! What lies below a connection: its flow, the layers on it, and what they tell the connection.
 
 use base_flow::Endpoints;
-use stack_layer::{Ether, Tcp};
+use base_wire::Protocol;
+use rbuf_shm::{ShmData, ShmWords};
+use stack_layer::{Ether, Ip4, Tcp};
+use stack_socket::SUPER_SEGMENT_BYTES;
 use stack_tcp::{Algorithm, Config};
 
 use crate::Error;
-use crate::flow::{Flow, FlowDevice};
+use crate::flow::Flow;
 use crate::options::Options;
 
 /// Headers that can be on their way to the wire.
 pub(super) const HEADERS: u16 = 128;
 
-/// Most bytes of a super-segment.
-pub(super) const SUPER_SEGMENT_BYTES: u32 = 65_160;
-
 /// What can be received before it is known how fast the application reads.
 pub(crate) const FIRST_RECEIVE_BYTES: u32 = 65_536;
 
-pub(super) type Layers = Tcp<Ether<FlowDevice>>;
+pub(super) type Layers = stack_socket::Layers<ShmWords, ShmData>;
 
 /// Opens the flow of a connection, until `deadline_ns`, and forms its layers.
 pub(super) fn open(
@@ -35,13 +35,7 @@ pub(super) fn layers(flow: &mut Flow) -> Result<Layers, Error> {
     let fib = *flow.fib();
     let device =
         flow.take_device().ok_or_else(|| Error::Protocol("the flow has a stack already".into()))?;
-    Tcp::new(Ether::new(device, &fib), &fib)
-        .ok_or_else(|| Error::Address("only IPv4 has a TCP layer yet".into()))
-}
-
-/// The bottom of these layers.
-pub(super) const fn device(stack: &mut Layers) -> &mut FlowDevice {
-    stack.lower().lower().lower()
+    Ok(Tcp::new(Ip4::new(Ether::new(device, &fib), &fib, Protocol::TCP)?, &fib))
 }
 
 /// The congestion control for a flow of such a contract: what is guaranteed need not be probed for.

@@ -12,8 +12,10 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use rbuf_channel::{Data, Pair};
 use rbuf_shm::ShmData;
 
-use super::buffers::Place;
 use super::socket::Socket;
+use stack_socket::Place;
+
+use crate::error::io_error;
 
 /// Room of a stream's own send buffer: see [`TcpStream::room`](super::TcpStream::room).
 #[derive(Debug)]
@@ -78,7 +80,10 @@ impl<'a> Room<'a> {
     /// Others may write now; what they do is not ours to end once more.
     fn give_back(&mut self, bytes: u32) -> io::Result<()> {
         if std::mem::take(&mut self.is_lent) {
-            self.socket.seat.with(|exchange, _| exchange.take_back_room(bytes))?;
+            self.socket
+                .seat
+                .with(|exchange, _| exchange.socket.take_back_room(bytes))
+                .map_err(io_error)?;
         }
         Ok(())
     }
@@ -198,7 +203,9 @@ impl Drop for Received<'_> {
     fn drop(&mut self) {
         if self.bytes > 0 {
             let consumed = self.consumed as u64;
-            self.socket.seat.with(|exchange, now_ns| exchange.take_back_received(now_ns, consumed));
+            self.socket
+                .seat
+                .with(|exchange, now_ns| exchange.socket.take_back_received(now_ns, consumed));
         }
     }
 }

@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use base_flow::FlowId;
 use base_rpc::Refusal;
+use stack_socket::AcceptQueue;
 use stack_tcp::ListenCounts;
 
-use super::crowd::Crowd;
 use super::door::Door;
 use super::stream::{TcpStream, valid_ttl};
 use crate::{Error, Host, Options};
@@ -35,7 +35,7 @@ struct Handle {
     /// Whose connections are accepted there.
     others: Vec<Arc<Door>>,
     /// Who comes to all of them.
-    crowd: Arc<Crowd>,
+    queue: AcceptQueue,
     nonblocking: AtomicBool,
 }
 
@@ -72,11 +72,11 @@ impl TcpListener {
     }
 
     fn open_at(options: &Options, local: SocketAddr, addresses: &[IpAddr]) -> io::Result<Self> {
-        let crowd = Arc::new(Crowd::default());
+        let queue = AcceptQueue::new(options.backlog as usize);
         let (mut main, mut others, mut port) = (None, Vec::new(), local.port());
         for address in addresses {
             let at = SocketAddr::new(*address, port);
-            match Door::open(options, at, &crowd, main.as_ref()) {
+            match Door::open(options, at, &queue, main.as_ref()) {
                 Ok(door) => {
                     port = door.local.port();
                     match main {
@@ -91,7 +91,7 @@ impl TcpListener {
         }
         let main = main.ok_or_else(|| Error::Address("no link has a driver".into()))?;
         let (local, nonblocking) = (SocketAddr::new(local.ip(), port), AtomicBool::new(false));
-        Ok(Self { handle: Arc::new(Handle { local, main, others, crowd, nonblocking }) })
+        Ok(Self { handle: Arc::new(Handle { local, main, others, queue, nonblocking }) })
     }
 
     /// Where it listens.
@@ -127,7 +127,7 @@ impl TcpListener {
     /// first one could not. A limit that is known before, as [`Host::connect_for`]'s, is met by answering no
     /// more SYNs; one that may pass, by waiting five seconds.
     pub fn turned_away(&self) -> (u64, Option<String>) {
-        self.handle.crowd.turned_away()
+        self.handle.queue.turned_away()
     }
 
     /// Another handle on the same listener.

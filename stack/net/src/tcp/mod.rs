@@ -1,18 +1,12 @@
 //! TCP over flows: a connected flow for each connection, a wildcard flow for a listener.
 //!
-//! `seat` is where threads take turns at a flow. `exchange` moves a connection's segments from and to the
-//! driver, `calls` says what the application's calls mean to it, and `socket` is what handles of it share.
-//! `stream`, `lent` and `listener` are what the application sees; `door` is a listener's at one address,
-//! and `crowd` what comes to all its doors.
+//! `seat` is where threads take turns at a flow. `exchange` is a socket ([`stack_socket::TcpSocket`]) with its flow,
+//! and `socket` is what handles of it share.
+//! `stream`, `lent` and `listener` are what the application sees; `door` is a listener's at one address.
 //!
 //! Everything a connection needs is done in this process: by the thread that calls, while it is in a
 //! call; by the service thread of the link's arenas (`service`), while no thread is.
 
-mod buffers;
-mod calls;
-#[cfg(test)]
-pub(crate) use calls::io_error;
-mod crowd;
 mod door;
 mod dump;
 mod exchange;

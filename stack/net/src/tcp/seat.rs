@@ -13,11 +13,11 @@ use rbuf_channel::{Event, Fault, Wait};
 use rbuf_shm::monotonic_ns;
 
 use super::dump::{self, Dump};
-use super::layers::{Layers, device};
 use super::readiness::Condition;
 use super::service::{Outcome, Served, Service};
 use crate::Error;
-use crate::flow::Shared;
+use crate::error::io_error;
+use crate::flow::{FlowDevice, Shared};
 
 /// For ever.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -29,8 +29,8 @@ pub(super) trait Work {
     /// Descriptors that show it to whoever watches them.
     type Conditions: Default;
 
-    /// The stack at whose lower end the flow is; `None` if it is not ours any more.
-    fn layers(&mut self) -> Option<&mut Layers>;
+    /// The flow's channels; `None` if it is not ours any more.
+    fn device(&mut self) -> Option<&mut FlowDevice>;
 
     /// Takes in what has arrived, and what the flow manager says.
     fn take_in(&mut self, shared: &Shared, now_ns: u64);
@@ -151,7 +151,7 @@ impl<W: Work> Seat<W> {
         &self,
         deadline_ns: u64,
         nonblocking: bool,
-        mut look: impl FnMut(&mut W, u64) -> io::Result<Option<T>>,
+        mut look: impl FnMut(&mut W, u64) -> Result<T, stack_socket::Error>,
     ) -> io::Result<T> {
         let spins_max = match self.wait {
             Wait::Spin => u64::MAX,
@@ -163,11 +163,11 @@ impl<W: Work> Seat<W> {
             let (mut desk, now_ns) = (self.lock(), monotonic_ns());
             let call = self.shared.calls();
             desk.work.take_in(&self.shared, now_ns);
-            let found = look(&mut desk.work, now_ns).transpose();
+            let found = look(&mut desk.work, now_ns);
             desk.work.send_out(&self.shared, now_ns);
-            if let Some(found) = found {
+            if !matches!(found, Err(stack_socket::Error::WouldBlock)) {
                 self.leave(desk, now_ns);
-                return found;
+                return found.map_err(io_error);
             }
             if nonblocking || now_ns >= deadline_ns {
                 self.leave(desk, now_ns);
@@ -194,8 +194,8 @@ impl<W: Work> Seat<W> {
         now_ns: u64,
     ) -> Result<(), Fault> {
         // Nothing arrives any more without a flow: what is to be seen is.
-        let seen = match desk.work.layers() {
-            Some(layers) => device(layers).rx().await_published(1)?,
+        let seen = match desk.work.device() {
+            Some(device) => device.rx().await_published(1)?,
             None => None,
         };
         let Some(seen) = seen else { return Ok(()) };
@@ -214,9 +214,9 @@ impl<W: Work> Seat<W> {
         let mut desk = self.lock();
         desk.sleepers -= 1;
         if desk.sleepers == 0
-            && let Some(layers) = desk.work.layers()
+            && let Some(device) = desk.work.device()
         {
-            device(layers).rx().awake();
+            device.rx().awake();
         }
         Ok(())
     }
@@ -297,8 +297,8 @@ impl<W: Work> Seat<W> {
 
     /// The driver's event was read: the flow may be armed again.
     pub(super) fn event_read(&self, event: Event) {
-        if let Some(layers) = self.lock().work.layers() {
-            device(layers).rx().heard(event);
+        if let Some(device) = self.lock().work.device() {
+            device.rx().heard(event);
         }
     }
 }
@@ -306,12 +306,12 @@ impl<W: Work> Seat<W> {
 impl<W: Work> Desk<W> {
     /// Asks the driver for an event when something arrives; what came before that was asked is taken in.
     fn arm(&mut self, shared: &Shared) {
-        let Some(layers) = self.work.layers() else { return };
-        if device(layers).rx().is_armed() {
+        let Some(device) = self.work.device() else { return };
+        if device.rx().is_armed() {
             return;
         }
         // What came before it was armed is found by looking once more.
-        if device(layers).rx().arm() != Ok(false) {
+        if device.rx().arm() != Ok(false) {
             // Later: what was sent a moment ago may be answered already.
             let now_ns = monotonic_ns();
             self.work.take_in(shared, now_ns);

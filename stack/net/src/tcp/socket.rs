@@ -4,12 +4,13 @@ use std::io::{self, IoSlice, IoSliceMut};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
 
 use rbuf_channel::{Event, Pair};
 use rbuf_shm::monotonic_ns;
+use stack_socket::{Error, Place};
 use stack_tcp::{Connection, Segment};
 
-use super::buffers::{Payload, Place};
 use super::exchange::Exchange;
 use super::layers::Layers;
 use super::seat::{NEVER, Seat, Work as _};
@@ -71,20 +72,19 @@ impl Socket {
 
     /// Waits until the connection is open.
     pub(super) fn wait_open(&self, deadline_ns: u64) -> io::Result<()> {
-        let opened = self
-            .seat
-            .wait_for(deadline_ns, false, |exchange, _| Ok(exchange.opened()?.then_some(())));
+        let opened = self.seat.wait_for(deadline_ns, false, |exchange, _| exchange.socket.opened());
         opened.map_err(timed_out)
     }
 
-    pub(super) fn read(&self, out: &mut [IoSliceMut<'_>], peek: bool) -> io::Result<usize> {
+    pub(super) fn read(&self, out: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
         if out.iter().all(|part| part.is_empty()) {
             return Ok(0);
         }
         let deadline_ns = Self::deadline(&self.read_timeout_ns);
         let nonblocking = self.nonblocking.load(Ordering::Relaxed);
-        self.seat
-            .wait_for(deadline_ns, nonblocking, |exchange, now_ns| exchange.read(now_ns, out, peek))
+        self.seat.wait_for(deadline_ns, nonblocking, |exchange, now_ns| {
+            exchange.socket.read(now_ns, out)
+        })
     }
 
     pub(super) fn write(&self, parts: &[IoSlice<'_>], follows: bool) -> io::Result<usize> {
@@ -93,7 +93,8 @@ impl Socket {
         }
         let deadline_ns = Self::deadline(&self.write_timeout_ns);
         let nonblocking = self.nonblocking.load(Ordering::Relaxed);
-        self.seat.wait_for(deadline_ns, nonblocking, |exchange, _| exchange.write(parts, follows))
+        self.seat
+            .wait_for(deadline_ns, nonblocking, |exchange, _| exchange.socket.write(parts, follows))
     }
 
     /// As [`Self::write`], of what is urgent.
@@ -104,26 +105,35 @@ impl Socket {
         let deadline_ns = Self::deadline(&self.write_timeout_ns);
         let nonblocking = self.nonblocking.load(Ordering::Relaxed);
         self.seat.wait_for(deadline_ns, nonblocking, |exchange, _| {
-            let taken = exchange.write(&[IoSlice::new(bytes)], false)?;
-            if taken.is_some() {
-                exchange.stream.connection.mark_urgent();
-            }
+            let taken = exchange.socket.write(&[IoSlice::new(bytes)], false)?;
+            exchange.socket.connection_mut().mark_urgent();
             Ok(taken)
         })
+    }
+
+    /// As [`Self::read`], and what was read can be read again.
+    pub(super) fn peek(&self, out: &mut [u8]) -> io::Result<usize> {
+        if out.is_empty() {
+            return Ok(0);
+        }
+        let deadline_ns = Self::deadline(&self.read_timeout_ns);
+        let nonblocking = self.nonblocking.load(Ordering::Relaxed);
+        self.seat.wait_for(deadline_ns, nonblocking, |exchange, _| exchange.socket.peek(out))
     }
 
     /// Waits as [`Self::write`] does until there is room, and lends up to `bytes` of it.
     pub(super) fn lend_room(&self, bytes: usize) -> io::Result<[Pair; 2]> {
         let deadline_ns = Self::deadline(&self.write_timeout_ns);
         let nonblocking = self.nonblocking.load(Ordering::Relaxed);
-        self.seat.wait_for(deadline_ns, nonblocking, |exchange, _| exchange.lend_room(bytes))
+        self.seat.wait_for(deadline_ns, nonblocking, |exchange, _| exchange.socket.lend_room(bytes))
     }
 
     /// Waits as [`Self::read`] does until there is something, and lends up to `bytes` of it.
     pub(super) fn lend_received(&self, bytes: u64) -> io::Result<Place> {
         let deadline_ns = Self::deadline(&self.read_timeout_ns);
         let nonblocking = self.nonblocking.load(Ordering::Relaxed);
-        self.seat.wait_for(deadline_ns, nonblocking, |exchange, _| exchange.lend_received(bytes))
+        self.seat
+            .wait_for(deadline_ns, nonblocking, |exchange, _| exchange.socket.lend_received(bytes))
     }
 
     /// The application has let go.
@@ -136,10 +146,10 @@ impl Socket {
         if linger_ns != NEVER {
             let deadline_ns = monotonic_ns().saturating_add(linger_ns);
             let ended = self.seat.wait_for(deadline_ns, false, |exchange, _| {
-                Ok(exchange.is_delivered().then_some(()))
+                if exchange.socket.is_delivered() { Ok(()) } else { Err(Error::WouldBlock) }
             });
             if ended.is_err() {
-                self.seat.with(|exchange, now_ns| exchange.stream.connection.abort(now_ns));
+                self.seat.with(|exchange, now_ns| exchange.socket.close(now_ns, true));
             }
         }
         self.seat.adopt(self.clone());
@@ -148,20 +158,17 @@ impl Socket {
     /// Sends the last word: that nothing follows, or, if closing is to wait for nothing, a reset.
     fn end(&self) {
         let at_once = self.linger_ns.load(Ordering::Relaxed) == 0;
-        self.seat.with(|exchange, now_ns| match at_once {
-            true => exchange.stream.connection.abort(now_ns),
-            false => exchange.stream.connection.close(now_ns),
-        });
+        self.seat.with(|exchange, now_ns| exchange.socket.close(now_ns, at_once));
     }
 
     /// Closes the writing half and waits until the peer has everything.
     pub(super) fn finish(&self, deadline_ns: u64) -> io::Result<()> {
-        self.seat.with(|exchange, now_ns| exchange.stream.connection.shut_down(now_ns));
+        self.seat.with(|exchange, now_ns| exchange.socket.connection_mut().shut_down(now_ns));
         let delivered = self.seat.wait_for(deadline_ns, false, |exchange, _| {
-            if exchange.is_delivered() {
-                return exchange.check().map(Some);
+            if exchange.socket.is_delivered() {
+                return exchange.socket.check();
             }
-            Ok(None)
+            Err(Error::WouldBlock)
         });
         delivered.map_err(timed_out)
     }
@@ -170,7 +177,7 @@ impl Socket {
     /// arrived here; [`Seat::with`] sends what follows from it.
     pub(super) fn hand_over(&self, segment: &Segment, payload: &[u8]) {
         self.seat.aside(|exchange, now_ns| {
-            exchange.stream.on_segment(now_ns, segment, Payload::Bytes(payload));
+            exchange.socket.take_copied(now_ns, segment, payload);
         });
     }
 }
@@ -194,8 +201,8 @@ impl Served for Socket {
 
     fn undelivered(&self) -> Option<Undelivered> {
         self.seat.peek(|exchange| {
-            let bytes = exchange.stream.connection.unacknowledged();
-            (!exchange.is_delivered()).then_some(Undelivered { to: self.remote, bytes })
+            let bytes = exchange.socket.connection().unacknowledged();
+            (!exchange.socket.is_delivered()).then_some(Undelivered { to: self.remote, bytes })
         })
     }
 }
@@ -211,5 +218,17 @@ fn timed_out(error: io::Error) -> io::Error {
     match error.kind() {
         io::ErrorKind::WouldBlock => io::ErrorKind::TimedOut.into(),
         _ => error,
+    }
+}
+
+/// A limit in nanoseconds, as `std::net` takes it.
+pub(super) fn nanos(timeout: Option<Duration>) -> io::Result<u64> {
+    match timeout {
+        Some(Duration::ZERO) => Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "a timeout of zero; use set_nonblocking",
+        )),
+        Some(timeout) => Ok(u64::try_from(timeout.as_nanos()).unwrap_or(NEVER - 1)),
+        None => Ok(NEVER),
     }
 }

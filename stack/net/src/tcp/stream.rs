@@ -11,12 +11,12 @@ use base_flow::{Contract, Endpoints, FlowId, Sap, Transport};
 use rbuf_shm::monotonic_ns;
 use stack_tcp::{Connection, Counts, Info, Keepalive, Record};
 
-use super::calls::nanos;
 use super::layers::{config, open};
 use super::lent::{Received, Room};
 use super::seat::NEVER;
-use super::socket::Socket;
+use super::socket::{Socket, nanos};
 use super::{fast_cache, secret};
+use crate::error::io_error;
 use crate::{Error, Options};
 
 /// A TCP connection with its own stack, its own buffers and its own contract.
@@ -133,7 +133,11 @@ impl TcpStream {
         let service = flow.shared.service()?;
         let stream = Self::of(Socket::new(options, flow, stack, service, connection));
         // The SYN leaves.
-        let taken = stream.socket().seat.with(|exchange, _| exchange.put_on_syn(on_syn))?;
+        let taken = stream
+            .socket()
+            .seat
+            .with(|exchange, _| exchange.socket.put_on_syn(on_syn))
+            .map_err(io_error)?;
         Ok((stream, taken))
     }
 
@@ -144,7 +148,11 @@ impl TcpStream {
     /// Why it will not be.
     #[cfg(feature = "tokio")]
     pub(crate) fn opened(&self) -> io::Result<bool> {
-        self.socket().seat.with(|exchange, _| exchange.opened())
+        match self.socket().seat.with(|exchange, _| exchange.socket.opened()) {
+            Ok(()) => Ok(true),
+            Err(stack_socket::Error::WouldBlock) => Ok(false),
+            Err(error) => Err(io_error(error)),
+        }
     }
 
     pub(super) fn of(socket: Arc<Socket>) -> Self {
@@ -214,7 +222,10 @@ impl TcpStream {
     ///
     /// `NotConnected`.
     pub fn shutdown(&self, how: Shutdown) -> io::Result<()> {
-        self.socket().seat.with(|exchange, now_ns| exchange.shut_down(now_ns, how))
+        self.socket()
+            .seat
+            .with(|exchange, now_ns| exchange.socket.shut_down(now_ns, how))
+            .map_err(io_error)
     }
 
     /// Closes the writing half and waits until the peer has everything, for `timeout` at the longest:
@@ -317,7 +328,7 @@ impl TcpStream {
     /// How far the stream is urgent, in bytes from the next one that will be read; a read does not pass
     /// the end of them. More than has arrived, if the peer has announced it.
     pub fn urgent_bytes(&self) -> Option<u64> {
-        self.socket().seat.with(|exchange, _| exchange.stream.connection.urgent_bytes())
+        self.socket().seat.with(|exchange, _| exchange.socket.connection().urgent_bytes())
     }
 
     /// A descriptor for `poll` and `epoll` that is *readable* while [`Self::urgent_bytes`] is something:
@@ -337,7 +348,7 @@ impl TcpStream {
     /// `InvalidInput` for 0 and for more than 255.
     pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
         let ttl = valid_ttl(ttl)?;
-        self.socket().seat.with(|exchange, _| exchange.set_ttl(ttl));
+        self.socket().seat.with(|exchange, _| exchange.socket.set_ttl(ttl));
         Ok(())
     }
 
@@ -347,7 +358,7 @@ impl TcpStream {
     ///
     /// Never; `std` says it may.
     pub fn ttl(&self) -> io::Result<u32> {
-        Ok(self.socket().seat.peek(|exchange| exchange.ttl).into())
+        Ok(self.socket().seat.peek(|exchange| exchange.socket.ttl()).into())
     }
 
     /// The service class of what is sent: a code point of 0 to 63 (RFC 2474).
@@ -359,13 +370,14 @@ impl TcpStream {
         if class > 63 {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        self.socket().seat.with(|exchange, _| exchange.set_service(class));
+        self.socket().seat.with(|exchange, _| exchange.socket.set_service(class));
         Ok(())
     }
 
     /// What routers say of the peer, if anything: it may pass, and ends nothing.
     pub fn soft_error(&self) -> Option<io::Error> {
-        self.socket().seat.with(|exchange, _| exchange.soft_error())
+        let soft = self.socket().seat.with(|exchange, _| exchange.socket.connection().soft_error());
+        soft.map(|error| io_error(error.into()))
     }
 
     /// Reads without forgetting.
@@ -374,7 +386,7 @@ impl TcpStream {
     ///
     /// As [`Read::read`].
     pub fn peek(&self, out: &mut [u8]) -> io::Result<usize> {
-        self.socket().read(&mut [IoSliceMut::new(out)], true)
+        self.socket().peek(out)
     }
 
     /// Reads no longer than this; `None` for ever.
@@ -416,7 +428,7 @@ impl TcpStream {
     ///
     /// Never; `std` says it may.
     pub fn nodelay(&self) -> io::Result<bool> {
-        Ok(self.socket().seat.peek(|exchange| exchange.stream.connection.no_delay()))
+        Ok(self.socket().seat.peek(|exchange| exchange.socket.connection().no_delay()))
     }
 
     /// Writes no longer than this; `None` for ever.
@@ -445,13 +457,13 @@ impl TcpStream {
     ///
     /// Never; `std` says it may.
     pub fn set_nodelay(&self, on: bool) -> io::Result<()> {
-        self.socket().seat.with(|exchange, _| exchange.stream.connection.set_no_delay(on));
+        self.socket().seat.with(|exchange, _| exchange.socket.connection_mut().set_no_delay(on));
         Ok(())
     }
 
     /// Holds segments back that are not full, until this is off again.
     pub fn set_cork(&self, on: bool) {
-        self.socket().seat.with(|exchange, _| exchange.stream.connection.set_cork(on));
+        self.socket().seat.with(|exchange, _| exchange.socket.connection_mut().set_cork(on));
     }
 
     /// What dropping the last handle does with what was written and not delivered: `None` delivers it
@@ -469,18 +481,24 @@ impl TcpStream {
     /// called.
     pub fn set_fin_wait(&self, wait: Duration) {
         let wait_ns = u64::try_from(wait.as_nanos()).unwrap_or(NEVER - 1);
-        self.socket().seat.with(|exchange, _| exchange.stream.connection.set_fin_wait_ns(wait_ns));
+        self.socket()
+            .seat
+            .with(|exchange, _| exchange.socket.connection_mut().set_fin_wait_ns(wait_ns));
     }
 
     /// Announces no wider window than this from now on, however large the receive buffer is.
     pub fn set_window_clamp(&self, bytes: u32) {
         let clamp = bytes.into();
-        self.socket().seat.with(|exchange, _| exchange.stream.connection.set_window_clamp(clamp));
+        self.socket()
+            .seat
+            .with(|exchange, _| exchange.socket.connection_mut().set_window_clamp(clamp));
     }
 
     /// Probes the connection when it is idle.
     pub fn set_keepalive(&self, keepalive: Option<Keepalive>) {
-        self.socket().seat.with(|exchange, _| exchange.stream.connection.set_keepalive(keepalive));
+        self.socket()
+            .seat
+            .with(|exchange, _| exchange.socket.connection_mut().set_keepalive(keepalive));
     }
 
     /// Ends the connection when data is not acknowledged for so long.
@@ -488,7 +506,7 @@ impl TcpStream {
         let timeout_ns = u64::try_from(timeout.as_nanos()).unwrap_or(NEVER);
         self.socket()
             .seat
-            .with(|exchange, _| exchange.stream.connection.set_user_timeout_ns(timeout_ns));
+            .with(|exchange, _| exchange.socket.connection_mut().set_user_timeout_ns(timeout_ns));
     }
 
     /// A descriptor for `poll` and `epoll` that is readable while a read would not wait: there is data, the
@@ -516,24 +534,24 @@ impl TcpStream {
     ///
     /// Never; `std` says it may.
     pub fn take_error(&self) -> io::Result<Option<io::Error>> {
-        Ok(self.socket().seat.with(|exchange, _| exchange.take_error()))
+        Ok(self.socket().seat.with(|exchange, _| exchange.socket.check()).err().map(io_error))
     }
 
     /// What the connection believes: windows, round-trip time, losses.
     pub fn info(&self) -> Info {
-        self.socket().seat.with(|exchange, _| exchange.stream.connection.info())
+        self.socket().seat.with(|exchange, _| exchange.socket.connection().info())
     }
 
     /// What happened on it so far.
     pub fn counts(&self) -> Counts {
-        self.socket().seat.with(|exchange, _| *exchange.stream.connection.counts())
+        self.socket().seat.with(|exchange, _| *exchange.socket.connection().counts())
     }
 
     /// What it did last, oldest first.
     pub fn trace(&self) -> Vec<Record> {
         self.socket()
             .seat
-            .with(|exchange, _| exchange.stream.connection.trace().records().collect())
+            .with(|exchange, _| exchange.socket.connection().trace().records().collect())
     }
 }
 
@@ -549,11 +567,11 @@ fn duration(limit_ns: &AtomicU64) -> Option<Duration> {
 
 impl Read for &TcpStream {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
-        self.socket().read(&mut [IoSliceMut::new(out)], false)
+        self.socket().read(&mut [IoSliceMut::new(out)])
     }
 
     fn read_vectored(&mut self, out: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
-        self.socket().read(out, false)
+        self.socket().read(out)
     }
 }
 

@@ -5,13 +5,14 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use base_flow::{Endpoints, Fib};
+use base_wire::Protocol;
 use rbuf_shm::ShmData;
-use stack_layer::{Control, Ether, Incoming, Layer as _, Outgoing};
+use stack_layer::{Control, Ether, Incoming, Ip4, Layer as _, Outgoing};
 
 use crate::flow::{Flow, FlowDevice, Shared};
 use crate::{Error, Host, Options};
 
-pub(super) type Stack = stack_layer::Udp<Ether<FlowDevice>>;
+pub(super) type Stack = stack_layer::Udp<Ip4<Ether<FlowDevice>>>;
 
 /// The layers of a socket on one link.
 #[derive(Debug)]
@@ -74,7 +75,8 @@ impl Door {
         let device = flow
             .take_device()
             .ok_or_else(|| Error::Protocol("the flow has a stack already".into()))?;
-        let stack = stack_layer::Udp::new(Ether::new(device, &fib), &fib).ok_or_else(only_ipv4)?;
+        let network = Ip4::new(Ether::new(device, &fib), &fib, Protocol::UDP)?;
+        let stack = stack_layer::Udp::new(network, &fib);
         let shared = Arc::clone(&flow.shared);
         let inbox = VecDeque::new();
         let desk = Desk {
@@ -111,13 +113,9 @@ impl Door {
     }
 }
 
-fn only_ipv4() -> Error {
-    Error::Address("only IPv4 has a UDP layer yet".into())
-}
-
 impl Desk {
     pub(super) fn device(&mut self) -> &mut FlowDevice {
-        self.stack.lower().lower().lower()
+        self.stack.device()
     }
 
     pub(super) fn fib(&self) -> &Fib {
@@ -165,9 +163,7 @@ impl Desk {
         }
         if let Some(fib) = shared.news()?.and_then(|changes| changes.fib) {
             self.flow.set_fib(fib);
-            if !self.stack.set_endpoints(&fib) {
-                return Err(only_ipv4());
-            }
+            self.stack.set_endpoints(&fib)?;
         }
         Ok(())
     }

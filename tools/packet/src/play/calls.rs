@@ -3,8 +3,8 @@
 use stack_tcp::Algorithm;
 
 use super::{Call, Errno, Fd, Player, REMOTE, Value, Waiting};
+use crate::Readiness;
 use crate::byte_at;
-use crate::endpoint::Readiness;
 use crate::option::SocketOption;
 
 /// What a call returns, or what it fails with.
@@ -308,11 +308,11 @@ fn list_of(value: Option<Value>) -> Vec<String> {
 fn events_of(ready: &Readiness, events: &[String]) -> Vec<String> {
     let asked = |name: &str| events.iter().any(|event| event == name);
     let all = [
-        ("POLLERR", ready.error),
-        ("POLLHUP", ready.hung_up),
-        ("POLLIN", ready.readable && asked("POLLIN")),
-        ("POLLOUT", ready.writable && asked("POLLOUT")),
-        ("POLLRDHUP", ready.peer_done && asked("POLLRDHUP")),
+        ("POLLERR", ready.has(Readiness::ERR)),
+        ("POLLHUP", ready.has(Readiness::HUP)),
+        ("POLLIN", ready.has(Readiness::IN) && asked("POLLIN")),
+        ("POLLOUT", ready.has(Readiness::OUT) && asked("POLLOUT")),
+        ("POLLRDHUP", ready.has(Readiness::RDHUP) && asked("POLLRDHUP")),
     ];
     all.iter().filter(|(_, on)| *on).map(|(name, _)| (*name).to_string()).collect()
 }

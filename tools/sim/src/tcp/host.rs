@@ -1,15 +1,16 @@
 //! One end of a connection: an application that writes a known stream and checks the other's.
 
-use std::net::Ipv4Addr;
+use std::io::{IoSlice, IoSliceMut};
+use std::net::{Ipv4Addr, Shutdown};
 
 use base_wire::{ETHERNET_BYTES, EtherType, Ethernet, Mac};
-use stack_tcp::{
-    Config, Connection, Identity, ReceiveRing, Segment, SendRing, State, Stream, Transmit,
-    reset_for,
-};
+use rbuf_channel::{HeapData, HeapWords};
+use stack_socket::{Error, Readiness, TcpSocket};
+use stack_tcp::{Config, Connection, Identity, Segment, State, reset_for};
 use zerocopy::IntoBytes;
 
 use super::byte_at;
+use super::flow::{HeapFlow, HeapFlowOptions};
 use super::packet::{packet, unwrap};
 
 /// An IPv4 packet.
@@ -85,7 +86,14 @@ pub trait Host {
     fn failure(&self) -> Option<String>;
 }
 
-/// A host with our engine.
+/// A connection: its socket, and the driver's side of its flow.
+#[derive(Debug)]
+struct Endpoint {
+    socket: TcpSocket<HeapWords, HeapData>,
+    flow: HeapFlow,
+}
+
+/// A host with our sockets.
 #[derive(Debug)]
 pub struct Engine {
     side: u8,
@@ -95,7 +103,7 @@ pub struct Engine {
     config: Config,
     identity: Identity,
     behaviour: Behaviour,
-    stream: Option<Stream<SendRing, ReceiveRing>>,
+    tcp: Option<Endpoint>,
     progress: Progress,
     next_write_ns: u64,
     next_read_ns: u64,
@@ -120,7 +128,7 @@ impl Engine {
             config,
             identity: Identity { initial_sequence: isn, timestamp_offset: isn.rotate_left(16) },
             behaviour,
-            stream: None,
+            tcp: None,
             progress: Progress::default(),
             next_write_ns: 0,
             next_read_ns: 0,
@@ -133,47 +141,57 @@ impl Engine {
     /// Begins to open the connection.
     pub fn connect(&mut self, now_ns: u64) {
         let connection = Connection::connect(now_ns, self.config.clone(), self.identity);
-        self.join(connection);
+        self.join(now_ns, connection);
     }
 
-    fn join(&mut self, connection: Connection) {
-        let (first, max) = (self.config.receive_bytes, self.config.receive_bytes_max);
-        let send = SendRing::new(self.behaviour.send_bytes);
-        let receive = ReceiveRing::new(first as usize, max as usize);
-        self.stream = Some(Stream::new(connection, send, receive));
+    fn join(&mut self, now_ns: u64, connection: Connection) {
+        let options = HeapFlowOptions {
+            local: (self.address, self.ports.0),
+            remote: Some((self.peer, self.ports.1)),
+            mtu: self.config.mtu,
+            gso_max_size: self.config.mtu,
+            packet_max: self.config.mtu,
+            send_bytes: self.behaviour.send_bytes as u32,
+            receive_bytes: self.config.receive_bytes,
+            receive_bytes_max: self.config.receive_bytes_max,
+        };
+        let (flow, stack, memory) = HeapFlow::new(&options);
+        let socket = TcpSocket::new(now_ns, stack, memory, flow.fib(), connection);
+        self.tcp = Some(Endpoint { socket, flow });
     }
 
     /// The connection, once there is one.
     pub fn connection(&self) -> Option<&Connection> {
-        self.stream.as_ref().map(|stream| &stream.connection)
+        self.tcp.as_ref().map(|tcp| tcp.socket.connection())
     }
 
     /// The connection, to do with it what the application would.
     pub fn connection_mut(&mut self) -> Option<&mut Connection> {
-        self.stream.as_mut().map(|stream| &mut stream.connection)
+        self.tcp.as_mut().map(|tcp| tcp.socket.connection_mut())
     }
 
     fn work(&mut self, now_ns: u64) {
-        let Some(stream) = &mut self.stream else { return };
-        self.progress.read_from(stream, self.side, now_ns, &self.behaviour, &mut self.next_read_ns);
+        let Some(Endpoint { socket, .. }) = &mut self.tcp else { return };
+        self.progress.read_from(socket, self.side, now_ns, &self.behaviour, &mut self.next_read_ns);
         let behaviour = &self.behaviour;
         if behaviour.closes_at_ns.is_some_and(|at| at <= now_ns) && !self.closed {
             self.closed = true;
-            stream.connection.close(now_ns);
+            socket.close(now_ns, false);
         }
-        while !self.closed && stream.is_writable() && now_ns >= self.next_write_ns {
+        while !self.closed && socket.readiness().has(Readiness::OUT) && now_ns >= self.next_write_ns
+        {
             let left = behaviour.writes - self.progress.written;
             if left == 0 {
                 self.closed = true;
-                stream.connection.shut_down(now_ns);
+                let _ = socket.shut_down(now_ns, Shutdown::Write);
                 break;
             }
             let bytes = left.min(behaviour.chunk as u64);
             let from = self.progress.written;
             let chunk: Vec<u8> =
                 (from..from + bytes).map(|offset| byte_at(self.side, offset)).collect();
-            match stream.write(&chunk, false) {
-                Ok(0) => break,
+            match socket.write(&[IoSlice::new(&chunk)], false) {
+                Err(Error::WouldBlock) => break,
                 Err(_) => {
                     // It has ended, and will be writable for ever.
                     self.closed = true;
@@ -187,22 +205,12 @@ impl Engine {
             }
         }
     }
-
-    /// Header, header, payload.
-    fn packet(&self, transmit: &Transmit) -> RawPacket {
-        let bytes = transmit.segment.payload_bytes as usize;
-        let parts = match &self.stream {
-            Some(stream) if bytes > 0 => stream.send.parts(transmit.offset, bytes),
-            _ => [&[][..]; 2],
-        };
-        packet((self.address, self.peer), self.ports, &transmit.segment, &parts)
-    }
 }
 
 impl Progress {
     fn read_from(
         &mut self,
-        stream: &mut Stream<SendRing, ReceiveRing>,
+        socket: &mut TcpSocket<HeapWords, HeapData>,
         side: u8,
         now_ns: u64,
         behaviour: &Behaviour,
@@ -211,9 +219,10 @@ impl Progress {
         let mut out = [0; 4096];
         while now_ns >= *next_ns {
             let want = behaviour.read_chunk.min(out.len());
-            let bytes = stream.read(now_ns, &mut out[..want]);
+            let read = socket.read(now_ns, &mut [IoSliceMut::new(&mut out[..want])]);
+            let bytes = read.unwrap_or(0);
             self.check(1 - side, now_ns, &out[..bytes]);
-            self.ended |= stream.connection.is_at_end();
+            self.ended |= socket.connection().is_at_end();
             if bytes == 0 {
                 break;
             }
@@ -237,7 +246,7 @@ impl Progress {
 
 impl Host for Engine {
     fn arrive(&mut self, now_ns: u64, packet: &[u8]) {
-        let Some((ports, segment, payload)) = unwrap(packet) else {
+        let Some((ports, segment, _)) = unwrap(packet) else {
             self.damaged += 1;
             return;
         };
@@ -245,16 +254,18 @@ impl Host for Engine {
             self.damaged += 1;
             return;
         }
-        if self.stream.is_none()
+        if self.tcp.is_none()
             && let Some(connection) =
                 Connection::accept(now_ns, self.config.clone(), self.identity, &segment)
         {
-            self.join(connection);
+            self.join(now_ns, connection);
             return;
         }
-        match &mut self.stream {
-            Some(stream) if stream.connection.state() != State::Closed => {
-                stream.on_segment(now_ns, &segment, payload);
+        match &mut self.tcp {
+            Some(Endpoint { socket, flow }) if socket.connection().state() != State::Closed => {
+                // One that there is no buffer for is lost, as anywhere.
+                let _ = flow.deliver(packet);
+                socket.receive(now_ns, false);
             }
             _ => self.resets.extend(reset_for(&segment)),
         }
@@ -266,23 +277,29 @@ impl Host for Engine {
         }
         loop {
             self.work(now_ns);
-            let Some(stream) = &mut self.stream else { return };
-            let Some(transmit) = stream.poll_transmit(now_ns) else { return };
-            for frame in transmit.frames() {
-                out(self.packet(&frame));
+            let Some(Endpoint { socket, flow }) = &mut self.tcp else { return };
+            socket.transmit(now_ns);
+            let mut left = false;
+            while let Ok(Some(packet)) = flow.take() {
+                left = true;
+                out(packet);
+            }
+            socket.reap(now_ns);
+            if !left {
+                return;
             }
         }
     }
 
     fn deadline(&self) -> Option<u64> {
-        let stream = self.stream.as_ref()?;
+        let socket = &self.tcp.as_ref()?.socket;
         let unfinished = !self.closed && self.next_write_ns > 0;
-        let connection = &stream.connection;
+        let connection = socket.connection();
         let reads = connection.readable() > 0 || connection.is_finished() && !self.progress.ended;
         let closes = self.behaviour.closes_at_ns.filter(|_| !self.closed);
         [
-            stream.connection.next_deadline(),
-            (unfinished && stream.is_writable()).then_some(self.next_write_ns),
+            connection.next_deadline(),
+            (unfinished && socket.readiness().has(Readiness::OUT)).then_some(self.next_write_ns),
             reads.then_some(self.next_read_ns),
             closes,
         ]
@@ -297,15 +314,15 @@ impl Host for Engine {
 
     fn is_over(&self) -> bool {
         // Without a connection it is over if it is for the other end.
-        self.stream.as_ref().is_none_or(|stream| {
-            let connection = &stream.connection;
+        self.tcp.as_ref().is_none_or(|tcp| {
+            let connection = tcp.socket.connection();
             matches!(connection.state(), State::Closed | State::TimeWait)
                 && (self.progress.ended || connection.readable() == 0 && !connection.is_finished())
         })
     }
 
     fn failure(&self) -> Option<String> {
-        self.stream.as_ref()?.connection.error().map(|error| error.to_string())
+        self.tcp.as_ref()?.socket.connection().error().map(|error| error.to_string())
     }
 }
 

@@ -4,11 +4,13 @@
 //! is lost, doubled, moved or changed on the way to the application is found where it is.
 
 mod checker;
+mod flow;
 mod host;
 mod packet;
 mod scenario;
 
 pub use checker::Checker;
+pub use flow::{HeapFlow, HeapFlowOptions, HeapLayers};
 pub use host::{Behaviour, Engine, Host, Progress, RawPacket};
 pub use packet::{packet, unwrap};
 pub use scenario::{Outcome, Run, Scenario, Stall};

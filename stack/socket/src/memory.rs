@@ -5,13 +5,12 @@ use std::collections::VecDeque;
 use std::sync::atomic::AtomicU8;
 
 use rbuf_channel::{Buffer, Data, Pair};
-use rbuf_shm::RANGES_MAX;
 use stack_tcp::{Keep, ReceiveQueue, ReceiveRing, SendBuffer};
 
 /// What was written and not acknowledged: a ring in the transmit data area, from which it is sent and
 /// sent again.
 #[derive(Debug)]
-pub(crate) struct SendArea<D> {
+pub struct SendArea<D> {
     data: D,
     /// Where the ring begins in the area, and how long it is.
     start: u32,
@@ -20,17 +19,18 @@ pub(crate) struct SendArea<D> {
     end: u64,
     /// Oldest byte that a packet on its way to the wire points to: an acknowledgment can overtake the
     /// driver's word that it has sent a copy.
-    pub(crate) in_driver: Option<u64>,
+    pub in_driver: Option<u64>,
 }
 
 impl<D: Data> SendArea<D> {
-    pub(crate) fn new(data: D, start: u32) -> Self {
+    /// All of `data` from `start` on.
+    pub fn new(data: D, start: u32) -> Self {
         let bytes = data.bytes().saturating_sub(start);
         Self { data, start, bytes, released: 0, end: 0, in_driver: None }
     }
 
     /// The bytes from `offset` on as they lie in the area.
-    pub(crate) fn parts(&self, offset: u64, bytes: u32) -> [Pair; 2] {
+    pub fn parts(&self, offset: u64, bytes: u32) -> [Pair; 2] {
         let at = (offset % u64::from(self.bytes)) as u32;
         let first = bytes.min(self.bytes - at);
         [
@@ -40,12 +40,12 @@ impl<D: Data> SendArea<D> {
     }
 
     /// Where up to `bytes` of what is written next will lie.
-    pub(crate) fn next(&self, bytes: usize) -> [Pair; 2] {
+    pub fn next(&self, bytes: usize) -> [Pair; 2] {
         self.parts(self.end, self.room().min(bytes) as u32)
     }
 
     /// The next `bytes` were written where [`Self::next`] said.
-    pub(crate) fn append(&mut self, bytes: u32) {
+    pub fn append(&mut self, bytes: u32) {
         self.end += (bytes as usize).min(self.room()) as u64;
     }
 }
@@ -72,27 +72,27 @@ impl<D: Data> SendBuffer for SendArea<D> {
 }
 
 /// Frames that are lent at a time.
-pub(crate) const LENT_MAX: usize = RANGES_MAX;
+pub const LENT_MAX: usize = 64;
 
 /// Where what can be read next lies, in order.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub struct Place {
     ranges: [Pair; LENT_MAX],
     count: usize,
     /// What was copied when it arrived, and is copied again; no ranges then.
-    pub(crate) copied: Box<[AtomicU8]>,
+    pub copied: Box<[AtomicU8]>,
 }
 
 impl Place {
     /// Ranges of the area.
-    pub(crate) fn ranges(&self) -> &[Pair] {
+    pub fn ranges(&self) -> &[Pair] {
         &self.ranges[..self.count]
     }
 }
 
-impl<D: Data> Frames<D> {
+impl<D: Data> FrameQueue<D> {
     /// Where up to `bytes` of what can be read lie, until they are skipped or read.
-    pub(crate) fn place(&self, bytes: u64) -> Place {
+    pub fn place(&self, bytes: u64) -> Place {
         let (mut ranges, mut count) = ([Pair { offset: 0, len: 0 }; LENT_MAX], 0);
         let mut left = bytes;
         for (kept, range) in self.kept.iter().zip(&mut ranges) {
@@ -117,7 +117,7 @@ impl<D: Data> Frames<D> {
 const COPIED_MAX: u64 = 1 << 16;
 
 /// Bytes that arrived.
-pub(crate) enum Payload<'a> {
+pub enum Payload<'a> {
     /// In a buffer of this flow.
     Frame(Buffer, Pair),
     /// Somewhere else; to be copied.
@@ -128,7 +128,7 @@ pub(crate) enum Payload<'a> {
 /// what is small is copied together, and later everything, so that a peer cannot use them all up with a
 /// few bytes in each.
 #[derive(Debug)]
-pub(crate) struct Frames<D> {
+pub struct FrameQueue<D> {
     data: D,
     /// In order of their place in the stream.
     kept: VecDeque<Kept>,
@@ -140,7 +140,7 @@ pub(crate) struct Frames<D> {
     buffers: usize,
     frames: usize,
     /// Buffers to be offered to the driver again.
-    pub(crate) free: Vec<Buffer>,
+    pub free: Vec<Buffer>,
     /// What is copied passes through here.
     scratch: Vec<u8>,
 }
@@ -153,11 +153,13 @@ struct Kept {
     frame: Option<(Buffer, u32)>,
 }
 
-impl<D: Data> Frames<D> {
+impl<D: Data> FrameQueue<D> {
     /// Payload smaller than this is copied when an eighth of the buffers is held.
     const SMALL_BYTES: u32 = 512;
 
-    pub(crate) fn new(data: D, buffers: usize, capacity: u64, capacity_max: u64) -> Self {
+    /// Frames in `buffers` buffers of `data`; `capacity` bytes can be kept and not read, and `capacity_max` when it has
+    /// grown.
+    pub fn new(data: D, buffers: usize, capacity: u64, capacity_max: u64) -> Self {
         Self {
             data,
             kept: VecDeque::new(),
@@ -173,7 +175,7 @@ impl<D: Data> Frames<D> {
     }
 
     /// There are so many buffers from now on.
-    pub(crate) const fn set_buffers(&mut self, buffers: usize) {
+    pub const fn set_buffers(&mut self, buffers: usize) {
         self.buffers = buffers;
     }
 
@@ -234,7 +236,7 @@ impl<D: Data> Frames<D> {
     }
 
     /// Copies what lies in frames: they are of no use any more.
-    pub(crate) fn leave_frames(&mut self) {
+    pub fn leave_frames(&mut self) {
         let kept = std::mem::take(&mut self.kept);
         for Kept { offset, bytes, frame } in kept {
             let passed = self.read.saturating_sub(offset).min(bytes.into()) as u32;
@@ -290,7 +292,7 @@ impl<D: Data> Frames<D> {
     }
 }
 
-impl<D: Data> ReceiveQueue for Frames<D> {
+impl<D: Data> ReceiveQueue for FrameQueue<D> {
     type Payload<'a> = Payload<'a>;
 
     fn keep(&mut self, keep: Keep, payload: Payload<'_>) {
@@ -366,13 +368,13 @@ mod tests {
 
     use super::*;
 
-    fn frames(buffers: usize) -> Frames<HeapData> {
+    fn frames(buffers: usize) -> FrameQueue<HeapData> {
         let data = HeapData::new(2048 * 16);
         for buffer in 0..16u32 {
             let bytes: Vec<u8> = (0..2048u32).map(|at| (buffer * 16 + at % 7) as u8).collect();
             data.write(buffer * 2048, &bytes);
         }
-        Frames::new(data, buffers, 65_536, 1 << 20)
+        FrameQueue::new(data, buffers, 65_536, 1 << 20)
     }
 
     fn frame(buffer: u16, bytes: u32) -> Payload<'static> {
