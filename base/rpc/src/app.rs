@@ -111,7 +111,7 @@ pub enum Request {
     Strangers {
         /// Which flow.
         flow: FlowId,
-        /// How many more.
+        /// Number of frames since that was last said.
         frames: u64,
     },
     /// Find the way to a host. Answered by [`Reply::Resolved`], after ARP if need be.
@@ -157,7 +157,7 @@ pub enum Query {
         /// First flow index of the page.
         from: u32,
     },
-    /// What users have, a page at a time: all, or who asks if others are not to be seen.
+    /// Connections, flows and memory of users, a page at a time: of all, or of the user who asks if others are not to be seen.
     Users {
         /// First number of the page.
         from: u32,
@@ -383,7 +383,7 @@ pub struct FlowInfo {
     pub bill: Option<Bill>,
 }
 
-/// What a user has.
+/// Connections, flows and memory of a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct UserInfo {
     /// The kernel's number of the user.
@@ -396,7 +396,7 @@ pub struct UserInfo {
     pub laid_out_bytes: u64,
     /// Memory of the arenas that the user's applications share with drivers, in bytes: real pages.
     pub held_bytes: u64,
-    /// What of either the user may have.
+    /// Limit of either for the user, in bytes.
     pub memory_bytes: u64,
 }
 

@@ -194,7 +194,7 @@ pub enum InstallError {
     Full,
 }
 
-/// Who has used up a part of a driver's time.
+/// Domain or user that has used up its part of a driver's time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Spender {
     /// A domain, for its flows.

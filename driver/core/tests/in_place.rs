@@ -3,13 +3,11 @@
 mod rig;
 
 use base_flow::Rate;
-use base_rpc::{DomainId, DomainUser};
-use driver_core::{Arenas, Driver, HeapArenas, Limits, bill_words};
 use driver_filter::Checked;
 use driver_link::null::NullLink;
 use driver_link::{Arrival, Facts, Link};
-use rbuf_channel::{Data, HeapWords, fifo_words, flow_block_bytes};
-use rig::{App, BUFFER, PEER, Rig, THEIRS, US, WORDS, fib, ms};
+use rbuf_channel::Data;
+use rig::{BUFFER, PEER, THEIRS, US, fib};
 
 /// Notes where the payload of what it is to send lies, and where in there.
 struct Noting {
@@ -57,19 +55,8 @@ impl Link for Noting {
 #[test]
 fn payload_is_sent_from_the_arena_of_its_application() {
     let link = Noting { link: NullLink::new(US, 1500), payload: Vec::new() };
-    let limits = Limits { flows_max: 64, ..Limits::default() };
-    let words = HeapWords::new(bill_words(64));
-    let mut driver = Driver::new(link, Rate::mbit(100), 0, limits, words, [1, 2], 0).unwrap();
-    driver.set_addresses(&["10.77.0.1/24".parse().unwrap()]);
-    let fifo = (fifo_words(4) as u64 * 8).next_multiple_of(64);
-    let arenas = HeapArenas::new(fifo + flow_block_bytes(WORDS, WORDS), 32 * BUFFER, 32 * BUFFER);
-    let (domain, layout) = (DomainId(0), Rig::new().layout());
-    let user = DomainUser { uid: Some(1000), rx_cpu_ppb: 1_000_000, arena_bytes: 1 << 28 };
-    driver.add_domain(domain, arenas.clone(), 4, user).unwrap();
-    let flow = base_flow::FlowId { index: 0, generation: 0 };
-    driver.add_flow(flow, domain, &layout, &ms(50, 100), 1_000_000, &[]).unwrap();
-    let mut app = App::new(flow, domain, arenas.clone(), &layout);
-    app.fib = fib(flow, rig::OURS, 4000, Some((THEIRS, 4000)), Some(PEER));
+    let (mut driver, mut app) = rig::one_app(link, Rate::mbit(100));
+    app.fib = fib(app.flow, rig::OURS, 4000, Some((THEIRS, 4000)), Some(PEER));
     driver.attach(&app.fib, 0).unwrap();
 
     let frame = app.frame(&[7; 1000]);
@@ -78,7 +65,7 @@ fn payload_is_sent_from_the_arena_of_its_application() {
     for now_ms in 0..3 {
         driver.transmit(now_ms * 1_000_000, &mut || 0);
     }
-    let memory = arenas.tx_data(0, layout.tx_data.bytes).unwrap().memory();
+    let memory = app.tx_data.memory();
     let header_bytes = (frame.len() - 1000) as u32;
     let expected =
         (0..3).map(|index| (memory, index * BUFFER + header_bytes, 1000)).collect::<Vec<_>>();

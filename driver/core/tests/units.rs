@@ -2,37 +2,24 @@
 
 mod rig;
 
-use base_flow::{DropReason, FlowId, Rate, Transport};
-use base_rpc::{DomainId, DomainUser};
+use base_flow::{DropReason, Rate, Transport};
 use base_wire::Mac;
-use driver_core::{Driver, HeapArenas, Limits, bill_words};
 use driver_link::null::NullLink;
 use etherparse::PacketBuilder;
-use rbuf_channel::{Data, HeapWords, IoRec, Pair, fifo_words, flow_block_bytes};
-use rig::{App, BUFFER, OURS, PEER, Rig, THEIRS, US, WORDS, fib, ms};
+use rbuf_channel::{Data, IoRec, Pair};
+use rig::{BUFFER, OURS, PEER, THEIRS, US, fib};
 
 const SEGMENT_BYTES: u16 = 1448;
 const SEGMENTS: u64 = 2;
-const FLOW: FlowId = FlowId { index: 0, generation: 0 };
 
 /// What becomes of a unit for `hop`, if the link cuts packets of up to `unit_bytes`: frames sent, packets refused for
 /// their segmentation, and whether it came back as refused.
 fn fate(hop: Mac, unit_bytes: u16) -> (u64, u64, bool) {
     let mut link = NullLink::new(US, 1500);
     link.set_unit_bytes(unit_bytes);
-    let limits = Limits { flows_max: 64, ..Limits::default() };
-    let words = HeapWords::new(bill_words(64));
-    let mut driver = Driver::new(link, Rate::mbit(1000), 0, limits, words, [1, 2], 0).unwrap();
-    driver.set_addresses(&["10.77.0.1/24".parse().unwrap()]);
-    let fifo = (fifo_words(4) as u64 * 8).next_multiple_of(64);
-    let arenas = HeapArenas::new(fifo + flow_block_bytes(WORDS, WORDS), 32 * BUFFER, 32 * BUFFER);
-    let (domain, layout) = (DomainId(0), Rig::new().layout());
-    let user = DomainUser { uid: Some(1000), rx_cpu_ppb: 1_000_000, arena_bytes: 1 << 28 };
-    driver.add_domain(domain, arenas.clone(), 4, user).unwrap();
-    driver.add_flow(FLOW, domain, &layout, &ms(50, 100), 1_000_000, &[]).unwrap();
-    let mut app = App::new(FLOW, domain, arenas, &layout);
+    let (mut driver, mut app) = rig::one_app(link, Rate::mbit(1000));
     let remote = if hop == US { OURS } else { THEIRS };
-    app.fib = fib(FLOW, OURS, 4000, Some((remote, 5000)), Some(hop));
+    app.fib = fib(app.flow, OURS, 4000, Some((remote, 5000)), Some(hop));
     app.fib.endpoints.transport = Transport::Tcp;
     driver.attach(&app.fib, 0).unwrap();
 
@@ -53,7 +40,7 @@ fn fate(hop: Mac, unit_bytes: u16) -> (u64, u64, bool) {
     app.events.post(1);
     driver.transmit(1_000_000, &mut || 0);
     driver.transmit(2_000_000, &mut || 0);
-    let bill = driver.flow_bill(FLOW).unwrap();
+    let bill = driver.flow_bill(app.flow).unwrap();
     assert_eq!(bill.dropped_total(), bill.dropped(DropReason::Segmentation), "{bill:?}");
     let (returned, refused) = app.reap();
     assert_eq!(returned, 1);

@@ -28,7 +28,7 @@ pub(crate) fn join_bytes(flows_max: u32) -> u64 {
     2 * 8 * fifo_words(flows_max) as u64
 }
 
-/// What a user has.
+/// Connections, flows and memory of a user.
 #[derive(Debug, Default)]
 struct Account {
     connections: u32,

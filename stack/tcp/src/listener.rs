@@ -59,7 +59,7 @@ pub struct ListenCounts {
     /// Segments that were refused by a reset.
     pub refused: u64,
     /// SYNs and last segments of handshakes that were taken for lost, because the application could have no more
-    /// connections for now.
+    /// connections at that moment; the peer sends them again.
     pub put_off: u64,
     /// Half-open connections that ended before they were open.
     pub abandoned: u64,

@@ -7,6 +7,7 @@ use base_flow::{Contract, Endpoints, Fib, FlowId, Rate, Sap, Transport};
 use base_rpc::{DomainId, DomainUser, FlowLayout, FromDriver, Region};
 use base_wire::Mac;
 use driver_core::{Arenas, Driver, HeapArenas, Limits, bill_words};
+use driver_link::Link;
 use driver_link::sim::{Side, SimLink, Wire};
 use etherparse::PacketBuilder;
 use rbuf_channel::{
@@ -344,4 +345,20 @@ pub fn incoming(port: u16, payload: &[u8]) -> Vec<u8> {
 
 pub fn ms(slice: u64, period: u64) -> Contract {
     Contract::guaranteed(slice * 1_000_000, period * 1_000_000).unwrap()
+}
+
+/// A driver of any link with one application, whose one flow is guaranteed half of the line and not attached.
+pub fn one_app<L: Link>(link: L, rate: Rate) -> (Driver<L, HeapArenas, HeapWords>, App) {
+    let limits = Limits { flows_max: 64, ..Limits::default() };
+    let words = HeapWords::new(bill_words(64));
+    let mut driver = Driver::new(link, rate, 0, limits, words, [1, 2], 0).unwrap();
+    driver.set_addresses(&["10.77.0.1/24".parse().unwrap()]);
+    let fifo = (fifo_words(4) as u64 * 8).next_multiple_of(64);
+    let arenas = HeapArenas::new(fifo + flow_block_bytes(WORDS, WORDS), 32 * BUFFER, 32 * BUFFER);
+    let (domain, layout) = (DomainId(0), Rig::new().layout());
+    let user = DomainUser { uid: Some(1000), rx_cpu_ppb: 1_000_000, arena_bytes: 1 << 28 };
+    driver.add_domain(domain, arenas.clone(), 4, user).unwrap();
+    let flow = FlowId { index: 0, generation: 0 };
+    driver.add_flow(flow, domain, &layout, &ms(50, 100), 1_000_000, &[]).unwrap();
+    (driver, App::new(flow, domain, arenas, &layout))
 }
